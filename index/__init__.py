@@ -1,0 +1,1 @@
+"""The offline job: a catalogue becomes a snapshot."""

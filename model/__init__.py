@@ -1,0 +1,1 @@
+"""What FashionBERT is: data, network, training, evaluation, export, and the engine."""

@@ -1,0 +1,169 @@
+"""Where a new model starts: pretrained text and picture backbones, by hub id or local directory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from model.config import PRESETS, FashionBertConfig, check_config
+from model.errors import TrainingError
+from model.network import FashionBertModel
+
+#: FashionBertConfig field ← BERT configuration field, taken over from the text backbone.
+_TEXT_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "layer_norm_eps",
+    "pad_token_id",
+)
+
+
+def _load_config(source: str, what: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"the {what} {source!r} cannot be loaded ({str(error).splitlines()[0]}): give a hub id "
+            "that can be reached, or a local directory in transformers' format"
+        ) from error
+
+
+def _load_weights(source: str) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModel.from_pretrained(source, dtype=torch.float32)
+    return model
+
+
+def _feature_width(cnn_config: Any) -> int:
+    if hasattr(cnn_config, "hidden_sizes"):
+        return int(cnn_config.hidden_sizes[-1])
+    return int(cnn_config.hidden_size)
+
+
+def new_config(
+    preset: str,
+    *,
+    text_backbone: str | None = None,
+    cnn: str | None = None,
+    vocab_size: int | None = None,
+    **overrides: Any,
+) -> FashionBertConfig:
+    """A preset, with the widths of its backbones filled in.
+
+    Args:
+        preset: a key of `PRESETS`.
+        text_backbone: hub id or directory instead of the preset's; must be a BERT.
+        cnn: hub id or directory instead of the preset's; any transformers vision model.
+        vocab_size: for a preset without a text backbone, the size of its own WordPiece.
+        overrides: other fields of `FashionBertConfig`.
+
+    Raises:
+        TrainingError: unknown preset, a backbone that cannot be loaded, an impossible mix.
+    """
+    if preset not in PRESETS:
+        raise TrainingError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    start = PRESETS[preset]
+    fields: dict[str, Any] = {}
+    text_backbone = text_backbone or start["text_backbone"]
+    if text_backbone is not None:
+        bert = _load_config(text_backbone, "text backbone")
+        if bert.model_type != "bert":
+            raise TrainingError(
+                f"the text backbone {text_backbone!r} is a {bert.model_type}, not a BERT"
+            )
+        fields.update({name: getattr(bert, name) for name in _TEXT_FIELDS})
+    elif vocab_size is not None:
+        fields["vocab_size"] = vocab_size
+    fields.update(start["config"])
+    fields.update(overrides)
+    cnn = cnn or start["cnn"]
+    if fields["patches"] == "conv":
+        fields["patch_feature_size"] = fields["hidden_size"]
+    elif cnn is None:
+        raise TrainingError(f"patches={fields['patches']!r} needs a CNN: give one with --cnn")
+    else:
+        vision = _load_config(cnn, "CNN")
+        cnn_config = {**vision.to_diff_dict(), "model_type": vision.model_type}
+        # `dtype` is the stored weights'; the network is made in fp32. Class names are not ours.
+        for name in ("dtype", "id2label", "label2id"):
+            cnn_config.pop(name, None)
+        fields.update(cnn=cnn, cnn_config=cnn_config, patch_feature_size=_feature_width(vision))
+    config = FashionBertConfig(**fields)
+    check_config(config)
+    return config
+
+
+def new_model(config: FashionBertConfig, text_backbone: str | None = None) -> FashionBertModel:
+    """A model with its backbones' weights loaded and the rest freshly drawn (torch's seed)."""
+    model = FashionBertModel(config)
+    if text_backbone is not None:
+        load_bert(model, _load_weights(text_backbone).state_dict())
+    if config.cnn is not None:
+        cnn: Any = model.patch_network.cnn
+        missing, unexpected = cnn.load_state_dict(
+            _load_weights(config.cnn).state_dict(), strict=False
+        )
+        missing = [name for name in missing if "num_batches_tracked" not in name]
+        if missing or unexpected:
+            raise TrainingError(
+                f"the CNN {config.cnn!r} does not fit its own configuration: "
+                f"missing {missing[:3]}, unexpected {unexpected[:3]}"
+            )
+    return model
+
+
+def load_bert(model: FashionBertModel, weights: dict[str, Tensor]) -> None:
+    """Copy a transformers `BertModel`'s weights into the network, in place.
+
+    The pooler goes into the match head where the backbone has one; type 0 becomes the texts'
+    modality vector and type 1 the pictures'.
+
+    Raises:
+        TrainingError: a weight is missing or has another shape.
+    """
+    target = model.state_dict()
+
+    def take(name: str) -> Tensor:
+        if name not in weights:
+            raise TrainingError(f"the text backbone has no weight {name!r}: it must be a BertModel")
+        return weights[name]
+
+    copied: dict[str, Tensor] = {
+        "text_embeddings.word.weight": take("embeddings.word_embeddings.weight"),
+        "text_embeddings.position.weight": take("embeddings.position_embeddings.weight"),
+        "text_embeddings.modality": take("embeddings.token_type_embeddings.weight")[0],
+        "patch_embeddings.modality": take("embeddings.token_type_embeddings.weight")[1],
+        "text_embeddings.norm.weight": take("embeddings.LayerNorm.weight"),
+        "text_embeddings.norm.bias": take("embeddings.LayerNorm.bias"),
+    }
+    for i in range(model.config.num_hidden_layers):
+        ours, theirs = f"layers.{i}.", f"encoder.layer.{i}."
+        for kind in ("weight", "bias"):
+            parts = [take(f"{theirs}attention.self.{x}.{kind}") for x in ("query", "key", "value")]
+            copied[f"{ours}qkv.{kind}"] = torch.cat(parts)
+            for our_name, their_name in (
+                ("attention_output", "attention.output.dense"),
+                ("attention_norm", "attention.output.LayerNorm"),
+                ("intermediate", "intermediate.dense"),
+                ("output", "output.dense"),
+                ("output_norm", "output.LayerNorm"),
+            ):
+                copied[f"{ours}{our_name}.{kind}"] = take(f"{theirs}{their_name}.{kind}")
+    for kind in ("weight", "bias"):
+        if f"pooler.dense.{kind}" in weights:
+            copied[f"match_head.pooler.{kind}"] = weights[f"pooler.dense.{kind}"]
+    for name, value in copied.items():
+        if target[name].shape != value.shape:
+            raise TrainingError(
+                f"the text backbone's {name} has shape {tuple(value.shape)}, the configuration "
+                f"wants {tuple(target[name].shape)}"
+            )
+        target[name].copy_(value)

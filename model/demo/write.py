@@ -1,0 +1,198 @@
+"""Writes the demo catalogue: two feeds and a tar of pictures, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from model.demo.attributes import GARMENT_TYPES, Garment, sample_garment
+from model.demo.drawing import draw_garment, sample_view
+from model.demo.tailor import sample_cut
+from model.demo.wording import describe
+from model.errors import CatalogueError
+
+ATTRIBUTE_COLUMNS = tuple(field.name for field in fields(Garment))
+COLUMNS = ("id", "image", "title", "description", *ATTRIBUTE_COLUMNS, "price")
+SECOND_VIEW = 1 / 8
+"""How many products are photographed twice."""
+
+FILES = ("train.csv", "val.csv", "images.tar")
+JPEG_QUALITY = 88
+
+# What a random stream is for; streams of one seed are independent of each other.
+_GARMENTS, _PRODUCT, _VIEW = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class DemoProduct:
+    """One product of the demo catalogue."""
+
+    index: int
+    garment: Garment
+    title: str
+    description: str
+    price: float
+    images: tuple[str, ...]
+    """Members of images.tar, one a view."""
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The product's line in a feed, in the order of `COLUMNS`."""
+        return (
+            f"demo-{self.index:05d}",
+            "|".join(self.images),
+            self.title,
+            self.description,
+            *astuple(self.garment),
+            f"{self.price:.2f}",
+        )
+
+
+def demo_products(count: int, seed: int) -> list[DemoProduct]:
+    """Return `count` products, no two of which share all visible attributes."""
+    rng = np.random.default_rng([seed, _GARMENTS])
+    seen: set[Garment] = set()
+    products: list[DemoProduct] = []
+    pictures = 0
+    while len(products) < count:
+        garment = sample_garment(rng)
+        if garment in seen:
+            continue
+        seen.add(garment)
+        index = len(products) + 1
+        own = np.random.default_rng([seed, _PRODUCT, index])
+        title, description = describe(garment, own)
+        price = GARMENT_TYPES[garment.product_type].price * own.uniform(0.7, 1.5)
+        views = 2 if own.random() < SECOND_VIEW else 1
+        names = tuple(f"images/{pictures + view + 1:06d}.jpg" for view in range(views))
+        pictures += views
+        products.append(DemoProduct(index, garment, title, description, int(price) + 0.99, names))
+    return products
+
+
+def render_views(product: DemoProduct, seed: int, size: tuple[int, int]) -> list[bytes]:
+    """Return the product's pictures as JPEG, one a view."""
+    cut = sample_cut(np.random.default_rng([seed, _VIEW, product.index]))
+    encoded = []
+    for number in range(len(product.images)):
+        view = sample_view(np.random.default_rng([seed, _VIEW, product.index, number + 1]))
+        picture = draw_garment(product.garment, cut=cut, view=view, size=size)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+def write_demo_catalogue(
+    folder: Path,
+    *,
+    products: int = 2400,
+    held_out: int = 400,
+    seed: int = 0,
+    size: tuple[int, int] = (192, 256),
+    progress: bool = False,
+) -> None:
+    """Write `train.csv` (`products` rows), `val.csv` (`held_out` rows) and `images.tar`.
+
+    The same arguments give the same bytes. `size` is a picture's width and height in pixels. A
+    demo catalogue already in `folder` is replaced.
+
+    Raises:
+        CatalogueError: `folder` holds something other than a demo catalogue, or a number is out
+            of range.
+    """
+    if products < 1 or held_out < 0 or seed < 0 or min(size) < 32:
+        raise CatalogueError(
+            f"A demo catalogue needs products >= 1, held_out >= 0, seed >= 0 and pictures of at "
+            f"least 32 pixels a side; got {products}, {held_out}, {seed} and {size[0]}x{size[1]}."
+        )
+    folder = Path(folder)
+    _refuse_foreign(folder)
+    everything = demo_products(products + held_out, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        os.chmod(aside, 0o755)
+        _write_feed(aside / "train.csv", everything[:products])
+        _write_feed(aside / "val.csv", everything[products:])
+        _write_pictures(aside / "images.tar", everything, seed, size, progress)
+        _replace(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CatalogueError(f"{folder} is a file; name a folder for the demo catalogue.")
+    names = {entry.name for entry in folder.iterdir()}
+    ours = names == set(FILES)
+    if ours:
+        with (folder / "train.csv").open(encoding="utf-8") as feed:
+            ours = feed.readline().rstrip("\r\n") == ",".join(COLUMNS)
+    if names and not ours:
+        raise CatalogueError(
+            f"{folder} is not empty and not a demo catalogue (found {min(names)}); nothing was "
+            "written. Name an empty or new folder."
+        )
+
+
+def _write_feed(path: Path, products: list[DemoProduct]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(product.row for product in products)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_pictures(
+    path: Path, products: list[DemoProduct], seed: int, size: tuple[int, int], progress: bool
+) -> None:
+    with ExitStack() as stack:
+        # Threads, not processes: Pillow and numpy let go of the interpreter's lock in most of a
+        # picture's time, and a caller's script needs no main guard.
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=os.cpu_count() or 1))
+        file = stack.enter_context(path.open("wb"))
+        archive = stack.enter_context(
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+        )
+        stack.callback(pool.shutdown, cancel_futures=True)
+        rendered: Iterator[list[bytes]] = pool.map(
+            lambda product: render_views(product, seed, size), products
+        )
+        pairs = zip(products, rendered, strict=True)
+        if progress:
+            pairs = track(pairs, "Drawing garments", total=len(products))  # type: ignore[assignment]
+        for product, pictures in pairs:
+            for name, data in zip(product.images, pictures, strict=True):
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(data), 0o644
+                archive.addfile(member, io.BytesIO(data))
+    with path.open("rb") as done:
+        os.fsync(done.fileno())
+
+
+def _replace(aside: Path, folder: Path) -> None:
+    """Put the finished folder in place of an empty one, an older one or none."""
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+        os.replace(folder, old)
+        os.replace(aside, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(aside, folder)

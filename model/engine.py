@@ -1,0 +1,176 @@
+"""ONNX Runtime over a bundle: the model as everything online runs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.errors import BundleError, FashionBertError
+from model.preprocess import TextTokenizer
+from model.states import QuantisedStates, quantise
+
+#: Rows of one pass. On a CPU the activations of a small batch stay in cache: measured in
+#: docs/EXPERIMENTS.md.
+ENCODE_BATCH = 8
+MATCH_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """`states` [B, T, H] quantised, `lengths` int32 [B] real tokens, `embeddings` float32 [B, E]
+    of unit length, `truncated` bool [B]."""
+
+    states: QuantisedStates
+    lengths: NDArray[np.int32]
+    embeddings: NDArray[np.float32]
+    truncated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImages:
+    """`states` [B, P, H] quantised, `embeddings` float32 [B, E] of unit length."""
+
+    states: QuantisedStates
+    embeddings: NDArray[np.float32]
+
+
+class Engine:
+    """Encodes texts and pictures and scores pairs of them. Safe to use from several threads.
+
+    Args:
+        bundle: the exported model; it must have a recall head.
+        threads: of ONNX Runtime inside one pass; all cores by default.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        BundleError: a graph cannot be loaded, or the model has no recall head.
+        FashionBertError: the device is not there.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, device: str = "cpu") -> None:
+        manifest = bundle.manifest
+        if not manifest.recall_size:
+            raise BundleError(
+                f"{bundle.path} was trained without a recall head, so nothing can be searched "
+                "with it: train with recall_size above 0"
+            )
+        self.bundle = bundle
+        self.model_id = bundle.model_id
+        self.hidden_size = manifest.hidden_size
+        self.patches = manifest.patches
+        self.recall_size = manifest.recall_size
+        self.image_size = manifest.image_size
+        self.tokenizer = TextTokenizer(bundle.path / "tokenizer.json", manifest.max_text_tokens)
+        self.threads = threads or os.cpu_count() or 1
+        providers = _providers(device)
+        self._text_encoder = self._session("text_encoder.onnx", providers)
+        self._image_encoder = self._session("image_encoder.onnx", providers)
+        self._matcher = self._session("matcher.onnx", providers)
+
+    def _session(self, name: str, providers: list[str]) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        # Threads that spin between passes would take the cores from HTTP and FAISS.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        file = self.bundle.path / name
+        try:
+            return ort.InferenceSession(str(file), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's own classes share no base but Exception
+            raise BundleError(f"{file} cannot be loaded: {error}") from error
+
+    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+        """Encode texts; passes are cut from the texts sorted by length."""
+        tokens = self.tokenizer.encode(texts)
+        lengths = tokens.attention_mask.sum(1).astype(np.int32)
+        states = np.zeros((*tokens.input_ids.shape, self.hidden_size), dtype=np.float32)
+        embeddings = np.zeros((len(texts), self.recall_size), dtype=np.float32)
+        for rows in _by_length(lengths, ENCODE_BATCH):
+            longest = int(lengths[rows].max())
+            feeds = {
+                "input_ids": tokens.input_ids[rows, :longest],
+                "attention_mask": tokens.attention_mask[rows, :longest],
+            }
+            states[rows, :longest], embeddings[rows] = self._text_encoder.run(
+                ["states", "embedding"], feeds
+            )
+        quantised = quantise(states, tokens.attention_mask)
+        return EncodedTexts(quantised, lengths, embeddings, tokens.truncated)
+
+    def encode_images(self, pixels: NDArray[np.uint8]) -> EncodedImages:
+        """Encode pictures: uint8 [B, S, S, 3], as `model.preprocess.decode_image` makes them."""
+        values = np.empty((len(pixels), self.patches, self.hidden_size), dtype=np.int8)
+        scales = np.empty((len(pixels), self.patches), dtype=np.float32)
+        embeddings = np.empty((len(pixels), self.recall_size), dtype=np.float32)
+        for start in range(0, len(pixels), ENCODE_BATCH):
+            rows = slice(start, start + ENCODE_BATCH)
+            states, embeddings[rows] = self._image_encoder.run(
+                ["states", "embedding"], {"pixels": pixels[rows]}
+            )
+            quantised = quantise(states)
+            values[rows], scales[rows] = quantised.values, quantised.scales
+        return EncodedImages(QuantisedStates(values, scales), embeddings)
+
+    def match(self, texts: QuantisedStates, images: QuantisedStates) -> NDArray[np.float32]:
+        """Raw match logits of pairs, the ranking key.
+
+        Args:
+            texts: [B, T, H], padded with scale 0; or batch 1, one text against all pictures.
+            images: [B, P, H]; or batch 1, one picture against all texts.
+
+        Returns:
+            float32 [B].
+        """
+        pairs = len(images) if len(texts) == 1 else len(texts)
+        if len(images) not in (1, pairs):
+            raise ValueError(f"{len(texts)} texts against {len(images)} pictures: no pairs")
+        logits = np.empty(pairs, dtype=np.float32)
+        lengths = np.count_nonzero(texts.scales, axis=1).astype(np.int32)
+        by_length = _by_length(np.broadcast_to(lengths, (pairs,)), MATCH_BATCH)
+        for rows in by_length:
+            text_rows = rows if len(texts) > 1 else slice(None)
+            image_rows = rows if len(images) > 1 else slice(None)
+            longest = int(lengths[text_rows].max())
+            feeds = {
+                "text_states": texts.values[text_rows, :longest],
+                "text_scales": texts.scales[text_rows, :longest],
+                "image_states": images.values[image_rows],
+                "image_scales": images.scales[image_rows],
+            }
+            logits[rows] = self._matcher.run(["logit"], feeds)[0]
+        return logits
+
+    def probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probability that text and picture belong together, for each logit."""
+        slope, intercept = self.bundle.manifest.calibration
+        scaled = np.clip(slope * logits + intercept, -60, 60)
+        probability: NDArray[np.float32] = (1 / (1 + np.exp(-scaled))).astype(np.float32)
+        return probability
+
+
+def _by_length(lengths: NDArray[np.int32], batch: int) -> list[NDArray[np.int64]]:
+    """Row numbers in batches of like length, so that little of a pass is padding."""
+    order = np.argsort(lengths, kind="stable")
+    return [order[start : start + batch] for start in range(0, len(order), batch)]
+
+
+def _providers(device: str) -> list[str]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if device == "cuda":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise FashionBertError(
+                "device 'cuda' was asked for, but this ONNX Runtime has no CUDA: install "
+                "fashionbert[gpu] on a machine with an NVIDIA driver, or use device 'cpu'"
+            )
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    raise FashionBertError(f"device {device!r}: choose 'cpu' or 'cuda'")

@@ -1,0 +1,56 @@
+"""What a user of any of the three packages can get wrong, one class a subject.
+
+Each message says what is wrong, where, and what to do about it. The command line prints it as one
+line and exits non-zero; the service turns it into an RFC 9457 problem with `code`.
+"""
+
+
+class FashionBertError(Exception):
+    """Base of every error that a user's input, file or setting can cause."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class CatalogueError(FashionBertError):
+    """A product feed, or the pictures beside it, cannot be used."""
+
+    code = "catalogue"
+
+
+class ImageError(FashionBertError):
+    """A picture was refused.
+
+    `code` is one of `not_an_image`, `unsupported_format`, `truncated`, `too_many_bytes`,
+    `too_many_pixels`.
+    """
+
+    code = "not_an_image"
+
+
+class TextError(FashionBertError):
+    """A text was refused; `code` is `empty_text` or `text_too_long`."""
+
+    code = "empty_text"
+
+
+class TrainingError(FashionBertError):
+    """Training cannot start or go on; what was saved before is untouched."""
+
+    code = "training"
+
+
+class BundleError(FashionBertError):
+    """An exported bundle is missing, damaged or of another format."""
+
+    code = "bundle"
+
+
+class SnapshotError(FashionBertError):
+    """A snapshot is missing, damaged or made by another model."""
+
+    code = "snapshot"

@@ -1,0 +1,274 @@
+"""A checkpoint becomes a bundle: three ONNX graphs, checked against torch before they are kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.bundle import Bundle, write_manifest
+from model.errors import BundleError
+from model.files import sync_folder
+from model.network import FashionBertModel
+from model.states import quantise
+
+OPSET = 17
+#: Largest difference between torch and ONNX Runtime on states, embeddings and logits.
+TOLERANCE = 1e-4
+
+
+class _Graph(nn.Module):
+    """One of the three methods as a module; in evaluation mode, as the model it wraps."""
+
+    def __init__(self, model: FashionBertModel) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+
+class _TextEncoder(_Graph):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        return _drop_none(self.model.encode_text(input_ids, attention_mask))
+
+
+class _ImageEncoder(_Graph):
+    def forward(self, pixels: Tensor) -> Any:
+        return _drop_none(self.model.encode_image(pixels))
+
+
+class _Matcher(_Graph):
+    """De-quantises both sides, repeats one of batch 1, and matches."""
+
+    def forward(
+        self, text_states: Tensor, text_scales: Tensor, image_states: Tensor, image_scales: Tensor
+    ) -> Tensor:
+        texts = text_states.float() * text_scales.unsqueeze(-1)
+        images = image_states.float() * image_scales.unsqueeze(-1)
+        # Adding noughts of the other side's batch is a broadcast that ONNX does by itself.
+        text_mask = (text_scales > 0).float() + 0 * image_scales[:, :1]
+        texts = texts + 0 * images[:, :1, :1]
+        images = images + 0 * texts[:, :1, :1]
+        return self.model.match(texts, text_mask, images)
+
+
+def _drop_none(outputs: tuple[Tensor, Tensor | None]) -> Any:
+    states, embedding = outputs
+    return states if embedding is None else (states, embedding)
+
+
+def _export_graph(
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    path: Path,
+    inputs: Mapping[str, Mapping[int, str]],
+    outputs: Mapping[str, Mapping[int, str]],
+) -> None:
+    with warnings.catch_warnings():
+        # The tracing exporter is the one that keeps two independent batch sizes (torch.export
+        # insists that broadcast dimensions are equal); its deprecation and tracing notes are known.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            args,
+            str(path),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={**inputs, **outputs},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    onnx.checker.check_model(str(path))
+
+
+def export_bundle(
+    model: FashionBertModel,
+    tokenizer: Path,
+    folder: Path,
+    *,
+    calibration: tuple[float, float] = (1.0, 0.0),
+    text_template: str | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> Bundle:
+    """Write a model as a bundle, if ONNX Runtime computes what torch does.
+
+    Args:
+        model: any FashionBERT.
+        tokenizer: its `tokenizer.json`.
+        folder: must not exist, or hold an older bundle, which is replaced.
+        calibration: (slope, intercept) of the match probability.
+        text_template: what the model was trained on.
+        metrics: kept in the manifest.
+
+    Raises:
+        BundleError: the parity check failed, or the folder holds something else. Nothing is
+            written then, and what stood there stands.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
+        raise BundleError(f"{folder} holds something that is no bundle: choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    nn.Module.to(model, "cpu", torch.float32)
+    nn.Module.eval(model)
+    try:
+        _write_graphs(model, part)
+        shutil.copyfile(tokenizer, part / "tokenizer.json")
+        check_parity(model, part)
+        config = model.config
+        write_manifest(
+            part,
+            hidden_size=config.hidden_size,
+            patches=config.num_patches,
+            recall_size=config.recall_size,
+            image_size=config.image_size,
+            max_text_tokens=config.max_text_tokens,
+            joint_from=config.joint_from,
+            precision="fp32",
+            calibration=calibration,
+            text_template=text_template,
+            config=config.to_diff_dict(),
+            metrics=metrics or {},
+        )
+        sync_folder(part)
+        _replace_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Bundle.open(folder)
+
+
+def _write_graphs(model: FashionBertModel, folder: Path) -> None:
+    config = model.config
+    batch = {0: "batch"}
+    encoded: dict[str, dict[int, str]] = {"states": {0: "batch", 1: "length"}}
+    pictures: dict[str, dict[int, str]] = {"states": batch}
+    if config.recall_size:
+        encoded["embedding"] = pictures["embedding"] = batch
+    tokens = torch.ones(2, 5, dtype=torch.int64)
+    with torch.inference_mode():
+        _export_graph(
+            _TextEncoder(model),
+            (tokens, tokens),
+            folder / "text_encoder.onnx",
+            {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")},
+            encoded,
+        )
+        _export_graph(
+            _ImageEncoder(model),
+            (torch.zeros(2, config.image_size, config.image_size, 3, dtype=torch.uint8),),
+            folder / "image_encoder.onnx",
+            {"pixels": batch},
+            pictures,
+        )
+        _export_graph(
+            _Matcher(model),
+            (
+                torch.ones(2, 5, config.hidden_size, dtype=torch.int8),
+                torch.ones(2, 5),
+                torch.ones(2, config.num_patches, config.hidden_size, dtype=torch.int8),
+                torch.ones(2, config.num_patches),
+            ),
+            folder / "matcher.onnx",
+            {
+                "text_states": {0: "texts", 1: "length"},
+                "text_scales": {0: "texts", 1: "length"},
+                "image_states": {0: "images"},
+                "image_scales": {0: "images"},
+            },
+            {"logit": {0: "pairs"}},
+        )
+
+
+def _replace_folder(part: Path, folder: Path) -> None:
+    """Put `part` where `folder` is; two renames, the old one comes back if the second fails."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(part, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(folder.parent)
+
+
+def check_parity(model: FashionBertModel, folder: Path) -> float:
+    """Run torch and ONNX Runtime on the same inputs, for several batch sizes and text lengths.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        folder: where the three graphs lie.
+
+    Returns:
+        The largest absolute difference seen, at most `TOLERANCE`.
+
+    Raises:
+        BundleError: a difference is larger; it names the graph and the shapes.
+    """
+    sessions = {
+        name: ort.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        for name in ("text_encoder", "image_encoder", "matcher")
+    }
+    config = model.config
+    rng = np.random.default_rng(0)
+    worst = 0.0
+
+    def compare(graph: str, shapes: str, feeds: dict[str, NDArray[Any]], expected: Any) -> None:
+        nonlocal worst
+        wanted = expected if isinstance(expected, tuple) else (expected,)
+        for ours, theirs in zip(sessions[graph].run(None, feeds), wanted, strict=True):
+            difference = float(np.abs(ours - theirs.numpy()).max())
+            if not difference <= TOLERANCE:  # also refuses NaN
+                raise BundleError(
+                    f"the exported {graph}.onnx differs from torch by {difference:.2e} at {shapes} "
+                    f"(at most {TOLERANCE:.0e} is allowed): the export was not written"
+                )
+            worst = max(worst, difference)
+
+    longest = config.max_text_tokens
+    shapes = [(1, 3), (1, longest), (3, longest // 2), (4, 7)]
+    with torch.inference_mode():
+        for batch, length in shapes:
+            ids = rng.integers(1, config.vocab_size, (batch, length))
+            mask = np.ones_like(ids)
+            mask[batch // 2, max(2, length - 2) :] = 0
+            expected = _TextEncoder(model)(torch.from_numpy(ids), torch.from_numpy(mask))
+            compare(
+                "text_encoder",
+                f"batch {batch}, length {length}",
+                {"input_ids": ids, "attention_mask": mask},
+                expected,
+            )
+            size = config.image_size
+            pixels = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+            seen = _ImageEncoder(model)(torch.from_numpy(pixels))
+            compare("image_encoder", f"batch {batch}", {"pixels": pixels}, seen)
+            texts = quantise(_first(expected).numpy(), mask)
+            images = quantise(_first(seen).numpy())
+            for text_rows, image_rows in ((batch, batch), (1, batch), (batch, 1)):
+                feeds: dict[str, NDArray[Any]] = {
+                    "text_states": texts.values[:text_rows],
+                    "text_scales": texts.scales[:text_rows],
+                    "image_states": images.values[:image_rows],
+                    "image_scales": images.scales[:image_rows],
+                }
+                logits = _Matcher(model)(*(torch.from_numpy(value) for value in feeds.values()))
+                compare("matcher", f"{text_rows} texts × {image_rows} images", feeds, logits)
+    return worst
+
+
+def _first(outputs: Any) -> Tensor:
+    states: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    return states

@@ -1,0 +1,301 @@
+"""The rows of a product feed: CSV, JSONL or Parquet, each with the line it stands on.
+
+A row that cannot be read becomes a `BadRow` and the next one is read; only what makes the whole
+file useless (missing, another format, no header) is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import CatalogueError
+from model.feed_report import BadRow
+
+MAX_CELL_CHARACTERS = 1 << 20  # Python's own limit, 128 Ki, is less than some shops' HTML
+
+# What decoding with `surrogateescape` leaves of a byte that is not UTF-8; JSON's \ud800 likewise.
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+_UNDECODABLE = "\udcff"
+
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The cells of one row by column; `line` as in `BadRow`."""
+
+    line: int
+    cells: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Everything a feed holds.
+
+    `types` says as what the cells of a CSV column may be read without loss: `int` or `float` if
+    every cell of the column that is not empty is a plain decimal number without leading zeros,
+    else `str`. For JSONL and Parquet, whose cells have types of their own, it is empty.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[Row]
+    bad: list[BadRow]
+    types: dict[str, type[str] | type[int] | type[float]]
+
+
+def cell_text(cell: object) -> str:
+    """A cell as text: nothing for null and NaN, `, ` between the entries of a list."""
+    match cell:
+        case None:
+            return ""
+        case str():
+            return cell.strip()
+        case bool():
+            return "true" if cell else "false"
+        case float():
+            if not math.isfinite(cell):
+                return ""
+            # A column of integers with gaps often arrives as floats: 2011.0 is 2011.
+            return str(int(cell)) if cell.is_integer() and abs(cell) < 1e15 else str(cell)
+        case list() | tuple():
+            return ", ".join(text for text in map(cell_text, cell) if text)
+        case dict():
+            return json.dumps(cell, ensure_ascii=False, default=str)
+        case bytes():
+            return ""
+        case _:
+            return str(cell)
+
+
+def read_feed(path: Path, *, id_column: str = "id") -> Feed:
+    """Read a feed by its extension: `.csv` or `.tsv`, `.jsonl` or `.ndjson`, `.parquet`.
+
+    Text is UTF-8, with or without a byte order mark. A CSV may be separated by commas, semicolons
+    or tabs, whichever its header uses. `id_column` serves to name the bad rows.
+
+    Raises:
+        CatalogueError: the file is missing, of another kind, damaged as a whole, or has no rows.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if not path.is_file():
+        raise CatalogueError(f"there is no feed {path}: name a CSV, JSONL or Parquet file")
+    if reader is None:
+        raise CatalogueError(
+            f"{path} ends in {path.suffix or 'nothing'!r}, which is no feed: "
+            f"it must be one of {', '.join(_READERS)}"
+        )
+    columns: dict[str, None] = {}
+    rows: list[Row] = []
+    bad: list[BadRow] = []
+    try:
+        for row in reader(path):
+            if isinstance(row, BadRow):
+                bad.append(row)
+            elif _is_text(row.cells):
+                rows.append(row)
+                if row.cells.keys() != columns.keys():
+                    columns.update(dict.fromkeys(row.cells))
+            else:
+                bad.append(_wrong_encoding(row.line, _printable(row.cells.get(id_column))))
+    except OSError as error:
+        raise CatalogueError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not rows and not bad:
+        raise CatalogueError(f"{path} has no rows: there is nothing to read")
+    names = tuple(columns)
+    types = _csv_types(rows, names) if reader is _read_csv else {}
+    return Feed(path, names, rows, bad, types)
+
+
+def _is_text(cell: object) -> bool:
+    if isinstance(cell, str):
+        return not _NOT_TEXT.search(cell)
+    if isinstance(cell, dict):
+        return all(_is_text(key) and _is_text(value) for key, value in cell.items())
+    if isinstance(cell, list | tuple):
+        return all(map(_is_text, cell))
+    return True
+
+
+def _printable(cell: object) -> str:
+    return _NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", cell_text(cell))
+
+
+def _wrong_encoding(line: int, id: str = "") -> BadRow:
+    return BadRow(line, id, "wrong_encoding", "not valid UTF-8, or holds a NUL character")
+
+
+def _refuse_utf16(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise CatalogueError(f"{path} is UTF-16: save it as UTF-8")
+
+
+class _Lines:
+    """The lines of a file, which remembers those of the record being read."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._again: deque[str] = deque()
+        self._record: list[str] = []
+        self.number = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.number += 1
+        self._record.append(line)
+        return line
+
+    def start_record(self) -> int:
+        """Forget the last record; the number of the line on which the next one starts."""
+        self._record.clear()
+        return self.number + 1
+
+    def back_to_second_line(self) -> None:
+        """Read all but the record's first line again."""
+        self._again.extendleft(reversed(self._record[1:]))
+        self.number -= len(self._record) - 1
+
+
+def _read_csv(path: Path) -> Iterator[Row | BadRow]:
+    _refuse_utf16(path)
+    before = csv.field_size_limit()
+    csv.field_size_limit(max(before, MAX_CELL_CHARACTERS))
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from _csv_rows(path, _Lines(file))
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_rows(path: Path, lines: _Lines) -> Iterator[Row | BadRow]:
+    head = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=head.count)
+    lines.start_record()
+    header = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
+    if _NOT_TEXT.search(head):
+        raise CatalogueError(f"the header of {path} is not UTF-8 text: save the feed as UTF-8")
+    _refuse_repeated_columns(path, header)
+    # strict: a stray quote is an error rather than a cell that swallows the rows after it.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        first = lines.start_record()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            lines.back_to_second_line()
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            detail = f"not valid CSV, a quote is opened and not closed or not doubled ({error})"
+            yield BadRow(first, "", "malformed", detail)
+            continue
+        if len(cells) == len(header):
+            yield Row(first, {name: cell for name, cell in zip(header, cells, strict=True) if name})
+        elif any(map(str.strip, cells)):
+            detail = f"{len(cells)} cells where the header has {len(header)}"
+            yield BadRow(first, "", "malformed", detail)
+
+
+def _refuse_repeated_columns(path: Path, names: list[str]) -> None:
+    repeated = sorted({name for name in names if name and names.count(name) > 1})
+    if repeated:
+        raise CatalogueError(
+            f"{path} has more than one column called {', '.join(repeated)}: rename all but one"
+        )
+
+
+def _csv_types(
+    rows: list[Row], columns: tuple[str, ...]
+) -> dict[str, type[str] | type[int] | type[float]]:
+    types: dict[str, type[str] | type[int] | type[float]] = {}
+    for column in columns:
+        cells = {str(row.cells[column]).strip() for row in rows} - {""}
+        if cells and all(map(_INTEGER.fullmatch, cells)):
+            types[column] = int
+        elif cells and all(map(_DECIMAL.fullmatch, cells)):
+            types[column] = float
+        else:
+            types[column] = str
+    return types
+
+
+def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
+    _refuse_utf16(path)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").strip()
+            if not text:
+                continue
+            try:
+                cells = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                if _NOT_TEXT.search(text):
+                    yield _wrong_encoding(number)
+                else:
+                    yield BadRow(number, "", "malformed", f"not valid JSON: {error}")
+                continue
+            if isinstance(cells, dict):
+                yield Row(number, cells)
+            else:
+                detail = f"a JSON {type(cells).__name__} where an object is needed"
+                yield BadRow(number, "", "malformed", detail)
+
+
+def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
+    # Imported here: only this format needs it, and it takes as long to load as a feed to read.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            _refuse_repeated_columns(path, names)
+            number = 0
+            for batch in file.iter_batches(batch_size=4096):
+                columns = [_parquet_cells(pa, column) for column in batch.columns]
+                for cells in zip(*columns, strict=True):
+                    number += 1
+                    yield Row(number, dict(zip(names, cells, strict=True)))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CatalogueError(
+            f"{path} is damaged or not a Parquet file ({error}): export it again"
+        ) from error
+
+
+def _parquet_cells(pa: Any, column: Any) -> list[object]:
+    if pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type):
+        column = column.cast(pa.string())
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:  # Parquet's strings are not checked when they are read
+        return [_parquet_cell(value) for value in column]
+
+
+def _parquet_cell(value: Any) -> object:
+    try:
+        cell: object = value.as_py()
+    except UnicodeDecodeError:
+        return _UNDECODABLE
+    return cell
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,141 @@
+"""Patch networks: a picture becomes P patch features.
+
+All three take uint8 pixels [B, S, S, 3] and give float features [B, P, F], row-major over the
+grid; normalisation and resizing are part of the network, so they are part of the exported graph.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from model.config import FashionBertConfig
+from model.errors import TrainingError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 [B, S, S, 3] → float [B, 3, S, S]."""
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+class _CnnPatches(nn.Module):
+    """What `crop` and `grid` share: the CNN and its input."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: FashionBertConfig) -> None:
+        super().__init__()
+        self.grid = config.patch_grid
+        self.input_size = config.cnn_image_size
+        self.frozen = config.freeze_cnn
+        self.cnn = build_cnn(config)
+        # Persistent: from_pretrained builds on the meta device and fills only what was saved.
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        if self.frozen:
+            self.cnn.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> _CnnPatches:
+        """A frozen CNN stays in evaluation mode: its batch-norm statistics must not move."""
+        super().train(mode)
+        if self.frozen:
+            self.cnn.eval()
+        return self
+
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [B, 3, S, S] → [B, F, h, w], resized to the CNN's input before."""
+        if pixels.shape[-1] != self.input_size:
+            pixels = F.interpolate(
+                pixels,
+                size=(self.input_size, self.input_size),
+                mode="bilinear",
+                align_corners=False,
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            states: Tensor = self.cnn(pixel_values=pixels).last_hidden_state
+        if states.dim() == 4:
+            return states
+        # A vision transformer: [B, prefix + n², F]; the prefix ([CLS], registers) is no patch.
+        side = math.isqrt(states.shape[1])
+        feature_map: Tensor = states[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+        return feature_map
+
+
+class GridPatches(_CnnPatches):
+    """The whole picture once through the CNN; cells of its feature map are the patches."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] → [B, P, F]."""
+        features = self.feature_map(_normalise(pixels, self.mean, self.std))
+        if features.shape[-2:] != (self.grid, self.grid):
+            features = F.adaptive_avg_pool2d(features, self.grid)
+        return features.flatten(2).transpose(1, 2)
+
+
+class CropPatches(_CnnPatches):
+    """The paper's: every patch is cut out, resized to the CNN's input, and average-pooled."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] → [B, P, F]."""
+        images = _normalise(pixels, self.mean, self.std)
+        side = images.shape[-1] // self.grid
+        crops = images.unflatten(2, (self.grid, side)).unflatten(4, (self.grid, side))
+        # [B, 3, rows, side, columns, side] → [B · P, 3, side, side]
+        crops = crops.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        pooled = self.feature_map(crops).mean((2, 3))
+        features: Tensor = pooled.unflatten(0, (-1, self.grid * self.grid))
+        return features
+
+
+class ConvPatches(nn.Module):
+    """A small stem learnt from scratch: stride-2 convolutions down to one cell a patch."""
+
+    def __init__(self, config: FashionBertConfig) -> None:
+        super().__init__()
+        steps = int(math.log2(config.image_size // config.patch_grid))
+        if config.patch_grid << steps != config.image_size:
+            raise TrainingError(
+                f"patches='conv' halves the picture until it is the grid: image_size="
+                f"{config.image_size} must be patch_grid={config.patch_grid} times a power of 2"
+            )
+        widths = [3] + [max(24, config.patch_feature_size >> (steps - 1 - i)) for i in range(steps)]
+        widths[-1] = config.patch_feature_size
+        layers: list[nn.Module] = []
+        for i in range(steps):
+            layers += [
+                nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(widths[i + 1]),
+                nn.ReLU(),
+            ]
+        self.stem = nn.Sequential(*layers)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] → [B, P, F]."""
+        images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        features: Tensor = self.stem(images.contiguous(memory_format=torch.channels_last))
+        return features.flatten(2).transpose(1, 2)
+
+
+def build_cnn(config: FashionBertConfig) -> nn.Module:
+    """The CNN's architecture from `config.cnn_config`, weights not loaded."""
+    if config.cnn_config is None:
+        raise TrainingError("cnn_config is not set: make the configuration with `new_config`")
+    settings: dict[str, Any] = dict(config.cnn_config)
+    model_type = settings.pop("model_type")
+    cnn: nn.Module = AutoModel.from_config(AutoConfig.for_model(model_type, **settings))
+    return cnn
+
+
+def build_patch_network(config: FashionBertConfig) -> nn.Module:
+    """The patch network that `config.patches` names."""
+    networks = {"crop": CropPatches, "grid": GridPatches, "conv": ConvPatches}
+    return networks[config.patches](config)

@@ -1,0 +1,237 @@
+"""The pictures beside a feed: a directory, or a tar that is read in place."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import tarfile
+import weakref
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from model.errors import CatalogueError
+
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+
+class Pictures(ABC):
+    """Pictures by name. Any number of threads may read at once.
+
+    A name is a relative path with forward slashes, as `resolve` returns it.
+    """
+
+    path: Path
+
+    def resolve(self, cell: str) -> str:
+        """The name under which the store holds what the image cell of a feed means.
+
+        A cell is tried as it is, then without and with the store's own name in front: a feed that
+        says `images/1.jpg` finds `1.jpg` in the directory `images` or the tar `images.tar`, and
+        one that says `1.jpg` finds `images/1.jpg`.
+
+        Raises:
+            CatalogueError: with the code `outside_pictures` for an absolute path, one with `..`,
+                or one that a symbolic link takes out of the directory; with `missing_picture`
+                when there is no such file.
+        """
+        if cell.startswith("/") or ".." in cell.split("/"):
+            raise CatalogueError(
+                f"{cell!r} leads out of {self.path}: use a path inside it", code="outside_pictures"
+            )
+        if cell.startswith(("http://", "https://")):
+            raise _missing(f"{cell!r} is a web address: download it and name the file")
+        name = posixpath.normpath(cell)
+        own = self.path.name.removesuffix(".tar")
+        for candidate in (name, name.removeprefix(f"{own}/"), f"{own}/{name}"):
+            if candidate in self:
+                return candidate
+        raise _missing(f"{cell!r} is not in {self.path}")
+
+    @abstractmethod
+    def __contains__(self, name: object) -> bool: ...
+
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """Bytes of a picture; CatalogueError as `read`."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The encoded picture.
+
+        Raises:
+            CatalogueError: with the code `missing_picture`, `outside_pictures` or, when there is
+                a file that cannot be read, `unreadable_picture`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the files; reading afterwards is an error. May be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _missing(message: str) -> CatalogueError:
+    return CatalogueError(message, code="missing_picture")
+
+
+def open_pictures(path: Path) -> Pictures:
+    """Open a directory, or an uncompressed tar.
+
+    Raises:
+        CatalogueError: it is neither, or the tar is damaged.
+    """
+    if path.is_dir():
+        return DirectoryPictures(path)
+    if not path.exists():
+        raise CatalogueError(f"there are no pictures at {path}: name a directory or a .tar file")
+    return TarPictures(path)
+
+
+class DirectoryPictures(Pictures):
+    """The files below a directory. Symbolic links are followed as long as they stay below it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._root = os.path.realpath(path)
+        self._below = os.path.join(self._root, "")
+        self._real: dict[str, str] = {}  # by name; finding out costs more than a small read
+
+    def _locate(self, name: str) -> tuple[str, os.stat_result] | None:
+        """Where a regular file really is, or None; never looks at anything outside."""
+        try:
+            real = self._real.get(name) or os.path.realpath(os.path.join(self._root, name))
+            if not real.startswith(self._below) and real != self._root:
+                raise CatalogueError(
+                    f"{name!r} leads out of {self.path}: put the file itself there",
+                    code="outside_pictures",
+                )
+            status = os.stat(real)
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        self._real[name] = real
+        return real, status
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._locate(name) is not None
+
+    def size(self, name: str) -> int:
+        """As `Pictures.size`."""
+        found = self._locate(name)
+        if found is None:
+            raise _missing(f"{name!r} is not in {self.path}")
+        return found[1].st_size
+
+    def read(self, name: str) -> bytes:
+        """As `Pictures.read`."""
+        found = self._locate(name)
+        if found is None:
+            raise _missing(f"{name!r} is not in {self.path}")
+        try:
+            with open(found[0], "rb", buffering=0) as file:
+                return file.read()
+        except OSError as error:
+            raise CatalogueError(
+                f"{name!r} in {self.path} cannot be read: {error.strerror}",
+                code="unreadable_picture",
+            ) from error
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class TarPictures(Pictures):
+    """The regular files of an uncompressed tar.
+
+    Its headers are read once; a picture is then one positioned read (`pread`) on one file
+    descriptor, which has no position that threads could fight over. Links and devices are not
+    pictures; of two members with one name the later counts, as when unpacking.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                head = file.read(8)
+                for magic, compression in _COMPRESSED.items():
+                    if head.startswith(magic):
+                        raise CatalogueError(
+                            f"{path} is compressed with {compression}, so its pictures cannot be "
+                            "read in any order: give an uncompressed .tar, or unpack it"
+                        )
+                file.seek(0)
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    self._members = {
+                        posixpath.normpath(member.name): (member.offset_data, member.size)
+                        for member in tar
+                        if member.isreg() and not member.issparse()
+                    }
+            if not self._members:
+                raise CatalogueError(f"{path} holds no files: give the tar with the pictures")
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except tarfile.TarError as error:
+            raise CatalogueError(
+                f"{path} is not a tar, or is damaged or cut short ({error}): "
+                "give a directory or an uncompressed .tar"
+            ) from error
+        except OSError as error:
+            raise CatalogueError(f"{path} cannot be read: {error.strerror}") from error
+        self._descriptor = descriptor
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def _member(self, name: str) -> tuple[int, int]:
+        try:
+            return self._members[name]
+        except KeyError:
+            raise _missing(f"{name!r} is not in {self.path}") from None
+
+    def size(self, name: str) -> int:
+        """As `Pictures.size`."""
+        return self._member(name)[1]
+
+    def read(self, name: str) -> bytes:
+        """As `Pictures.read`."""
+        offset, size = self._member(name)
+        if not self._close.alive:
+            raise CatalogueError(
+                f"{self.path} was closed: open it again", code="unreadable_picture"
+            )
+        try:
+            data = os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            raise CatalogueError(
+                f"{name!r} in {self.path} cannot be read: {error.strerror}",
+                code="unreadable_picture",
+            ) from error
+        if len(data) != size:
+            raise CatalogueError(
+                f"{name!r} in {self.path} has {len(data):,} of {size:,} bytes: the tar was cut "
+                "short since it was opened",
+                code="unreadable_picture",
+            )
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._close()

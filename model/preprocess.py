@@ -1,0 +1,224 @@
+"""Text to token ids and picture to pixel array: the one place where both happen.
+
+Training, the offline job and the service all come through here, so what the model was trained on
+and what it is asked about cannot drift apart. Needs Pillow, numpy and tokenizers only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tokenizers import Tokenizer
+
+from model.errors import BundleError, ImageError, TextError
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: the JPEG of phones with a second view in it
+BORDER = (255, 255, 255)  # most shop pictures stand on white
+MAX_TEXT_CHARACTERS = 5_000
+
+# `ImageLimits` is stricter than Pillow's own bomb check, and typed. Pillow also warns about odd
+# metadata, which nobody here can act on; set once, as `catch_warnings` is not safe on threads.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_BROKEN_EXIF = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    ZeroDivisionError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What a picture may weigh: the bytes are checked before anything of it is parsed, the
+    pixels after its header and before its content."""
+
+    max_bytes: int = 10 * 1024 * 1024
+    max_pixels: int = 40_000_000
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Parse the header only, and refuse what is too large or of another format."""
+    if len(data) > limits.max_bytes:
+        raise ImageError(
+            f"the picture has {len(data):,} bytes, at most {limits.max_bytes:,} are taken: "
+            "send a smaller one",
+            code="too_many_bytes",
+        )
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
+        raise ImageError(
+            "this is not a picture that can be read: send a JPEG, PNG or WebP file",
+            code="not_an_image",
+        ) from error
+    if image.format not in FORMATS:
+        raise ImageError(
+            f"the picture is a {image.format}, which is not taken: send JPEG, PNG or WebP",
+            code="unsupported_format",
+        )
+    if image.width * image.height > limits.max_pixels:
+        raise ImageError(
+            f"the picture has {image.width}×{image.height} pixels, at most "
+            f"{limits.max_pixels:,} are taken: send a smaller one",
+            code="too_many_pixels",
+        )
+    return image
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, struct.error) as error:
+        raise ImageError(
+            f"the picture is damaged or cut short ({error}): send it again",
+            code="truncated",
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """EXIF rotation applied, transparency laid on the border colour, RGB."""
+    # A broken EXIF block says nothing about the pixels, which are fine.
+    with contextlib.suppress(*_BROKEN_EXIF):
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (*BORDER, 255))
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode a JPEG, PNG or WebP into an upright RGB picture.
+
+    Raises:
+        ImageError: it is too large, of another format, or damaged.
+    """
+    image = _open(data, limits)
+    _load(image)
+    return _to_rgb(image)
+
+
+def verify_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> None:
+    """Decode a picture as cheaply as its format allows, only to know that it can be.
+
+    Raises:
+        ImageError: as `open_image`.
+    """
+    image = _open(data, limits)
+    image.draft("RGB", (1, 1))  # JPEG: every coefficient is read, an eighth of the pixels is made
+    _load(image)
+
+
+def image_to_array(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Fit a picture into a square, its aspect kept, the rest white.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    resized = image.convert("RGB").resize(
+        (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
+    )
+    square = Image.new("RGB", (size, size), BORDER)
+    square.paste(resized, ((size - width) // 2, (size - height) // 2))
+    return np.asarray(square)
+
+
+def decode_image(data: bytes, size: int, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+    """Bytes of a picture to the array the image encoder takes.
+
+    A large JPEG is decoded at the nearest scale that is still at least twice `size`.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        ImageError: as `open_image`.
+    """
+    image = _open(data, limits)
+    image.draft("RGB", (2 * size, 2 * size))
+    _load(image)
+    return image_to_array(_to_rgb(image), size)
+
+
+def check_text(text: str, max_characters: int = MAX_TEXT_CHARACTERS) -> str:
+    """The text without blanks at its ends.
+
+    Raises:
+        TextError: nothing is left of it, or it is longer than `max_characters`.
+    """
+    text = text.strip()
+    if not text:
+        raise TextError("the text is empty: say what to look for", code="empty_text")
+    if len(text) > max_characters:
+        raise TextError(
+            f"the text has {len(text):,} characters, at most {max_characters:,} are taken",
+            code="text_too_long",
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Token ids padded to the longest text of the batch.
+
+    `input_ids`, `attention_mask`: int64 [B, T]; `truncated`: bool [B], the text was longer than
+    the model reads.
+    """
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+class TextTokenizer:
+    """WordPiece from a `tokenizer.json`, cut to `max_tokens` with `[CLS]` and `[SEP]` kept."""
+
+    def __init__(self, path: Path, max_tokens: int) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(
+                f"{path} is not a tokenizer.json that can be read: {error}"
+            ) from error
+        self.max_tokens = max_tokens
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+        pad = self._tokenizer.token_to_id("[PAD]")
+        self.pad_id = 0 if pad is None else pad
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, texts: Sequence[str]) -> TokenBatch:
+        """Tokenise a batch; see `TokenBatch` for the shapes."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        longest = max((len(encoding.ids) for encoding in encodings), default=0)
+        input_ids = np.full((len(encodings), longest), self.pad_id, dtype=np.int64)
+        attention_mask = np.zeros((len(encodings), longest), dtype=np.int64)
+        truncated = np.zeros(len(encodings), dtype=np.bool_)
+        for row, encoding in enumerate(encodings):
+            input_ids[row, : len(encoding.ids)] = encoding.ids
+            attention_mask[row, : len(encoding.ids)] = 1
+            truncated[row] = bool(encoding.overflowing)
+        return TokenBatch(input_ids, attention_mask, truncated)

@@ -1,0 +1,56 @@
+"""Tokenisers: a WordPiece of one's own from a feed's texts, or the one beside a text backbone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers.trainers import WordPieceTrainer
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
+    """Learn an uncased WordPiece, BERT's way, from texts.
+
+    Args:
+        texts: what the model will be trained on.
+        vocab_size: at most this many tokens; a small feed gives fewer.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def backbone_tokenizer(source: str) -> Tokenizer:
+    """The `tokenizer.json` of a text backbone, by hub id or local directory."""
+    file = Path(source) / "tokenizer.json"
+    if file.is_file():
+        return Tokenizer.from_file(str(file))
+    # Older directories hold a vocab.txt only: transformers converts it.
+    from transformers import AutoTokenizer
+
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source).backend_tokenizer
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write `tokenizer.json`, without the padding and truncation of some earlier use."""
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tokenizer.save(str(temporary))
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""The online part: recall, rerank, REST, the command line and the page."""

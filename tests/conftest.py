@@ -1,0 +1,52 @@
+"""What many tests need, made once a session from our own renderer: nobody else's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.backbones import new_config, new_model
+from model.bundle import Bundle
+from model.catalogue import read_catalogue
+from model.demo import write_demo_catalogue
+from model.engine import Engine
+from model.export import export_bundle
+from model.wordpiece import save_tokenizer, train_wordpiece
+
+
+@pytest.fixture(scope="session")
+def demo_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo catalogue: train.csv (96 products), val.csv (32) and images.tar."""
+    folder = tmp_path_factory.mktemp("demo") / "catalogue"
+    write_demo_catalogue(folder, products=96, held_out=32, seed=7)
+    return folder
+
+
+def make_bundle(catalogue: Path, folder: Path, seed: int) -> Bundle:
+    """An untrained `tiny` model, exported: real graphs, meaningless scores."""
+    with read_catalogue(catalogue / "train.csv") as feed:
+        tokenizer = train_wordpiece(product.text for product in feed.products)
+    save_tokenizer(tokenizer, folder.parent / f"{folder.name}-tokenizer.json")
+    torch.manual_seed(seed)
+    config = new_config("tiny", vocab_size=tokenizer.get_vocab_size(), image_size=64)
+    return export_bundle(new_model(config), folder.parent / f"{folder.name}-tokenizer.json", folder)
+
+
+@pytest.fixture(scope="session")
+def bundle(demo_catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of an untrained `tiny` model."""
+    return make_bundle(demo_catalogue, tmp_path_factory.mktemp("bundle") / "tiny", seed=1)
+
+
+@pytest.fixture(scope="session")
+def other_bundle(demo_catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of another model of the same shape."""
+    return make_bundle(demo_catalogue, tmp_path_factory.mktemp("bundle") / "other", seed=2)
+
+
+@pytest.fixture(scope="session")
+def engine(bundle: Bundle) -> Engine:
+    """ONNX Runtime over `bundle`."""
+    return Engine(bundle, threads=2)
