@@ -115,7 +115,8 @@ def prepare_inputs(
         task = progress.add_task(what, total=len(names), completed=done)
     device = next(model.parameters()).device
     model.patch_network.eval()
-    model.patch_network.to(memory_format=torch.channels_last)
+    patch_network: Any = model.patch_network  # torch's stubs do not know memory_format here
+    patch_network.to(memory_format=torch.channels_last)
     for batch in _decoded(catalogue, names[done:], config.image_size):
         rows = slice(done, done + len(batch))
         if frozen:

@@ -53,7 +53,7 @@ PATTERNS: Mapping[str, float] = MappingProxyType(
 )
 """The patterns and how often each is drawn. All but `plain` have a second colour."""
 
-SECOND_COLOUR_DISTANCE = 45.0
+SECOND_COLOUR_DISTANCE = 50.0
 """A pattern's two colours are at least this far apart (ΔE*ab), so that the pattern shows."""
 
 DENIM_COLOURS = ("navy", "sky blue", "black", "grey", "white", "cobalt")

@@ -67,18 +67,18 @@ class Canvas:
                 self._button(piece)
 
     def image(self) -> Image.Image:
-        """Return the picture as RGBA; transparent pixels have the fabric's colour."""
-        planes = np.clip(self.rgb, 0, 255).astype(np.uint8)
-        return Image.merge("RGBA", [Image.fromarray(plane) for plane in (*planes, self.alpha)])
+        """Return the picture as RGBA; transparent pixels have the colour of the cloth nearby."""
+        planes = [Image.fromarray(p) for p in np.clip(self.rgb, 0, 255).astype(np.uint8)]
+        alpha = Image.fromarray(self.alpha).filter(ImageFilter.BoxBlur(0.8))
+        return Image.merge("RGBA", [*planes, alpha])
 
-    def _window(self, points: Points, pad: float) -> tuple[slice, slice, list[tuple[float, float]]]:
+    def _window(self, points: Points, pad: float) -> tuple[slice, slice, Points]:
         """Return the rows and columns that `points` (cm) cover, and the points in that window."""
         pixels = points * self.scale + self.origin
         x0, y0 = np.maximum(np.floor(pixels.min(axis=0) - pad).astype(int), 0)
         x1, y1 = np.ceil(pixels.max(axis=0) + pad).astype(int)
         x1, y1 = min(max(x1, x0 + 1), self.width), min(max(y1, y0 + 1), self.height)
-        local = [(float(x - x0), float(y - y0)) for x, y in pixels]
-        return slice(y0, y1), slice(x0, x1), local
+        return slice(y0, y1), slice(x0, x1), pixels - (x0, y0)
 
     def _blend(self, rows: slice, columns: slice, mask: Pixels, colour: RGB) -> None:
         under = self.rgb[:, rows, columns]
@@ -89,7 +89,7 @@ class Canvas:
         rows, columns, local = self._window(piece.outline, blur * 2)
         shape = (columns.stop - columns.start, rows.stop - rows.start)
         mask_image = Image.new("L", shape, 0)
-        ImageDraw.Draw(mask_image).polygon(local, fill=255)
+        ImageDraw.Draw(mask_image).polygon(local.ravel().tolist(), fill=255)
         mask = np.asarray(mask_image) > 127
         soft = _shares(mask_image.filter(ImageFilter.BoxBlur(blur)))
         under = self.rgb[:, rows, columns]
@@ -98,8 +98,9 @@ class Canvas:
         change = self._shade(piece, soft, rows, columns) - 1
         base = self._base(piece, rows, columns)
         painted = base * (1 + 0.80 * change) + 42 * change
-        np.copyto(under, painted, where=mask)
         alpha = self.alpha[rows, columns]
+        # Beyond the edge too, where nothing is yet: smoothing the edge must not mix in a colour.
+        np.copyto(under, painted, where=mask | ((alpha == 0) & (soft > 0.1)))
         np.copyto(alpha, 255, where=mask)
 
     def _base(self, piece: Cloth, rows: slice, columns: slice) -> Pixels:
@@ -153,44 +154,50 @@ class Canvas:
         saw = u % 1.0
         return np.asarray(0.10 - 0.30 * saw**2.2, dtype=np.float32)
 
-    def _line_mask(self, points: Points, width: float, dashed: bool) -> tuple[slice, slice, Pixels]:
-        pixels = max(1, round(width * self.scale))
-        rows, columns, local = self._window(points, pixels + 2)
+    def _stroke(self, stroke: Stroke) -> None:
+        pixels = max(1, round(stroke.width * self.scale))
+        rows, columns, local = self._window(stroke.points, pixels + 2)
         image = Image.new("L", (columns.stop - columns.start, rows.stop - rows.start), 0)
         draw = ImageDraw.Draw(image)
-        if dashed:
-            for start, end in _dashes(np.array(local), 1.6 * self.scale):
-                draw.line([start, end], fill=255, width=pixels)
+        if stroke.dashed:
+            for dash in _dashes(local, 1.6 * self.scale):
+                draw.line(dash, fill=255, width=pixels)
         else:
-            draw.line(local, fill=255, width=pixels, joint="curve")
-        return rows, columns, _shares(image)
-
-    def _stroke(self, stroke: Stroke) -> None:
-        rows, columns, mask = self._line_mask(stroke.points, stroke.width, stroke.dashed)
+            draw.line(local.ravel().tolist(), fill=255, width=pixels, joint="curve")
+        mask = _shares(image)
         if stroke.colour is None:
-            under = self.rgb[:, rows, columns]
-            change = -stroke.strength * (under * 0.8 + 42)
-            if np.mean(self.fabric.colour) < 60:  # a dark line on black would not show
-                change = -change
-            under += change * mask
+            self._darken(rows, columns, mask, stroke.strength)
         else:
             self._blend(rows, columns, mask, stroke.colour)
             alpha = self.alpha[rows, columns]
-            np.maximum(alpha, (mask * 255).astype(np.uint8), out=alpha)
+            np.maximum(alpha, np.asarray(image), out=alpha)
 
     def _ribs(self, ribs: Ribs) -> None:
-        for t in np.linspace(0, 1, ribs.count + 2)[1:-1]:
-            start, end = _along(ribs.first, float(t)), _along(ribs.second, float(t))
-            self._stroke(Stroke(np.stack([start, end]), width=0.3, strength=0.16))
+        count = ribs.count
+        shares = np.arange(1, count + 1) / (count + 1)
+        ends = np.concatenate([_along(ribs.first, shares), _along(ribs.second, shares)])
+        rows, columns, local = self._window(ends, 3)
+        image = Image.new("L", (columns.stop - columns.start, rows.stop - rows.start), 0)
+        draw = ImageDraw.Draw(image)
+        width = max(1, round(0.3 * self.scale))
+        for rib in np.concatenate([local[:count], local[count:]], axis=1).tolist():
+            draw.line(rib, fill=255, width=width)
+        self._darken(rows, columns, _shares(image), 0.16)
+
+    def _darken(self, rows: slice, columns: slice, mask: Pixels, strength: float) -> None:
+        """Darken what `mask` covers; on black, where that would not show, lighten it."""
+        under = self.rgb[:, rows, columns]
+        sign = 1.0 if np.mean(self.fabric.colour) < 60 else -1.0
+        under += (sign * strength) * (under * 0.8 + 42) * mask
 
     def _button(self, button: Button) -> None:
-        pixels = max(button.radius * self.scale, 0.0095 * self.height)
+        pixels = max(button.radius * self.scale, 0.011 * self.height)
         radius = pixels / self.scale
         centre = np.array([[button.x, button.y]])
         rows, columns, local = self._window(
             np.concatenate([centre - radius, centre + radius]), 0.4 * pixels + 2
         )
-        (x0, y0), (x1, y1) = local
+        (x0, y0), (x1, y1) = local.tolist()
         image = Image.new("L", (columns.stop - columns.start, rows.stop - rows.start), 0)
         draw = ImageDraw.Draw(image)
         drop = 0.22 * pixels
@@ -222,20 +229,18 @@ def _column(colour: RGB) -> Pixels:
     return np.array(colour, dtype=np.float32)[:, None, None]
 
 
-def _along(points: Points, t: float) -> Points:
-    """Return the point at the share `t` of a polyline's points, [2]."""
-    position = t * (len(points) - 1)
-    index = min(int(position), len(points) - 2)
-    return np.asarray(points[index] + (position - index) * (points[index + 1] - points[index]))
+def _along(points: Points, shares: Points) -> Points:
+    """Return the points at `shares` [N] of a polyline's points, [N, 2]."""
+    at = shares * (len(points) - 1)
+    steps = np.arange(len(points))
+    return np.stack([np.interp(at, steps, points[:, i]) for i in (0, 1)], axis=1)
 
 
-def _dashes(points: Points, length: float) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Cut a polyline into dashes of `length` with gaps of two thirds of it."""
+def _dashes(points: Points, length: float) -> list[list[float]]:
+    """Cut a polyline into dashes of `length` with gaps of two thirds of it: x0, y0, x1, y1 each."""
     steps = np.hypot(*np.diff(points, axis=0).T)
     travelled = np.concatenate([[0.0], np.cumsum(steps)])
     starts = np.arange(0.0, travelled[-1], length * 5 / 3)
     ends = np.minimum(starts + length, travelled[-1])
     columns = [np.interp(at, travelled, points[:, i]) for at in (starts, ends) for i in (0, 1)]
-    return [
-        ((float(a), float(b)), (float(c), float(d))) for a, b, c, d in zip(*columns, strict=True)
-    ]
+    return [[float(value) for value in dash] for dash in zip(*columns, strict=True)]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from model.demo.attributes import COLOURS, RGB, Garment
 from model.demo.canvas import Canvas, Fabric, bounds
-from model.demo.tailor import KNITS, MAX_SCALES, Cut, cut_pieces
+from model.demo.cuts import MAX_SCALES, Cut
+from model.demo.tailor import KNITS, cut_pieces
 
 SUPERSAMPLING = 2
 BACKGROUNDS: tuple[tuple[RGB, RGB], ...] = (
@@ -66,21 +67,22 @@ def draw_garment(
     width, height = size
     layer = _lay_out(garment, cut, width * SUPERSAMPLING, height * SUPERSAMPLING)
     layer = _pose(layer, view)
-    picture = _background(view.background, width, height)
-    shadow = layer.getchannel("A").filter(ImageFilter.GaussianBlur(0.016 * height))
-    shade = np.asarray(shadow, dtype=np.float32) / 255
+    alpha = layer.getchannel("A")
     drop = max(1, round(0.014 * height))
-    shade = np.roll(shade, (drop, drop // 2), axis=(0, 1))
-    picture *= (1 - 0.34 * shade)[..., None]
-    below = Image.fromarray(np.clip(picture + 0.5, 0, 255).astype(np.uint8))
-    return Image.composite(layer.convert("RGB"), below, layer.getchannel("A"))
+    shadow = alpha.filter(ImageFilter.BoxBlur(0.010 * height)).filter(
+        ImageFilter.BoxBlur(0.014 * height)
+    )
+    lit, dark = _background(view.background, width, height)
+    picture = Image.composite(dark, lit, ImageChops.offset(shadow, drop // 2, drop))
+    picture.paste(layer.convert("RGB"), mask=alpha)
+    return picture
 
 
 def _lay_out(garment: Garment, cut: Cut, width: int, height: int) -> Image.Image:
     """Paint the garment upright in the middle of a transparent canvas."""
     pieces = cut_pieces(garment, cut)
     left, top, right, bottom = bounds(pieces)
-    cap = MAX_SCALES.get(garment.product_type, 0.0098)
+    cap = MAX_SCALES.get(garment.product_type, 0.0104)
     scale = min(0.90 * height / (bottom - top), 0.90 * width / (right - left), cap * height)
     if garment.product_type in KNITS:
         weave = "knit"
@@ -122,7 +124,7 @@ def _pose(layer: Image.Image, view: View) -> Image.Image:
     back = np.linalg.inv(forward)
     offset = centre - back @ (target - low * SUPERSAMPLING)
     size = (high - low) * SUPERSAMPLING
-    # As RGBX the colours are not premultiplied: transparent pixels have the fabric's colour, so
+    # As RGBX the colours are not premultiplied: transparent pixels have the cloth's colour, so
     # edges keep it, and Pillow's conversions for RGBA would take as long again.
     garment = Image.merge("RGBX", layer.split()).transform(
         (int(size[0]), int(size[1])),
@@ -136,8 +138,12 @@ def _pose(layer: Image.Image, view: View) -> Image.Image:
     return final
 
 
-def _background(index: int, width: int, height: int) -> NDArray[np.float32]:
+@lru_cache(maxsize=32)
+def _background(index: int, width: int, height: int) -> tuple[Image.Image, Image.Image]:
+    """Return a background, and the same in the shade."""
     upper, lower = (np.array(c, dtype=np.float32) for c in BACKGROUNDS[index])
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None]
-    return np.asarray(upper + (lower - upper) * y - 3.0 * x**2, dtype=np.float32)
+    lit = np.clip(upper + (lower - upper) * y - 3.0 * x**2 + 0.5, 0, 255)
+    shaded = [Image.fromarray((lit * share).astype(np.uint8)) for share in (1.0, 0.66)]
+    return shaded[0], shaded[1]

@@ -188,19 +188,13 @@ def jeans_details(leg: Leg, top: float, *, button: bool) -> list[Piece]:
 
 
 def patch_pocket(x: float, y: float, width: float, height: float) -> list[Piece]:
-    """Return two patch pockets, mirrored, with their top inner corner at (x, y)."""
+    """Return one patch pocket with its top inner corner at (x, y)."""
     outline = line(
         (x, y),
         (x + width, y),
         (x + width, y + height - 1.5),
-        (x + width - 1.5, y + height),
-        (x + 1.5, y + height),
+        (x + width / 2, y + height + 0.6),
         (x, y + height - 1.5),
     )
     lip = line((x, y + 2.2), (x + width, y + 2.2))
-    return [
-        Cloth(flip(outline), folds="none", depth=0.45),
-        Cloth(outline, folds="none", depth=0.45),
-        Stroke(lip, strength=0.2),
-        Stroke(flip(lip), strength=0.2),
-    ]
+    return [Cloth(outline, folds="none", depth=0.45), Stroke(lip, strength=0.2)]

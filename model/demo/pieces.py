@@ -17,6 +17,11 @@ FABRIC, MAIN, INSIDE = "fabric", "main", "inside"
 """How a piece is coloured: with the garment's pattern; its main colour only; its dim inside."""
 
 
+LINING = (238, 233, 222)
+METAL = (186, 188, 192)
+"""Colours of labels and cords, and of zips."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cloth:
     """A flat piece of fabric with a closed outline."""
@@ -108,3 +113,11 @@ def flip(points: Points) -> Points:
 def mirrored(right: Points) -> Points:
     """Close a half outline (top centre → right side → bottom centre) with its mirror image."""
     return np.concatenate([right, flip(right)])
+
+
+def both_sides(piece: Cloth) -> list[Piece]:
+    """Return a right piece and its left twin."""
+    twin = Cloth(
+        flip(piece.outline), piece.fill, -piece.angle, piece.folds, piece.depth, piece.tone
+    )
+    return [twin, piece]

@@ -2,87 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from model.demo import lower, upper
+from model.demo import bodies, collars, fastenings, lower, sleeves
 from model.demo.attributes import Garment
+from model.demo.bodies import Body
+from model.demo.cuts import BODIES, COAT_LENGTHS, LEG_LENGTHS, SKIRT_LENGTHS, TOP_LENGTHS, Cut
 from model.demo.pieces import (
     FABRIC,
     INSIDE,
+    LINING,
+    MAIN,
+    METAL,
     Cloth,
     Piece,
     Points,
     Ribs,
     Stroke,
     bezier,
+    both_sides,
     flip,
     line,
     mirrored,
 )
-from model.demo.upper import Body
 
 KNITS = ("sweater", "cardigan")
 RIBBED = ("sweater", "cardigan", "hoodie")
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How one garment differs from another with the same attributes."""
-
-    width: float = 1.0
-    flare: float = 1.0
-    spread: float = 3.0
-    """How far the sleeves stand off, degrees."""
-    fabric_scale: float = 1.0
-    folds: int = 0
-
-
-def sample_cut(rng: np.random.Generator) -> Cut:
-    """Draw a cut at random."""
-    return Cut(
-        width=float(rng.uniform(0.95, 1.05)),
-        flare=float(rng.uniform(0.9, 1.12)),
-        spread=float(rng.choice([0.0, 3.0, 6.0, 9.0])),
-        fabric_scale=float(rng.choice([0.9, 1.0, 1.12])),
-        folds=int(rng.integers(8)),
-    )
-
-
-BODIES = {
-    "t-shirt": Body(25, 24, 24.5),
-    "vest top": Body(22, 20.5, 22.5, shoulder=18.5),
-    "shirt": Body(26, 24.5, 26, 70, shoulder=21, hem_drop=-7),
-    "polo shirt": Body(25.5, 24.5, 25),
-    "blouse": Body(24, 22.5, 26.5, 63, shoulder=19.5),
-    "sweater": Body(27, 26, 24.5, 64, shoulder=21.5),
-    "hoodie": Body(28.5, 28, 26, 67, shoulder=22.5),
-    "cardigan": Body(26, 25, 26, 66, shoulder=21),
-    "jacket": Body(28, 27, 27, 64, shoulder=22.5),
-    "blazer": Body(25.5, 22.0, 26.5, 72, shoulder=21.5),
-    "coat": Body(28, 26.5, 33, 104, shoulder=22.5, waist_y=44),
-    "dress": Body(22.5, 18.5, 30, 90, shoulder=18.5, waist_y=41),
-    "jumpsuit": Body(22.5, 18.5, 19.5, 44, shoulder=18.5, waist_y=41),
-}
-TOP_LENGTHS = {"cropped": -18.0, "regular": 0.0, "longline": 20.0}
-COAT_LENGTHS = {"knee-length": 104.0, "midi": 128.0}
-SKIRT_LENGTHS = {"mini": 40.0, "knee-length": 60.0, "midi": 80.0, "maxi": 102.0}
-LEG_LENGTHS = {"mini": 37.0, "knee-length": 55.0, "cropped": 76.0, "full-length": 102.0}
-
-MAX_SCALES = {
-    "dress": 0.0072,
-    "jumpsuit": 0.0068,
-    "skirt": 0.0094,
-    "pleated skirt": 0.0094,
-    "trousers": 0.0086,
-    "wide-leg trousers": 0.0086,
-    "jeans": 0.0086,
-    "shorts": 0.0110,
-    "coat": 0.0072,
-    "vest top": 0.0108,
-}
-"""At most so many canvas heights a centimetre: lengths stay comparable within a type."""
 
 
 def cut_pieces(garment: Garment, cut: Cut) -> list[Piece]:
@@ -120,13 +67,13 @@ def _upper(garment: Garment, cut: Cut) -> list[Piece]:
     strappy = sleeve == "strappy"
     pieces: list[Piece] = []
     if neckline == "hood":
-        pieces += upper.hood_back()
+        pieces += collars.hood_back()
     opened = garment.fastening == "open front"
     torso = replace(body, hem_y=44.0, hem=body.waist) if kind == "dress" else body
     if opened:
         pieces += _open_back(body)
     else:
-        pieces += upper.back(body, neckline, strappy)
+        pieces += bodies.back(body, neckline, strappy)
     if strappy:
         pieces += _straps(neckline)
     if kind == "dress":
@@ -139,10 +86,10 @@ def _upper(garment: Garment, cut: Cut) -> list[Piece]:
         pieces += lower.legs(leg, 44.0, crease=garment.length == "full-length")
         pieces += lower.slant_pockets(leg, 44.0)
     if sleeve not in ("strappy", "sleeveless"):
-        pieces += upper.sleeves(
+        pieces += sleeves.sleeves(
             body, sleeve, cut.spread, cuffs=_cuffs(kind), low=neckline == "off-the-shoulder"
         )
-    half = upper.front_half(torso, neckline, sleeve)
+    half = bodies.front_half(torso, neckline, sleeve)
     folds = "hanging" if kind == "coat" else "soft"
     if opened:
         pieces += _open_front(body, half, garment)
@@ -158,15 +105,15 @@ def _upper(garment: Garment, cut: Cut) -> list[Piece]:
         pieces += [Stroke(edge, strength=0.2), Stroke(flip(edge), strength=0.2)]
     if not opened:
         pieces += _hem(kind, body, torso)
-        pieces += upper.neck_edge(neckline, strappy)
+        pieces += bodies.neck_edge(neckline, strappy)
     if neckline == "hood":
-        pieces += upper.hood_front()
+        pieces += collars.hood_front()
     pieces += _fastening(garment, body)
     if not (opened and neckline == "hood"):
-        pieces += upper.collar(neckline)
+        pieces += collars.collar(neckline)
     pieces += _pockets(kind, body, garment)
     if garment.fastening == "tie belt":
-        pieces += upper.belt(_belt_width(body), _belt_height(body, kind))
+        pieces += fastenings.belt(_belt_width(body), _belt_height(body, kind))
     return pieces
 
 
@@ -206,7 +153,7 @@ def _open_back(body: Body) -> list[Piece]:
             line((body.hem - 2, body.hem_y - 2.0), (0, body.hem_y - 2.0)),
         ]
     )
-    label: list[Piece] = [Stroke(line((-1.9, 4.2), (1.9, 4.2)), 2.0, colour=upper.LINING)]
+    label: list[Piece] = [Stroke(line((-1.9, 4.2), (1.9, 4.2)), 2.0, colour=LINING)]
     return [Cloth(mirrored(half), INSIDE, folds="hanging", depth=0.8), *label]
 
 
@@ -229,17 +176,17 @@ def _open_front(body: Body, half: Points, garment: Garment) -> list[Piece]:
     if garment.product_type == "jacket":
         for curve in (edge + np.array([0.5, 0.0]),):
             pieces += [
-                Stroke(curve, 1.0, colour=upper.METAL),
-                Stroke(flip(curve), 1.0, colour=upper.METAL),
+                Stroke(curve, 1.0, colour=METAL),
+                Stroke(flip(curve), 1.0, colour=METAL),
             ]
     return pieces
 
 
 def _hem(kind: str, body: Body, torso: Body) -> list[Piece]:
     if kind in RIBBED:
-        return upper.hem_band(body, 5.0)
+        return bodies.hem_band(body, 5.0)
     if kind == "jacket":
-        return upper.hem_band(body, 4.0)[:1]
+        return bodies.hem_band(body, 4.0)[:1]
     if kind == "dress":
         seam = bezier((0, 45.2), (torso.waist * 0.6, 45.2), (torso.waist, 44.0))
         gathers = line((0, 45), (torso.waist, 44)), line((0, 52), (torso.waist * 1.1, 50.5))
@@ -250,13 +197,18 @@ def _hem(kind: str, body: Body, torso: Body) -> list[Piece]:
         ]
     if kind == "jumpsuit":
         return lower.waistband(torso.hem - 0.5, 45.5, 3.4)
-    edge = upper.hem_curve(body)[::-1] - np.array([0.0, 2.2])
+    edge = bodies.hem_curve(body)[::-1] - np.array([0.0, 2.2])
     return [Stroke(np.concatenate([flip(edge), edge]), strength=0.18)]
+
+
+def _placket_fill(garment: Garment) -> str:
+    """Buttons would be lost on a pattern: there the placket is plain."""
+    return FABRIC if garment.pattern == "colour-blocked" else MAIN
 
 
 def _fastening(garment: Garment, body: Body) -> list[Piece]:
     kind, fastening = garment.product_type, garment.fastening
-    depth = upper.neck_curve(garment.neckline, garment.sleeve == "strappy")[0, 1]
+    depth = bodies.neck_curve(garment.neckline, garment.sleeve == "strappy")[0, 1]
     top = float(depth) + 0.5
     bottom = 43.0 if kind == "jumpsuit" else body.hem_y
     end = bottom + 0.8
@@ -264,26 +216,26 @@ def _fastening(garment: Garment, body: Body) -> list[Piece]:
         if garment.neckline == "lapels":
             last = min(bottom - 6, top + (14.0 if kind == "blazer" else 52.0))
             seam = line((0.2, top + 1), (0.2, end))
-            return [Stroke(seam, 0.5, 0.3), *upper.buttons(top + 2.0, last, 11.0, 1.6)]
-        strip = upper.placket(top - 0.5, end + 0.4)
+            return [Stroke(seam, 0.5, 0.3), *fastenings.buttons(top + 2.0, last, 11.0, 1.6)]
+        strip = fastenings.placket(top - 0.5, end + 0.4, _placket_fill(garment))
         last = bottom - 5.0 if kind != "dress" else body.hem_y - 12.0
-        return [*strip, *upper.buttons(top + 2.0, last, 9.0 if bottom < 90 else 10.5)]
+        return [*strip, *fastenings.buttons(top + 2.0, last, 9.0 if bottom < 90 else 10.5)]
     if fastening == "double-breasted":
         seam = line((-6.5, top + 3), (-6.5, end))
-        rows = upper.buttons(
+        rows = fastenings.buttons(
             max(top + 2.0, 24.0), min(bottom - 8, max(top, 24.0) + 30.0), 12.0, 6.2
         )
-        twins = upper.buttons(
+        twins = fastenings.buttons(
             max(top + 2.0, 24.0), min(bottom - 8, max(top, 24.0) + 30.0), 12.0, -4.4
         )
         return [Stroke(seam, 0.5, 0.32), *rows, *twins]
     if fastening == "button placket":
-        strip = upper.placket(top - 0.5, top + 15.0)
-        return [*strip, *upper.buttons(top + 2.0, top + 13.0, 5.0)]
+        strip = fastenings.placket(top - 0.5, top + 15.0, _placket_fill(garment))
+        return [*strip, *fastenings.buttons(top + 2.0, top + 13.0, 5.0)]
     if fastening == "zip":
-        return upper.zipper(top - 1.0, end)
+        return fastenings.zipper(top - 1.0, end)
     if fastening == "half zip":
-        return upper.zipper(top - 1.0, top + 19.0)
+        return fastenings.zipper(top - 1.0, top + 19.0)
     if garment.neckline == "lapels":
         seam = line((0.2, top + 1), (0.2, end))
         return [Stroke(seam, 0.5, 0.3)]
@@ -300,18 +252,18 @@ def _pockets(kind: str, body: Body, garment: Garment) -> list[Piece]:
             return [Stroke(slit, 0.6, 0.3), Stroke(flip(slit), 0.6, 0.3)]
         height = 13.0
         outline = line((0, y - height), (10.0, y - height), (16.0, y - 4), (16.0, y), (0, y))
-        cords = upper.drawstrings(12.0, 16.0) if garment.fastening == "none" else []
+        cords = fastenings.drawstrings(12.0, 16.0) if garment.fastening == "none" else []
         return [Cloth(mirrored(outline), folds="none", depth=0.5), *cords]
     if kind == "shirt":
-        return lower.patch_pocket(7.5, 24.0, 10.0, 12.0)[1::2]
+        return lower.patch_pocket(7.5, 24.0, 10.0, 12.0)
     if kind in ("jacket", "blazer"):
         y = body.hem_y - (18.0 if kind == "blazer" else 20.0)
         y = max(y, 34.0)
         flap = line((8.5, y), (20.0, y - 1.0), (20.0, y + 3.4), (8.5, y + 4.4))
-        return list(upper.both_sides(Cloth(flap, folds="none", depth=0.5)))
+        return list(both_sides(Cloth(flap, folds="none", depth=0.5)))
     if kind == "coat":
         flap = line((10.5, 60.0), (23.0, 58.5), (23.4, 63.5), (10.9, 65.0))
-        return list(upper.both_sides(Cloth(flap, folds="none", depth=0.5)))
+        return list(both_sides(Cloth(flap, folds="none", depth=0.5)))
     return []
 
 
@@ -326,12 +278,12 @@ def _skirt(garment: Garment, cut: Cut) -> list[Piece]:
     pieces = lower.skirt(waist, hem, length, 0.0, pleats=13 if pleated else 0)
     pieces += lower.waistband(waist, 0.0, gathered=garment.fastening == "none" and not pleated)
     if garment.fastening == "buttons":
-        pieces += upper.placket(0.5, length + 2.4, 2.0)
-        pieces += upper.buttons(-1.8, length - 5.0, 9.5)
+        pieces += fastenings.placket(0.5, length + 2.4, _placket_fill(garment))
+        pieces += fastenings.buttons(-1.8, length - 5.0, 9.5)
     elif garment.fastening == "zip":
-        pieces += upper.zipper(-2.5, min(length * 0.7, 26.0))
+        pieces += fastenings.zipper(-2.5, min(length * 0.7, 26.0))
     elif garment.fastening == "tie belt":
-        pieces += upper.belt(waist, -4.2)
+        pieces += fastenings.belt(waist, -4.2)
     return pieces
 
 
@@ -359,11 +311,11 @@ def _trousers(garment: Garment, cut: Cut) -> list[Piece]:
         return pieces + lower.jeans_details(leg, 0.0, button=garment.fastening == "buttons")
     pieces += lower.slant_pockets(leg, 0.0)
     if garment.fastening == "drawstring":
-        pieces += upper.drawstrings(-2.0, 17.0)
+        pieces += fastenings.drawstrings(-2.0, 17.0)
     elif garment.fastening == "tie belt":
-        pieces += upper.belt(waist, -4.0)
+        pieces += fastenings.belt(waist, -4.0)
     elif garment.fastening == "buttons":
-        pieces += upper.buttons(-2.0, 8.5, 5.2)
+        pieces += fastenings.buttons(-2.0, 8.5, 5.2)
         fly = bezier((3.6, 0.8), (3.8, 13), (0.3, 17))
         pieces.append(Stroke(fly, strength=0.24))
     return pieces

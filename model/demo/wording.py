@@ -48,7 +48,6 @@ COLOURED: Words = MappingProxyType(
         "striped": (
             "{a} and {b} striped",
             "{a} {b}-striped",
-            "{a}, striped in {b},",
             "stripy {a} and {b}",
         ),
         "checked": (
@@ -76,9 +75,9 @@ COLOURED: Words = MappingProxyType(
 
 IN_PATTERN: Words = MappingProxyType(
     {
-        "plain": ("in {a}", "in plain {a}", "in one colour, {a}"),
+        "plain": ("in {a}", "in plain {a}", "in solid {a}"),
         "striped": ("in {a} with {b} stripes", "with {b} stripes on {a}", "in {a} and {b} stripes"),
-        "checked": ("in a {a} and {b} check", "in {a} with {b} checks", "in {a} and {b} gingham"),
+        "checked": ("in {a} and {b} checks", "in {a} with {b} checks", "in {a} and {b} gingham"),
         "dotted": (
             "in {a} with {b} dots",
             "with {b} spots on {a}",
@@ -86,12 +85,12 @@ IN_PATTERN: Words = MappingProxyType(
         ),
         "floral": (
             "in {a} with {b} flowers",
-            "with a {b} floral print on {a}",
+            "printed with {b} flowers on {a}",
             "with {b} blossoms on {a}",
         ),
         "colour-blocked": (
             "in {a} above and {b} below",
-            "in {a} with a {b} lower half",
+            "in {a} with the lower half in {b}",
             "in blocks of {a} and {b}",
         ),
     }
@@ -102,11 +101,11 @@ NECKLINE: Words = MappingProxyType(
     {
         "crew neck": ("a crew neck", "a round neck", "a round neckline"),
         "scoop neck": ("a scoop neck", "a scooped neckline", "a low round neckline"),
-        "V-neck": ("a V-neck", "a V-shaped neckline", "a plunging V-neckline"),
+        "V-neck": ("a V-neck", "a V-shaped neckline", "a V-neckline"),
         "square neck": ("a square neck", "a square-cut neckline"),
         "boat neck": ("a boat neck", "a wide bateau neckline", "a slash neck"),
         "off-the-shoulder": ("an off-the-shoulder neckline", "bare shoulders", "a Bardot neckline"),
-        "roll neck": ("a roll neck", "a polo neck", "a turtleneck"),
+        "roll neck": ("a roll neck", "a high rolled neck", "a turtleneck"),
         "pointed collar": ("a pointed collar", "a classic collar", "a shirt collar"),
         "stand collar": ("a stand-up collar", "a band collar", "a grandad collar"),
         "lapels": ("lapels", "notched lapels", "a lapel collar"),
@@ -122,7 +121,7 @@ SLEEVE: Words = MappingProxyType(
         "short": ("short sleeves", "half sleeves"),
         "puff": ("short puff sleeves", "puffed short sleeves", "puff sleeves"),
         "three-quarter": ("three-quarter sleeves", "3/4 sleeves", "three-quarter-length sleeves"),
-        "long": ("long sleeves", "full-length sleeves"),
+        "long": ("long sleeves", "wrist-length sleeves", "sleeves to the wrist"),
     }
 )
 TOP_LENGTH: Words = MappingProxyType(
@@ -230,11 +229,11 @@ def _listed(facts: list[str]) -> str:
     return facts[0] if len(facts) == 1 else ", ".join(facts[:-1]) + " and " + facts[-1]
 
 
-def _facts(garment: Garment, noun: str) -> dict[str, tuple[str, ...]]:
+def _facts(garment: Garment) -> dict[str, tuple[str, ...]]:
     """Return, for each fact beside colour, pattern and type, the phrases that fit after "with"."""
     kind = garment.product_type
     facts: dict[str, tuple[str, ...]] = {}
-    if garment.neckline and "hooded" not in noun:
+    if garment.neckline and kind != "hoodie":  # a hoodie has a hood
         facts["neckline"] = NECKLINE[garment.neckline]
         if garment.neckline == "stand collar" and kind in ("jacket", "coat"):
             facts["neckline"] = NECKLINE["stand collar"][:2]
@@ -260,7 +259,7 @@ def describe(garment: Garment, rng: np.random.Generator) -> tuple[str, str]:
     title_noun = NOUNS[garment.product_type][0]
     title = _capital(f"{_one(rng, TITLE_PATTERN[garment.pattern]).format(**colours)} {title_noun}")
 
-    facts = _facts(garment, noun)
+    facts = _facts(garment)
     if rng.random() < OMIT_ONE:
         del facts[_one(rng, tuple(facts))]
     order = list(facts)

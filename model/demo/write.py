@@ -18,8 +18,8 @@ import numpy as np
 from rich.progress import track
 
 from model.demo.attributes import GARMENT_TYPES, Garment, sample_garment
+from model.demo.cuts import sample_cut
 from model.demo.drawing import draw_garment, sample_view
-from model.demo.tailor import sample_cut
 from model.demo.wording import describe
 from model.errors import CatalogueError
 
@@ -29,6 +29,7 @@ SECOND_VIEW = 1 / 8
 """How many products are photographed twice."""
 
 FILES = ("train.csv", "val.csv", "images.tar")
+PARTIAL = ".demo-partial-"
 JPEG_QUALITY = 88
 
 # What a random stream is for; streams of one seed are independent of each other.
@@ -121,34 +122,45 @@ def write_demo_catalogue(
     folder = Path(folder)
     _refuse_foreign(folder)
     everything = demo_products(products + held_out, seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    # Aside but within the folder, which may be a mount point.
+    aside = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     try:
-        os.chmod(aside, 0o755)
         _write_feed(aside / "train.csv", everything[:products])
         _write_feed(aside / "val.csv", everything[products:])
         _write_pictures(aside / "images.tar", everything, seed, size, progress)
-        _replace(aside, folder)
-    except BaseException:
+        # train.csv goes first and comes last: where it stands, the catalogue is whole.
+        (folder / "train.csv").unlink(missing_ok=True)
+        for name in reversed(FILES):
+            os.replace(aside / name, folder / name)
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
+        if created and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _refuse_foreign(folder: Path) -> None:
+    """Raise CatalogueError unless `folder` is new, empty or an older demo catalogue."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise CatalogueError(f"{folder} is a file; name a folder for the demo catalogue.")
-    names = {entry.name for entry in folder.iterdir()}
-    ours = names == set(FILES)
-    if ours:
-        with (folder / "train.csv").open(encoding="utf-8") as feed:
-            ours = feed.readline().rstrip("\r\n") == ",".join(COLUMNS)
-    if names and not ours:
+    names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(PARTIAL)}
+    foreign = sorted(names - set(FILES))
+    if not foreign:
+        foreign = [name for name in FILES[:2] if name in names and not _is_feed(folder / name)]
+    if foreign or names == {"images.tar"}:
         raise CatalogueError(
-            f"{folder} is not empty and not a demo catalogue (found {min(names)}); nothing was "
-            "written. Name an empty or new folder."
+            f"{folder} is not empty and not a demo catalogue (it holds "
+            f"{(foreign or sorted(names))[0]}); nothing was written. Name an empty or a new folder."
         )
+
+
+def _is_feed(path: Path) -> bool:
+    header = (",".join(COLUMNS) + "\n").encode()
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
 
 
 def _write_feed(path: Path, products: list[DemoProduct]) -> None:
@@ -185,14 +197,3 @@ def _write_pictures(
                 archive.addfile(member, io.BytesIO(data))
     with path.open("rb") as done:
         os.fsync(done.fileno())
-
-
-def _replace(aside: Path, folder: Path) -> None:
-    """Put the finished folder in place of an empty one, an older one or none."""
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        os.replace(folder, old)
-        os.replace(aside, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(aside, folder)

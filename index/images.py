@@ -1,0 +1,73 @@
+"""Pictures of a catalogue, made ready: pixels for the encoder and the bytes that are served."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from model.preprocess import DEFAULT_LIMITS, ImageLimits, decode_image, open_image
+
+SERVED_SIDE = 512
+SERVED_BYTES = 200 * 1024
+_QUALITY = 85
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`pixels` uint8 [S, S, 3] for the encoder, `served` what a page shows."""
+
+    pixels: NDArray[np.uint8]
+    served: bytes
+
+
+def prepare_image(data: bytes, size: int, limits: ImageLimits = DEFAULT_LIMITS) -> Prepared:
+    """Decode a picture for the encoder, and shrink it for the page.
+
+    Args:
+        data: a JPEG, PNG or WebP.
+        size: S, the encoder's.
+        limits: what it may weigh.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    return Prepared(decode_image(data, size, limits), served_image(data, limits))
+
+
+def served_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """A picture as it is, if at most 512 pixels on its long side and 200 KB; else such a JPEG.
+
+    Args:
+        data: a picture that `decode_image` takes.
+        limits: as there.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        if max(image.size) <= SERVED_SIDE and len(data) <= SERVED_BYTES:
+            return data
+        if image.format == "JPEG":
+            # Lazily opened, so that it is decoded at the nearest scale above what is needed.
+            image.thumbnail((SERVED_SIDE, SERVED_SIDE))
+            small = _upright(image).convert("RGB")
+        else:
+            small = open_image(data, limits)
+            small.thumbnail((SERVED_SIDE, SERVED_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # A broken EXIF block says nothing about the pixels, which are fine.
+    with contextlib.suppress(
+        OSError, ValueError, SyntaxError, TypeError, KeyError, ZeroDivisionError
+    ):
+        return ImageOps.exif_transpose(image)
+    return image

@@ -1,0 +1,147 @@
+"""The products of a snapshot as one Parquet file: id, title, text, pictures, attributes.
+
+Each attribute is a column of its own, `attributes.<name>`, of the type its values have: string,
+int64, double or bool. Where a catalogue mixes types under one name (sizes "M" and 42), the column
+holds them as JSON and says so in its metadata, so every value comes back with the type it had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.catalogue import Attribute
+from model.errors import SnapshotError
+
+_PREFIX = "attributes."
+_JSON = {b"encoding": b"json"}
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A product as an answer shows it; `images` are the names its pictures had in the feed."""
+
+    id: str
+    title: str
+    text: str
+    images: tuple[str, ...]
+    attributes: dict[str, Attribute]
+
+    @property
+    def views(self) -> int:
+        """How many pictures it has."""
+        return len(self.images)
+
+
+def write_items(items: Iterable[Item], path: Path) -> None:
+    """Save products, in order."""
+    items = list(items)
+    columns: dict[str, pa.Array] = {
+        "id": pa.array([item.id for item in items], pa.string()),
+        "title": pa.array([item.title for item in items], pa.string()),
+        "text": pa.array([item.text for item in items], pa.string()),
+        "images": pa.array([item.images for item in items], pa.list_(pa.string())),
+    }
+    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    arrays = list(columns.values())
+    names = dict.fromkeys(name for item in items for name in item.attributes)
+    for name in names:
+        values = [item.attributes.get(name) for item in items]
+        kinds = {type(value) for value in values if value is not None}
+        mixed = len(kinds) > 1
+        if mixed:
+            array = pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
+        else:
+            array = pa.array(values, _TYPES[kinds.pop()])
+        arrays.append(array)
+        fields.append(pa.field(_PREFIX + name, array.type, metadata=_JSON if mixed else None))
+    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    pq.write_table(table, path, compression="zstd")
+
+
+class Items:
+    """The products of a snapshot, held column by column; a row becomes an `Item` when asked for.
+
+    `ids` are all ids, by row.
+
+    Raises:
+        SnapshotError: the file cannot be read, lacks a column, or names an id twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # Through a buffer: ParquetFile keeps a handle open on a path.
+            table = pq.read_table(pa.py_buffer(path.read_bytes())).combine_chunks()
+            self.ids: list[str] = table.column("id").to_pylist()
+            self._titles, self._texts, self._images = (
+                _contiguous(table.column(name)) for name in ("title", "text", "images")
+            )
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise SnapshotError(
+                f"{path} is damaged ({str(error).strip() or type(error).__name__}): "
+                "build the snapshot again"
+            ) from error
+        self._attributes: dict[str, tuple[Any, bool]] = {}
+        for name, field in zip(table.column_names, table.schema, strict=True):
+            if name.startswith(_PREFIX):
+                is_json = bool(field.metadata) and field.metadata.get(b"encoding") == b"json"
+                column = _contiguous(table.column(name))
+                self._attributes[name.removeprefix(_PREFIX)] = (column, is_json)
+        self._rows = {id: row for row, id in enumerate(self.ids)}
+        if len(self._rows) != len(self.ids):
+            raise SnapshotError(f"{path} names an id twice: build the snapshot again")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row_of(self, id: str) -> int:
+        """The row of a product; KeyError if there is none with this id."""
+        return self._rows[id]
+
+    def __getitem__(self, row: int) -> Item:
+        attributes = {
+            name: json.loads(cell) if is_json else cell
+            for name, (column, is_json) in self._attributes.items()
+            if (cell := column[row].as_py()) is not None
+        }
+        return Item(
+            id=self.ids[row],
+            title=self._titles[row].as_py(),
+            text=self._texts[row].as_py(),
+            images=tuple(self._images[row].as_py()),
+            attributes=attributes,
+        )
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[row] for row in range(len(self)))
+
+    @property
+    def attribute_types(self) -> Mapping[str, str]:
+        """Attribute names to `string`, `int64`, `double`, `bool` or `mixed`, in feed order."""
+        return {
+            name: "mixed" if is_json else str(column.type)
+            for name, (column, is_json) in self._attributes.items()
+        }
+
+    def attribute(self, name: str) -> list[Attribute | None]:
+        """One attribute of all products, by row, None where a product lacks it.
+
+        Raises:
+            KeyError: no product has it.
+        """
+        column, is_json = self._attributes[name]
+        values: list[Any] = column.to_pylist()
+        return [None if v is None else json.loads(v) for v in values] if is_json else values
+
+
+def _contiguous(column: pa.ChunkedArray) -> pa.Array:
+    """One array: indexing a chunked one looks for the chunk each time."""
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined

@@ -1,0 +1,219 @@
+"""A snapshot, opened: products, states, recall and pictures, memory-mapped and read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.items import Item, Items
+from index.manifest import (
+    AGAIN,
+    Manifest,
+    check_hashes,
+    check_sizes,
+    read_manifest,
+)
+from index.recall import Embeddings, RecallIndex
+from index.states import ImageStates, Rows, TextStates, open_array
+from index.versions import current, list_snapshots, locate, set_current
+from model.errors import ImageError, SnapshotError
+from model.preprocess import verify_image
+from model.states import QuantisedStates
+
+__all__ = ["Item", "Snapshot", "current", "list_snapshots", "set_current"]
+
+_MEDIA_TYPES = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))
+_CANARIES = 8
+
+
+class Snapshot:
+    """One published snapshot. Safe to use from several threads; get one from `open`.
+
+    A picture row is a row of the `image_*` files, a product row one of the others. `ids` are the
+    products' ids by row; `product_of_image` int32 [pictures] the product's row by picture row.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.name = manifest.name
+        self.model_id = manifest.model_id
+        self.created = manifest.created
+        arrays = {
+            name: open_array(path / name, dtype, shape)
+            for name, (dtype, shape) in manifest.sizes.arrays().items()
+        }
+        self._items = Items(path / "items.parquet")
+        if len(self._items) != manifest.sizes.products:
+            raise SnapshotError(
+                f"{path / 'items.parquet'} holds {len(self._items):,} products, the manifest says "
+                f"{manifest.sizes.products:,}: {AGAIN}"
+            )
+        self.ids = self._items.ids
+        self._image_states = ImageStates(arrays["image_states.npy"], arrays["image_scales.npy"])
+        self._text_states = TextStates(
+            arrays["text_states.npy"], arrays["text_scales.npy"], arrays["text_offsets.npy"]
+        )
+        self.product_of_image: NDArray[np.int32] = arrays["image_products.npy"]
+        self._first_image = np.searchsorted(
+            self.product_of_image, np.arange(manifest.sizes.products + 1)
+        )
+        self._image_offsets: NDArray[np.int64] = arrays["image_offsets.npy"]
+        self._images = np.memmap(path / "images.bin", dtype=np.uint8, mode="r")
+        self._image_recall = RecallIndex(
+            path / "image.faiss", arrays["image_embeddings.npy"], manifest.recall["image"]
+        )
+        self._text_recall = RecallIndex(
+            path / "text.faiss", arrays["text_embeddings.npy"], manifest.recall["text"]
+        )
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        name: str | None = None,
+        *,
+        model_id: str | None = None,
+        verify: bool = False,
+    ) -> Snapshot:
+        """Open a snapshot after the checks that cost nothing: sizes, counts and shapes.
+
+        Args:
+            root: the folder of all snapshots.
+            name: which one; the one named in `CURRENT` by default.
+            model_id: refuse a snapshot that another model made.
+            verify: also compare every file with its checksum, before any of it is parsed.
+
+        Raises:
+            SnapshotError: it is missing, damaged, or was made by another model.
+        """
+        path = locate(root, name)
+        manifest = read_manifest(path)
+        if manifest.name != path.name:
+            raise SnapshotError(
+                f"{path} is snapshot {manifest.name} by its manifest: give the folder that name"
+            )
+        if model_id is not None and manifest.model_id != model_id:
+            raise SnapshotError(
+                f"snapshot {path} was made by model {manifest.model_id}, but the bundle in use is "
+                f"model {model_id}: build the index again with this bundle, or use the bundle that "
+                "made it"
+            )
+        check_sizes(path, manifest)
+        if verify:
+            check_hashes(path, manifest)
+        snapshot = cls(path, manifest)
+        if verify:
+            snapshot._check_canaries()
+        return snapshot
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def row_of(self, id: str) -> int:
+        """The row of a product; KeyError if there is none with this id."""
+        return self._items.row_of(id)
+
+    def item(self, row: int) -> Item:
+        """A product's record."""
+        return self._items[row]
+
+    @property
+    def items(self) -> Items:
+        """All products, and their attributes by column."""
+        return self._items
+
+    def image_rows(self, row: int) -> range:
+        """The picture rows of a product, one a view, in feed order."""
+        return range(int(self._first_image[row]), int(self._first_image[row + 1]))
+
+    def image_states(self, rows: Rows) -> QuantisedStates:
+        """States of pictures: [n, P, H]."""
+        return self._image_states.gather(rows)
+
+    def text_states(self, rows: Rows) -> QuantisedStates:
+        """States of products' texts, padded to the longest of them with scale 0: [n, T, H]."""
+        return self._text_states.gather(rows)
+
+    def image_embeddings(self, rows: Rows) -> Embeddings:
+        """float32 [n, E] of pictures."""
+        return self._image_recall.embeddings[np.asarray(rows, dtype=np.int64)]
+
+    def text_embeddings(self, rows: Rows) -> Embeddings:
+        """float32 [n, E] of products' texts."""
+        return self._text_recall.embeddings[np.asarray(rows, dtype=np.int64)]
+
+    def search_images(
+        self, embedding: Embeddings, k: int, *, among: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], Embeddings]:
+        """The k most similar picture rows and their similarities, best first.
+
+        Args:
+            embedding: float32 [E] of unit length.
+            k: at most so many.
+            among: bool [pictures]: only those marked, by exact comparison.
+        """
+        return self._image_recall.search(embedding, k, among=among)
+
+    def search_texts(
+        self, embedding: Embeddings, k: int, *, among: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], Embeddings]:
+        """The k most similar product rows; as `search_images`, `among` bool [products]."""
+        return self._text_recall.search(embedding, k, among=among)
+
+    def image(self, image_row: int) -> tuple[bytes, str]:
+        """A picture as it is served, and its media type; IndexError if there is no such row."""
+        if not 0 <= image_row < self.manifest.sizes.pictures:
+            raise IndexError(f"picture rows go from 0 to {self.manifest.sizes.pictures - 1}")
+        start, end = self._image_offsets[image_row : image_row + 2]
+        data = self._images[start:end].tobytes()
+        for magic, media_type in _MEDIA_TYPES:
+            if data.startswith(magic):
+                return data, media_type
+        return data, "application/octet-stream"
+
+    def verify(self) -> None:
+        """Compare every file with its checksum, and let stored rows find themselves.
+
+        A snapshot that may be damaged is better opened with `verify=True`, which hashes first.
+
+        Raises:
+            SnapshotError: naming what is wrong.
+        """
+        check_sizes(self.path, read_manifest(self.path))
+        check_hashes(self.path, self.manifest)
+        self._check_canaries()
+
+    def _check_canaries(self) -> None:
+        """That the files belong to each other: what a checksum of each alone cannot tell."""
+        sizes = self.manifest.sizes
+        for name, offsets, end in (
+            ("image_offsets.npy", self._image_offsets, len(self._images)),
+            ("text_offsets.npy", self._text_states.offsets, sizes.text_tokens),
+        ):
+            if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) <= 0).any():
+                raise SnapshotError(f"{self.path / name} does not divide its file: {AGAIN}")
+        products = self.product_of_image
+        if (
+            products[0] != 0
+            or products[-1] != len(self) - 1
+            or (~np.isin(np.diff(products), (0, 1))).any()
+        ):
+            raise SnapshotError(
+                f"{self.path / 'image_products.npy'} leaves a product without a picture: {AGAIN}"
+            )
+        for name, recall in (("image", self._image_recall), ("text", self._text_recall)):
+            rows = np.unique(np.linspace(0, len(recall) - 1, _CANARIES).astype(np.int64))
+            if not recall.check(rows):
+                raise SnapshotError(
+                    f"{self.path / f'{name}.faiss'} does not find the snapshot's own embeddings: "
+                    f"{AGAIN}"
+                )
+        try:
+            verify_image(self.image(0)[0])
+        except ImageError as error:
+            raise SnapshotError(
+                f"{self.path / 'images.bin'} does not start with a picture: {AGAIN}"
+            ) from error

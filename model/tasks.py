@@ -1,0 +1,132 @@
+"""The training tasks: each takes the network's outputs for a batch of B products to one loss.
+
+- recall: symmetric contrastive loss over the batch (InfoNCE, CLIP's form).
+- match: text and image alignment (TIA, paper §3.4): binary cross-entropy on positives and
+  negatives, and a rank term, which is what reranking needs.
+
+Masked language and masked patch modelling have their place here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def contrastive_loss(
+    texts: Tensor, images: Tensor, scale: Tensor, same: Tensor, offset: int = 0
+) -> Tensor:
+    """InfoNCE both ways.
+
+    Args:
+        texts: [B, E] unit vectors of this process.
+        images: [B, E] unit vectors of this process.
+        scale: inverse temperature.
+        same: bool [B, C], rows of this process against the columns of all: the two have the
+            same text, so neither is the other's negative. The diagonal is ignored.
+        offset: column of this process's first row; 0 in a single process.
+
+    Returns:
+        Scalar. With several processes every one's rows are compared with the columns of all.
+    """
+    target = torch.arange(len(texts), device=texts.device) + offset
+    ignored = same.clone()
+    ignored[torch.arange(len(target), device=target.device), target] = False
+    loss = texts.new_zeros(())
+    for queries, gallery in ((texts, gather(images)), (images, gather(texts))):
+        logits = (scale * queries @ gallery.T).masked_fill(ignored, -1e4)
+        loss = loss + F.cross_entropy(logits, target)
+    return loss / 2
+
+
+def gather(values: Tensor) -> Tensor:
+    """Rows of all processes, [W · B, …]; the gradient flows through this process's own rows."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    parts = [torch.empty_like(values) for _ in range(world)]
+    torch.distributed.all_gather(parts, values.detach().contiguous())
+    parts[rank] = values
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Negatives:
+    """For row i of a batch: the pictures `images[i]` and the texts `texts[i]`, int64 [B, M].
+
+    `usable`: bool [B], False where a batch holds nothing but the same text.
+    """
+
+    images: Tensor
+    texts: Tensor
+    usable: Tensor
+
+
+def draw_negatives(
+    similarity: Tensor, same: Tensor, hardness: float, count: int, generator: torch.Generator
+) -> Negatives:
+    """Draw TIA negatives within the batch: random ones at first, look-alikes later.
+
+    A negative is hard with probability `hardness`, and then drawn in proportion to
+    exp(similarity); otherwise each other product is as likely as the next. Hard ones from the
+    first step keep the match head at chance (docs/EXPERIMENTS.md).
+
+    Args:
+        similarity: [B, B] scaled recall similarities, texts by images.
+        same: bool [B, B], pairs with the same text; the diagonal counts as same.
+        hardness: from 0 to 1.
+        count: M, negatives a side.
+        generator: on the CPU; the draw is the same on every device.
+    """
+    similarity, same = similarity.detach().float().cpu(), same.cpu()
+    size = len(same)
+    usable = (~same).any(dim=1)
+    drawn = []
+    for scores in (similarity, similarity.T):
+        hard = scores.masked_fill(same, -1e9).softmax(dim=1)
+        uniform = (~same).float()
+        uniform = uniform / uniform.sum(dim=1, keepdim=True).clamp(min=1)
+        weights = hardness * hard + (1 - hardness) * uniform
+        weights = torch.where(same, 0.0, weights + 1e-8)
+        weights[~usable] = 1.0
+        drawn.append(
+            torch.multinomial(weights, count, replacement=size <= count, generator=generator)
+        )
+    return Negatives(drawn[0], drawn[1], usable)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchLoss:
+    """`loss`: scalar; `accuracy`: share of pairs on the right side of 0, a plain number."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+def match_loss(
+    positive: Tensor, with_images: Tensor, with_texts: Tensor, usable: Tensor
+) -> MatchLoss:
+    """TIA's binary cross-entropy, 1:1 between positives and negatives, and the rank term.
+
+    Args:
+        positive: [B] logits of the true pairs.
+        with_images: [B, M] logits of each text with its negative pictures.
+        with_texts: [B, M] logits of each picture with its negative texts.
+        usable: bool [B], rows whose negatives are ones.
+    """
+    weight = usable.float()
+    total = weight.sum().clamp(min=1)
+    negatives = torch.cat([with_images, with_texts], dim=1)
+    alignment = F.softplus(-positive) + F.softplus(negatives).mean(
+        dim=1
+    )  # −log σ(positive) − log σ(−negative)
+    rank = positive.new_zeros(len(positive))
+    for others in (with_images, with_texts):
+        candidates = torch.cat([positive.unsqueeze(1), others], dim=1)
+        rank = rank - candidates.log_softmax(dim=1)[:, 0]
+    loss = ((alignment / 2 + rank / 2) * weight).sum() / total
+    right = (positive > 0).float() / 2 + (negatives < 0).float().mean(dim=1) / 2
+    return MatchLoss(loss, ((right * weight).sum() / total).detach())

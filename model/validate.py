@@ -1,0 +1,157 @@
+"""Validation while training: the same protocols as `model.evaluate`, through torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from model.calibration import calibrate, fit_correction
+from model.dataset import TrainingSet
+from model.evaluate import EncodedCatalogue, Evaluation, evaluate
+from model.network import FashionBertModel
+from model.states import QuantisedStates, quantise
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Products to choose by, and how many queries each way."""
+
+    products: TrainingSet
+    queries: int
+
+
+def encode_products(network: FashionBertModel, products: TrainingSet) -> EncodedCatalogue:
+    """Encode a prepared catalogue through torch, quantised as the served model's states are."""
+    device = next(network.parameters()).device
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+
+    count = len(products)
+    width, size = network.config.hidden_size, network.config.recall_size
+    pictures = int(products.first_image[-1])
+    text_states = np.zeros((*products.input_ids.shape, width), dtype=np.float32)
+    text_embeddings = np.zeros((count, size), dtype=np.float32)
+    image_values = np.zeros((pictures, network.config.num_patches, width), dtype=np.int8)
+    image_scales = np.zeros(image_values.shape[:2], dtype=np.float32)
+    image_embeddings = np.zeros((pictures, size), dtype=np.float32)
+    for start in range(0, count, _BATCH):
+        rows = slice(start, start + _BATCH)
+        longest = int(products.lengths[rows].max())
+        ids = torch.from_numpy(products.input_ids[rows, :longest]).to(device)
+        mask = torch.from_numpy(products.attention_mask[rows, :longest]).to(device)
+        with autocast():
+            states, embeddings = network.encode_text(ids, mask)
+        text_states[rows, :longest] = states.float().cpu().numpy()
+        if embeddings is not None:
+            text_embeddings[rows] = embeddings.float().cpu().numpy()
+    for start in range(0, pictures, _BATCH):
+        rows = slice(start, start + _BATCH)
+        inputs = products.inputs.batch(np.arange(start, min(start + _BATCH, pictures)))
+        with autocast():
+            states, embeddings = network.encode_image(
+                **{name: value.to(device) for name, value in inputs.items()}
+            )
+        quantised = quantise(states.float().cpu().numpy())
+        image_values[rows], image_scales[rows] = quantised.values, quantised.scales
+        if embeddings is not None:
+            image_embeddings[rows] = embeddings.float().cpu().numpy()
+    return EncodedCatalogue(
+        texts=quantise(text_states, products.attention_mask),
+        text_embeddings=text_embeddings,
+        images=QuantisedStates(image_values, image_scales),
+        image_embeddings=image_embeddings,
+        first_image=products.first_image,
+        text_numbers=products.text_numbers,
+        groups=products.groups,
+    )
+
+
+def torch_match(
+    network: FashionBertModel, texts: QuantisedStates, images: QuantisedStates
+) -> NDArray[np.float32]:
+    """`Engine.match` through torch."""
+    device = next(network.parameters()).device
+    pairs = max(len(texts), len(images))
+    longest = int(np.count_nonzero(texts.scales, axis=1).max())
+    text_states = torch.from_numpy(texts.dequantise()[:, :longest]).to(device)
+    mask = torch.from_numpy((texts.scales[:, :longest] > 0).astype(np.int64)).to(device)
+    image_states = torch.from_numpy(images.dequantise()).to(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        logits = network.match(
+            text_states.expand(pairs, -1, -1),
+            mask.expand(pairs, -1),
+            image_states.expand(pairs, -1, -1),
+        )
+    result: NDArray[np.float32] = logits.float().cpu().numpy()
+    return result
+
+
+#: Recall candidates that validation reranks: few, as it runs many times.
+_CANDIDATES = 16
+
+
+def validate(
+    network: FashionBertModel,
+    validation: Validation,
+    progress: Progress | None = None,
+    *,
+    rerank_all: bool = False,
+) -> Evaluation:
+    """Sampled-101 both ways; the network is left in training mode.
+
+    Args:
+        network: to be validated.
+        validation: on what.
+        progress: shows a bar.
+        rerank_all: score all pairs rather than the recall's first few.
+    """
+    network.eval()  # type: ignore[no-untyped-call]
+    try:
+        with torch.inference_mode():
+            return evaluate(
+                encode_products(network, validation.products),
+                lambda texts, images: torch_match(network, texts, images),
+                queries=validation.queries,
+                candidates=_CANDIDATES,
+                rerank_all=rerank_all or not network.config.recall_size,
+                full=False,
+                progress=progress,
+            )
+    finally:
+        network.train()
+
+
+def fit_to_unseen(network: FashionBertModel, evaluation: Evaluation) -> tuple[float, float]:
+    """Set the strength of the residual correction, in place, and fit the match probability.
+
+    Args:
+        network: whose match head is adjusted, if it has the residual form.
+        evaluation: of this network, every pair scored.
+
+    Returns:
+        (slope, intercept) of the probability for the adjusted network.
+    """
+    head = network.match_head
+    logits = [sample.logits.astype(np.float64) for sample in evaluation.samples]
+    if head.residual:
+        scale, bias = float(head.similarity_scale), float(head.similarity_bias)
+        weight, correction = fit_correction(evaluation.samples, scale, bias)
+        with torch.no_grad():
+            head.similarity_scale.mul_(weight)
+            head.similarity_bias.mul_(weight)
+            head.classifier.weight.mul_(correction)
+            head.classifier.bias.mul_(correction)
+        logits = [
+            weight * (scale * sample.recalled + bias)
+            + correction * (sample.logits - scale * sample.recalled - bias)
+            for sample in evaluation.samples
+        ]
+    both = np.concatenate(logits)
+    return calibrate(both[:, 0], both[:, 1])

@@ -1,0 +1,1 @@
+"""The REST interface: `create_app(settings)` in `service.api.app`."""

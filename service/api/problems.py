@@ -1,0 +1,217 @@
+"""Every error as problem details (RFC 9457, `application/problem+json`).
+
+`code` is what a program acts on; `detail` is for people and may change. What went wrong inside is
+logged and never sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from model.errors import FashionBertError
+from service.errors import QueryError
+
+MEDIA_TYPE = "application/problem+json"
+
+#: The status and the title of each code. A code that is not here is the service's own failure.
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "bad_request": (400, "The request cannot be read"),
+    "malformed_json": (400, "The body is not JSON"),
+    "empty_text": (400, "The text is empty"),
+    "invalid_text": (400, "The text is not valid Unicode"),
+    "invalid_base64": (400, "The picture is not base64"),
+    "not_an_image": (400, "The file is not a picture"),
+    "truncated": (400, "The picture is damaged or cut short"),
+    "not_found": (404, "There is no such address"),
+    "unknown_item": (404, "There is no such item"),
+    "unknown_view": (404, "The item has no such picture"),
+    "method_not_allowed": (405, "The address does not take this method"),
+    "too_many_bytes": (413, "The body or the picture is too large"),
+    "too_many_pixels": (413, "The picture has too many pixels"),
+    "unsupported_format": (415, "The picture is of a format that is not taken"),
+    "unsupported_media_type": (415, "The body is of a type that is not taken"),
+    "invalid_request": (422, "A field of the request is not valid"),
+    "out_of_range": (422, "A number of the request is out of range"),
+    "text_too_long": (422, "The text is too long"),
+    "internal": (500, "The service has failed"),
+    "not_ready": (503, "The service is not ready yet"),
+}
+_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes"}
+
+_SCHEMAS = "#/components/schemas/"
+
+_logger = logging.getLogger("fashionbert.api")
+
+
+class FieldError(BaseModel):
+    """One field that is not valid."""
+
+    location: str = Field(description="where it stands: `body.k`, `body.pairs.3.image`")
+    message: str
+
+
+class Problem(BaseModel):
+    """Problem details as RFC 9457 has them, with a `code`."""
+
+    type: str = Field(description="`urn:fashionbert:problem:` and the code")
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="one of: " + ", ".join(f"`{code}`" for code in PROBLEMS))
+    errors: list[FieldError] | None = Field(
+        None, description="the fields to blame, where there are such"
+    )
+
+    model_config = {
+        "json_schema_extra": {
+            "examples": [
+                {
+                    "type": "urn:fashionbert:problem:out_of_range",
+                    "title": PROBLEMS["out_of_range"][1],
+                    "status": 422,
+                    "detail": "k is 0: choose 1 to 1,000",
+                    "code": "out_of_range",
+                    "errors": [{"location": "body.k", "message": "k is 0: choose 1 to 1,000"}],
+                }
+            ]
+        }
+    }
+
+
+class ProblemError(Exception):
+    """An error of the HTTP side, such as `not_ready`."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these problems, for OpenAPI."""
+    by_status: dict[int | str, list[str]] = {}
+    for code in (*codes, "internal"):
+        by_status.setdefault(PROBLEMS[code][0], []).append(code)
+    return {
+        status: {
+            "description": ", ".join(f"`{code}`" for code in names),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}},
+        }
+        for status, names in by_status.items()
+    }
+
+
+def problem(
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """The response for a code of `PROBLEMS`."""
+    status, title = PROBLEMS[code]
+    body = Problem(
+        type=f"urn:fashionbert:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        errors=list(errors) or None,
+    )
+    content = body.model_dump_json(exclude_none=True)
+    return Response(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers, and the problems' schema in the OpenAPI document."""
+    app.add_exception_handler(FashionBertError, _on_error)
+    app.add_exception_handler(ProblemError, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_failure)
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _describe(generate())
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe(document: dict[str, Any]) -> None:
+    """Add `Problem`, and take out FastAPI's own 422, which is answered nowhere."""
+    schemas = document["components"]["schemas"]
+    for path in document["paths"].values():
+        for operation in path.values():
+            own = operation["responses"].get("422", {}).get("content", {}).get("application/json")
+            if own is not None:
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
+    schemas.update(problem.pop("$defs"))
+    schemas["Problem"] = problem
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FashionBertError)
+    if error.code not in PROBLEMS:  # a bundle or snapshot gone bad: nothing the caller did
+        _logger.error("%s %s: %s", request.method, request.url.path, error)
+        return _internal()
+    errors = []
+    if isinstance(error, QueryError) and request.method == "POST":
+        errors = [FieldError(location=f"body.{error.field}", message=str(error))]
+    return problem(error.code, str(error), errors=errors)
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    headers = {"Retry-After": "1"} if error.code == "not_ready" else None
+    return problem(error.code, str(error), headers=headers)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    errors = [
+        FieldError(
+            location=".".join(str(part) for part in one["loc"]),
+            message=one["msg"].removeprefix("Value error, "),
+        )
+        for one in found
+    ]
+    if any(one["type"] == "json_invalid" for one in found):
+        return problem("malformed_json", f"the body is not JSON: {errors[0].message}")
+    first = f"{errors[0].location}: {errors[0].message}"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return problem("invalid_request", first + more, errors=errors)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code)
+    if code is None:
+        return _internal()
+    details = {
+        "not_found": f"there is nothing at {request.url.path}",
+        "method_not_allowed": f"{request.url.path} does not take {request.method}",
+    }
+    headers = dict(error.headers) if error.headers else None
+    return problem(code, details.get(code, str(error.detail)), headers=headers)
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    # Starlette raises the exception again after this answer, and the server logs it.
+    return _internal()
+
+
+def _internal() -> Response:
+    return problem("internal", "something went wrong inside the service; its log has the details")

@@ -1,0 +1,69 @@
+"""`POST /v1/match`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.api.problems import responses
+from service.api.schemas import MatchRequest, MatchResponse, PairScore, decode_base64
+from service.api.state import ReadySearcher, ReadyService
+from service.records import MatchResult, Pair
+
+router = APIRouter(prefix="/v1", tags=["search"])
+
+
+@router.post(
+    "/match",
+    responses=responses(
+        "bad_request",
+        "malformed_json",
+        "empty_text",
+        "invalid_text",
+        "invalid_base64",
+        "not_an_image",
+        "truncated",
+        "unknown_item",
+        "too_many_bytes",
+        "too_many_pixels",
+        "unsupported_format",
+        "invalid_request",
+        "out_of_range",
+        "text_too_long",
+        "not_ready",
+    ),
+)
+async def match(
+    body: MatchRequest, service: ReadyService, searcher: ReadySearcher
+) -> MatchResponse:
+    """Score pairs of a text and a picture."""
+
+    def work() -> MatchResult:
+        return searcher.match(
+            [
+                Pair(
+                    text=pair.text,
+                    text_item_id=pair.text_item_id,
+                    image=None
+                    if pair.image is None
+                    else decode_base64(pair.image, f"pairs.{number}.image"),
+                    image_item_id=pair.image_item_id,
+                )
+                for number, pair in enumerate(body.pairs)
+            ]
+        )
+
+    result = await service.compute(work)
+    return MatchResponse(
+        scores=[
+            PairScore(score=score, probability=probability, truncated=truncated)
+            for score, probability, truncated in zip(
+                result.scores.tolist(),
+                result.probabilities.tolist(),
+                result.truncated.tolist(),
+                strict=True,
+            )
+        ],
+        model=searcher.engine.model_id,
+        snapshot=searcher.snapshot.name,
+        timings=result.timings if body.timings else None,
+    )

@@ -1,0 +1,144 @@
+"""`POST /v1/search/text` and `POST /v1/search/image`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import UploadFile
+
+from service.api.problems import ProblemError, responses
+from service.api.schemas import (
+    HitOut,
+    ImageSearch,
+    ImageUpload,
+    SearchResponse,
+    TextSearch,
+    decode_base64,
+)
+from service.api.state import ReadySearcher, ReadyService
+from service.records import SearchResult
+from service.search import Searcher
+
+M = TypeVar("M", bound=BaseModel)
+
+router = APIRouter(prefix="/v1/search", tags=["search"])
+
+_BASE = ("bad_request", "malformed_json", "too_many_bytes", "invalid_request", "not_ready")
+_IMAGE = ("invalid_base64", "not_an_image", "truncated", "too_many_pixels", "unsupported_format")
+#: The body of a picture search for OpenAPI, which FastAPI cannot tell: the route reads it itself.
+_IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "a JPEG, PNG or WebP file",
+                        },
+                        **ImageUpload.model_json_schema()["properties"],
+                    },
+                }
+            },
+            "application/json": {"schema": ImageSearch.model_json_schema()},
+        },
+    }
+}
+
+
+@router.post(
+    "/text",
+    responses=responses(*_BASE, "empty_text", "invalid_text", "text_too_long", "out_of_range"),
+)
+async def search_text(
+    body: TextSearch, service: ReadyService, searcher: ReadySearcher
+) -> SearchResponse:
+    """Find the products whose pictures match a text."""
+    candidates = service.settings.candidates if body.candidates is None else body.candidates
+    result = await service.compute(
+        partial(searcher.search_text, body.query, body.k, candidates, body.rerank)
+    )
+    return _answer(searcher, result, body.timings)
+
+
+async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, bytes | None]:
+    """The body of a picture search, by its content type: the fields, and the file of a form."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return _validated(ImageSearch, await request.body()), None
+    if kind != "multipart/form-data":
+        raise ProblemError(
+            "unsupported_media_type",
+            f"the body is {kind or 'of no type'}: send multipart/form-data or application/json",
+        )
+    _check_whole(await request.body(), request.headers["content-type"])
+    async with request.form(max_files=1, max_fields=8) as form:
+        image = form.get("image")
+        fields = {name: value for name, value in form.items() if name != "image"}
+        if not isinstance(image, UploadFile):
+            raise RequestValidationError(
+                [{"type": "missing", "loc": ("body", "image"), "msg": "send a file named image"}]
+            )
+        return _validated(ImageUpload, fields), await image.read()
+
+
+def _check_whole(body: bytes, content_type: str) -> None:
+    """Refuse a form without its closing boundary, which the parser takes for one without a file."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if boundary and b"--" + boundary + b"--" not in body[-len(boundary) - 64 :]:
+        raise ProblemError("bad_request", "the form is cut short: it lacks its closing boundary")
+
+
+def _validated(schema: type[M], data: bytes | dict[str, Any]) -> M:
+    try:
+        if isinstance(data, bytes):
+            return schema.model_validate_json(data)
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        ) from error
+
+
+@router.post(
+    "/image",
+    openapi_extra=_IMAGE_BODY,
+    responses=responses(*_BASE, *_IMAGE, "unsupported_media_type", "unknown_item", "out_of_range"),
+)
+async def search_image(
+    query: Annotated[tuple[ImageSearch | ImageUpload, bytes | None], Depends(_image_search)],
+    service: ReadyService,
+    searcher: ReadySearcher,
+) -> SearchResponse:
+    """Find the products whose texts match a picture: a file, base64, or an item's."""
+    body, image = query
+    candidates = service.settings.candidates if body.candidates is None else body.candidates
+    options = (body.k, candidates, body.rerank)
+    if isinstance(body, ImageSearch):
+        if body.item_id is not None:
+            work = partial(searcher.search_item, body.item_id, *options)
+            return _answer(searcher, await service.compute(work), body.timings)
+        assert body.image is not None  # the schema wants one of the two
+        image = decode_base64(body.image, "image")
+    assert image is not None
+    result = await service.compute(partial(searcher.search_image, image, *options))
+    return _answer(searcher, result, body.timings)
+
+
+def _answer(searcher: Searcher, result: SearchResult, timings: bool) -> SearchResponse:
+    return SearchResponse(
+        hits=[HitOut.of(hit) for hit in result.hits],
+        truncated=result.truncated,
+        model=searcher.engine.model_id,
+        snapshot=searcher.snapshot.name,
+        timings=result.timings if timings else None,
+    )

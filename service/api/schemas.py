@@ -1,0 +1,278 @@
+"""What the REST interface takes and gives."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from index.snapshot import Item
+from model.catalogue import Attribute
+from service.errors import QueryError
+from service.records import DEFAULT_K, Hit
+
+# The upper ends are settings and are checked in one place for HTTP and shell: `Searcher`. The
+# lower end stands here for whoever reads the OpenAPI document.
+_FROM_ONE: dict[str, Any] = {"minimum": 1}
+
+K = Annotated[
+    int, Field(description="how many hits", json_schema_extra=_FROM_ONE)
+]  # a default cannot stand in an alias
+Candidates = Annotated[
+    int | None,
+    Field(
+        description="how many products the recall hands to the reranker; a `k` above it is filled "
+        "up in recall order. By default what the service is set to (64)",
+        json_schema_extra=_FROM_ONE,
+    ),
+]
+Rerank = Annotated[bool, Field(description="false gives the order of the recall")]
+WantTimings = Annotated[bool, Field(description="add the milliseconds of each stage")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextSearch(_Strict):
+    """A search by text."""
+
+    query: str = Field(description="what to look for; at most 1,000 characters unless set else")
+    k: K = DEFAULT_K
+    candidates: Candidates = None
+    rerank: Rerank = True
+    timings: WantTimings = False
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"query": "black midi dress with long sleeves", "k": 3, "timings": True},
+            ]
+        }
+    )
+
+
+class ImageSearch(_Strict):
+    """A search by picture, as JSON."""
+
+    image: str | None = Field(
+        None, description="a JPEG, PNG or WebP in base64; a data: URL is taken too"
+    )
+    item_id: str | None = Field(None, description="search with the first picture of this item")
+    k: K = DEFAULT_K
+    candidates: Candidates = None
+    rerank: Rerank = True
+    timings: WantTimings = False
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"item_id": "000017", "k": 3, "timings": True}]}
+    )
+
+    @model_validator(mode="after")
+    def _one_picture(self) -> Self:
+        if (self.image is None) == (self.item_id is None):
+            raise ValueError("give exactly one of image and item_id")
+        return self
+
+
+class ImageUpload(_Strict):
+    """A search by picture, as a form: the fields beside the file `image`."""
+
+    k: K = DEFAULT_K
+    candidates: Candidates = None
+    rerank: Rerank = True
+    timings: WantTimings = False
+
+
+class MatchPair(_Strict):
+    """A text and a picture, each given itself or as an item's."""
+
+    text: str | None = None
+    text_item_id: str | None = None
+    image: str | None = Field(None, description="in base64, as in a search")
+    image_item_id: str | None = Field(None, description="the first picture of this item")
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if (self.text is None) == (self.text_item_id is None):
+            raise ValueError("give exactly one of text and text_item_id")
+        if (self.image is None) == (self.image_item_id is None):
+            raise ValueError("give exactly one of image and image_item_id")
+        return self
+
+
+class MatchRequest(_Strict):
+    """Pairs to score."""
+
+    pairs: list[MatchPair] = Field(description="at most 256 unless set else")
+    timings: WantTimings = False
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "pairs": [
+                        {"text": "red striped t-shirt", "image_item_id": "000017"},
+                        {"text_item_id": "000017", "image_item_id": "000017"},
+                    ]
+                }
+            ]
+        }
+    )
+
+
+class ItemOut(BaseModel):
+    """A product as the snapshot has it."""
+
+    id: str
+    title: str
+    text: str = Field(description="what the model reads of it")
+    attributes: dict[str, Attribute] = Field(description="the feed's other columns")
+    views: int = Field(description="how many pictures it has: view 0 to views - 1")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "000017",
+                    "title": "Black midi dress",
+                    "text": "Black midi dress. A dress with long sleeves.",
+                    "attributes": {"colour": "black", "price": 59.0},
+                    "views": 2,
+                }
+            ]
+        }
+    )
+
+    @classmethod
+    def of(cls, item: Item) -> ItemOut:
+        """From the snapshot's item."""
+        return cls(
+            id=item.id,
+            title=item.title,
+            text=item.text,
+            attributes=item.attributes,
+            views=item.views,
+        )
+
+
+class HitOut(BaseModel):
+    """One product found."""
+
+    rank: int = Field(description="from 1")
+    id: str
+    score: float | None = Field(
+        description="the raw match logit, by which hits are ordered; null where the matcher did "
+        "not look: with rerank=false, and beyond the candidates"
+    )
+    probability: float | None = Field(description="the score calibrated; null where that is")
+    recall_score: float = Field(description="cosine of the recall embeddings")
+    recall_rank: int = Field(description="place in the recall, from 1")
+    view: int | None = Field(
+        description="which of the product's pictures matched best; null in a search by picture"
+    )
+    item: ItemOut
+
+    @classmethod
+    def of(cls, hit: Hit) -> HitOut:
+        """From the searcher's hit."""
+        return cls(
+            rank=hit.rank,
+            id=hit.item.id,
+            score=hit.score,
+            probability=hit.probability,
+            recall_score=hit.recall_score,
+            recall_rank=hit.recall_rank,
+            view=hit.view,
+            item=ItemOut.of(hit.item),
+        )
+
+
+Timings = Annotated[
+    dict[str, float] | None,
+    Field(
+        description="milliseconds of decode, encode, recall, gather, rerank (those that happened) "
+        "and total, when asked for",
+        examples=[{"encode": 4.1, "recall": 0.3, "gather": 0.9, "rerank": 310.2, "total": 316.0}],
+    ),
+]
+
+
+class SearchResponse(BaseModel):
+    """The answer to a search."""
+
+    hits: list[HitOut]
+    truncated: bool = Field(description="the query was longer than the model reads, and was cut")
+    model: str = Field(examples=["fb-0123456789abcdef"])
+    snapshot: str = Field(examples=["00000007"])
+    timings: Timings = None
+
+
+class PairScore(BaseModel):
+    """The score of one pair, in the order of the request."""
+
+    score: float = Field(description="the raw match logit", examples=[2.31])
+    probability: float = Field(description="the score calibrated", examples=[0.91])
+    truncated: bool = Field(description="the text was longer than the model reads, and was cut")
+
+
+class MatchResponse(BaseModel):
+    """The answer to a match request."""
+
+    scores: list[PairScore]
+    model: str = Field(examples=["fb-0123456789abcdef"])
+    snapshot: str = Field(examples=["00000007"])
+    timings: Timings = None
+
+
+class IndexResponse(BaseModel):
+    """What is being searched, and with what."""
+
+    snapshot: str = Field(examples=["00000007"])
+    created: str = Field(examples=["2026-11-20T23:10:00+00:00"])
+    products: int
+    pictures: int
+    text_template: str | None = Field(
+        description="what the products' texts were made of", examples=["{title}. {description}"]
+    )
+    recall: dict[str, str] = Field(examples=[{"image": "exact", "text": "exact"}])
+    attributes: dict[str, str] = Field(
+        description="the items' attributes and their types",
+        examples=[{"colour": "string", "price": "double"}],
+    )
+    model: str = Field(examples=["fb-0123456789abcdef"])
+    precision: str = Field(examples=["int8"])
+    image_size: int = Field(description="side of the square the model sees, in pixels")
+    max_text_tokens: int = Field(description="longest text the model reads")
+    max_k: int
+    max_candidates: int
+    candidates: int = Field(description="candidates of a search that does not say")
+    max_pairs: int
+    max_query_characters: int
+    max_upload_bytes: int
+
+
+class Status(BaseModel):
+    """How the process does."""
+
+    status: str = Field(examples=["ok"])
+
+
+def decode_base64(data: str, field: str) -> bytes:
+    """The bytes of a base64 string or of a base64 `data:` URL.
+
+    Raises:
+        QueryError: it is neither, with the code `invalid_base64`.
+    """
+    if data.startswith("data:"):
+        data = data.partition(",")[2]
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise QueryError(
+            f"{field} is not base64: send the picture's bytes in base64, without blanks",
+            field=field,
+            code="invalid_base64",
+        ) from error

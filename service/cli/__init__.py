@@ -1,0 +1,62 @@
+"""The command line, `fashionbert`: every command is a module here, listed below.
+
+What is heavy (ONNX Runtime, FAISS, torch) is imported inside the commands, so that `--help` is
+instant and serving never sees torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from model.errors import FashionBertError
+from service.cli import catalogue, index, search, serve
+
+#: Panel of the help, name, and what runs, in the order of the help.
+COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., None]], ...] = (
+    ("Data", "catalogue", catalogue.app),
+    ("Search", "index", index.app),
+    ("Search", "search", search.search),
+    ("Search", "serve", serve.serve),
+)
+
+
+class _Contents(TyperGroup):
+    """Lists commands in the order of `COMMANDS`; Typer alone puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for _, name, _ in COMMANDS]
+
+
+app = typer.Typer(
+    cls=_Contents,
+    help="Cross-modal search of a fashion catalogue: train, index, search, serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for _panel, _name, _command in COMMANDS:
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name, rich_help_panel=_panel)
+    else:
+        app.command(_name, rich_help_panel=_panel)(_command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app()
+    except FashionBertError as error:
+        message = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+        Console(stderr=True, soft_wrap=True).print(
+            f"error: {message}", style="red", markup=False, highlight=False
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,79 @@
+"""`fashionbert catalogue`: make a demo catalogue, check a feed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli import options
+from service.cli.output import note, out, plain
+
+app = typer.Typer(help="Make a demo catalogue, or check a feed.", no_args_is_help=True)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to write it: a new or an empty folder.")],
+    products: Annotated[int, typer.Option(help="Products of train.csv.")] = 2400,
+    held_out: Annotated[int, typer.Option(help="Products of val.csv.")] = 400,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Write a made-up catalogue: train.csv, val.csv and images.tar, drawn and described.
+
+    \b
+    Example:
+      fashionbert catalogue demo demo/ --products 2400 --held-out 400
+    """
+    from model.demo import write_demo_catalogue
+
+    write_demo_catalogue(folder, products=products, held_out=held_out, seed=seed, progress=True)
+    note(f"wrote {products:,} products and {held_out:,} held out into {folder}")
+
+
+@app.command()
+def check(
+    feed: options.Feed,
+    images: options.Images = None,
+    text: options.Text = None,
+    id_column: options.IdColumn = "id",
+    image_column: options.ImageColumn = "image",
+    title_column: options.TitleColumn = "title",
+    description_column: options.DescriptionColumn = "description",
+    separator: options.Separator = "|",
+    max_bad: options.MaxBad = 0.05,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the bad rows here: .csv, or else JSON lines.")
+    ] = None,
+) -> None:
+    """Read a feed, decode every picture, and say what is wrong with it.
+
+    \b
+    Example:
+      fashionbert catalogue check feed.csv --images pictures/ --report bad.csv
+    """
+    from model.catalogue import ColumnMapping, read_catalogue
+
+    columns = ColumnMapping(
+        id=id_column,
+        image=image_column,
+        title=title_column,
+        description=description_column,
+        separator=separator,
+    )
+    with read_catalogue(
+        feed,
+        images=images,
+        text=text,
+        columns=columns,
+        max_bad=max_bad,
+        report_path=report,
+        progress=True,
+    ) as catalogue:
+        console = out()
+        console.print(plain(catalogue.report.summary()), soft_wrap=True)
+        first = catalogue.products[0]
+        console.print(plain(f"the first product, {first.id}: {first.text}"), soft_wrap=True)
+        if report is not None:
+            note(f"the bad rows are in {report}")

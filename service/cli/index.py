@@ -1,0 +1,153 @@
+"""`fashionbert index`: build a snapshot of a catalogue, verify it, describe it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli import options
+from service.cli.output import facts, note, out
+from service.settings import load_settings
+
+app = typer.Typer(help="Build, verify and describe the index.", no_args_is_help=True)
+
+Name = Annotated[
+    str | None, typer.Option(help="Which snapshot, such as 00000007; the current one by default.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "--snapshots", help="Folder of the snapshots.", envvar="FASHIONBERT_SNAPSHOTS"
+    ),
+]
+
+
+@app.command()
+def build(
+    feed: options.Feed,
+    bundle: options.Bundle = None,
+    snapshots: Out = None,
+    images: options.Images = None,
+    text: options.Text = None,
+    id_column: options.IdColumn = "id",
+    image_column: options.ImageColumn = "image",
+    title_column: options.TitleColumn = "title",
+    description_column: options.DescriptionColumn = "description",
+    separator: options.Separator = "|",
+    max_bad: options.MaxBad = 0.05,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the bad rows here (.csv, or else JSON lines), and the pictures that cannot "
+            "be decoded beside it, as NAME.pictures.jsonl."
+        ),
+    ] = None,
+    recall: Annotated[
+        str, typer.Option(help="auto, exact, hnsw or ivfpq; auto goes by the catalogue's size.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Pictures encoded together.", min=1)] = 32,
+    threads: options.Threads = None,
+    device: options.Device = None,
+) -> None:
+    """Encode a catalogue into a new snapshot and make it the current one.
+
+    A build that was interrupted goes on where it was.
+
+    \b
+    Example:
+      fashionbert index build feed.csv --bundle bundle/ --out snapshots/
+    """
+    from index.build import build as build_snapshot
+    from model.bundle import Bundle
+    from model.catalogue import ColumnMapping, read_catalogue
+    from model.engine import Engine
+
+    settings = load_settings(bundle=bundle, snapshots=snapshots, threads=threads, device=device)
+    model = Bundle.open(settings.bundle)
+    text = text if text is not None else model.manifest.text_template
+    columns = ColumnMapping(
+        id=id_column,
+        image=image_column,
+        title=title_column,
+        description=description_column,
+        separator=separator,
+    )
+    # The pictures are not checked here: the build decodes each of them anyway.
+    with read_catalogue(
+        feed,
+        images=images,
+        text=text,
+        columns=columns,
+        max_bad=max_bad,
+        report_path=report,
+        check_images=False,
+    ) as catalogue:
+        note(catalogue.report.summary())
+        snapshot = build_snapshot(
+            catalogue,
+            Engine(model, threads=settings.threads, device=settings.device),
+            settings.snapshots,
+            batch_size=batch_size,
+            recall=recall,
+            max_bad=max_bad,
+            text_template=text,
+            report_path=None if report is None else report.with_suffix(".pictures.jsonl"),
+        )
+    manifest = snapshot.manifest
+    note(
+        f"snapshot {snapshot.name}: {manifest.sizes.products:,} products, "
+        f"{manifest.sizes.pictures:,} pictures, {manifest.bytes / 1e6:,.1f} MB, now current in "
+        f"{settings.snapshots}"
+    )
+    if manifest.skipped_pictures:
+        note(
+            f"left out: {manifest.skipped_pictures:,} pictures that cannot be decoded, "
+            f"{manifest.dropped_products:,} products that have no other"
+        )
+
+
+@app.command()
+def verify(snapshots: options.Snapshots = None, name: Name = None) -> None:
+    """Compare every file of a snapshot with its checksum and let stored rows find themselves.
+
+    \b
+    Example:
+      fashionbert index verify --snapshots snapshots/
+    """
+    from index.snapshot import Snapshot
+
+    snapshot = Snapshot.open(options.required(snapshots), name, verify=True)
+    out().print(f"snapshot {snapshot.name} is whole: {len(snapshot):,} products")
+
+
+@app.command()
+def info(
+    snapshots: options.Snapshots = None,
+    name: Name = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+) -> None:
+    """Say what a snapshot holds and which model made it.
+
+    \b
+    Example:
+      fashionbert index info --snapshots snapshots/
+    """
+    from index.info import describe
+    from index.snapshot import Snapshot
+
+    described = describe(Snapshot.open(options.required(snapshots), name))
+    if as_json:
+        typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        return
+    shown = {
+        key: ", ".join(f"{name} {one}" for name, one in value.items())
+        if isinstance(value, dict)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else value
+        for key, value in described.items()
+    }
+    out().print(facts(shown))

@@ -1,0 +1,101 @@
+"""`fashionbert search`: one search, answered in the terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from model.errors import FashionBertError, ImageError
+from service.cli import options
+from service.cli.output import note, out, plain
+from service.records import DEFAULT_K, SearchResult
+from service.settings import load_settings
+
+_ID_WIDTH = 24
+
+
+def search(
+    query: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Search with this picture instead: JPEG, PNG or WebP.")
+    ] = None,
+    bundle: options.Bundle = None,
+    snapshots: options.Snapshots = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="How many hits.")] = DEFAULT_K,
+    candidates: Annotated[
+        int | None, typer.Option(help="How many products are reranked; 64 by default.")
+    ] = None,
+    rerank: Annotated[
+        bool, typer.Option(help="Rerank the candidates; without, the order of the recall.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+    threads: options.Threads = None,
+    device: options.Device = None,
+) -> None:
+    """Search the catalogue by a text or by a picture.
+
+    \b
+    Examples:
+      fashionbert search "black midi dress with long sleeves"
+      fashionbert search --image photo.jpg -k 5
+    """
+    from service.search import open_searcher
+
+    if (query is None) == (image is None):
+        raise FashionBertError("say what to look for: either a text or --image FILE")
+    settings = load_settings(
+        bundle=bundle, snapshots=snapshots, threads=threads, device=device, verify_snapshot=False
+    )
+    data = None if image is None else _read(image, settings.max_upload_bytes)
+    searcher = open_searcher(settings)
+    wanted = settings.candidates if candidates is None else candidates
+    if data is not None:
+        result = searcher.search_image(data, k, wanted, rerank)
+    else:
+        assert query is not None
+        result = searcher.search_text(query, k, wanted, rerank)
+    if as_json:
+        typer.echo(json.dumps(asdict(result), ensure_ascii=False, indent=2))
+        return
+    out().print(_table(result))
+    stages = " · ".join(f"{name} {spent:.1f}" for name, spent in result.timings.items())
+    note(f"{stages} ms")
+    if result.truncated:
+        note("the text is longer than the model reads: only its beginning counted")
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise FashionBertError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(data) > max_bytes:
+        raise ImageError(
+            f"{path} has more than {max_bytes:,} bytes: use a smaller one", code="too_many_bytes"
+        )
+    return data
+
+
+def _table(result: SearchResult) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name, width in (("rank", 4), ("score", 7), ("probability", 11), ("recall rank", 11)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    longest = max((len(hit.item.id) for hit in result.hits), default=0)
+    table.add_column("id", no_wrap=True, min_width=min(longest, _ID_WIDTH))
+    table.add_column("title", no_wrap=True)  # the one that gives way on a narrow terminal
+    for hit in result.hits:
+        table.add_row(
+            str(hit.rank),
+            "–" if hit.score is None else f"{hit.score:.3f}",
+            "–" if hit.probability is None else f"{hit.probability:.3f}",
+            str(hit.recall_rank),
+            plain(hit.item.id),
+            plain(hit.item.title),
+        )
+    return table

@@ -1,0 +1,80 @@
+"""`fashionbert serve`: the REST service and the page."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+import typer
+
+from model.errors import FashionBertError
+from service.cli import options
+from service.cli.output import note
+from service.settings import load_settings
+
+
+def serve(
+    bundle: options.Bundle = None,
+    snapshots: options.Snapshots = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on; 127.0.0.1 by default.", envvar="FASHIONBERT_HOST"),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port to listen on; 8080 by default, 0 takes a free one.",
+            envvar="FASHIONBERT_PORT",
+        ),
+    ] = None,
+    threads: options.Threads = None,
+    device: options.Device = None,
+) -> None:
+    """Serve the search over REST, with a page to try it on.
+
+    Every other setting is a variable FASHIONBERT_..., such as FASHIONBERT_MAX_K.
+
+    \b
+    Example:
+      fashionbert serve --bundle bundle/ --snapshots snapshots/ --port 8080
+    """
+    import uvicorn
+
+    from service.api.app import create_app
+    from service.search import open_searcher
+
+    settings = load_settings(
+        bundle=bundle, snapshots=snapshots, host=host, port=port, threads=threads, device=device
+    )
+    # Bound before the model is loaded and listened on after: a taken port is told at once.
+    with _bound(settings.host, settings.port) as listener:
+        searcher = open_searcher(settings)
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        note(
+            f"snapshot {searcher.snapshot.name}, {len(searcher.snapshot):,} products, model "
+            f"{searcher.engine.model_id}: http://{shown}:{listener.getsockname()[1]}/"
+        )
+        config = uvicorn.Config(
+            create_app(settings, searcher), log_level="info", server_header=False
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise FashionBertError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with "
+            "--host and --port"
+        ) from error
+    return listener

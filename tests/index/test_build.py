@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from index.build import build
+from index.manifest import FILES
+from index.snapshot import Snapshot
+from index.versions import current, list_snapshots, locked, set_current
+from model.bundle import Bundle
+from model.catalogue import Catalogue, read_catalogue
+from model.engine import Engine
+from model.errors import CatalogueError, SnapshotError
+from model.pictures import TarPictures
+
+# A build whose process kills itself, as hard as can be, when it reads the n-th picture.
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from index.build import build
+from model.bundle import Bundle
+from model.catalogue import read_catalogue
+from model.engine import Engine
+from model.pictures import TarPictures
+
+class Deadly(TarPictures):
+    left = int(sys.argv[4])
+    def read(self, name):
+        Deadly.left -= 1
+        if Deadly.left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(name)
+
+feed = Path(sys.argv[1])
+catalogue = read_catalogue(feed, check_images=False)
+catalogue = replace(catalogue, pictures=Deadly(feed.parent / "images.tar"))
+engine = Engine(Bundle.open(Path(sys.argv[2])), threads=2)
+build(catalogue, engine, Path(sys.argv[3]), progress=False, text_template="{title}", chunk=16)
+"""
+
+
+class Counting(TarPictures):
+    """A tar that remembers what was read of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.names: list[str] = []
+
+    def read(self, name: str) -> bytes:
+        self.names.append(name)
+        return super().read(name)
+
+
+def _assert_same_files(ours: Path, theirs: Path) -> None:
+    for name in FILES:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    manifests = [json.loads((path / "manifest.json").read_bytes()) for path in (ours, theirs)]
+    for manifest in manifests:
+        del manifest["created"], manifest["checksum"]
+    assert manifests[0] == manifests[1]
+    assert {entry.name for entry in ours.iterdir()} == {"manifest.json", *FILES}
+
+
+def test_a_build_that_is_killed_twice_goes_on_and_ends_the_same(
+    demo_catalogue: Path, catalogue: Catalogue, engine: Engine, root: Path, tmp_path: Path
+) -> None:
+    feed, own = demo_catalogue / "train.csv", tmp_path / "snapshots"
+    positions = []
+    for reads in (60, 45):
+        arguments = [str(feed), str(engine.bundle.path), str(own), str(reads)]
+        run = subprocess.run(
+            [sys.executable, "-c", KILLED, *arguments],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            check=False,
+        )
+        assert run.returncode == -signal.SIGKILL, run.stderr
+        (record,) = own.glob(".building-*.json")
+        positions.append(json.loads(record.read_bytes())["position"])
+        with pytest.raises(SnapshotError, match="there is no snapshot"):
+            Snapshot.open(own)
+    assert 0 < positions[0] < positions[1] < 96
+
+    # What a power cut may leave: more in a file than was recorded.
+    with (own / record.stem / "text_states.npy").open("ab") as file:
+        file.write(b"\x7f" * 1_000_000)
+    pictures = Counting(demo_catalogue / "images.tar")
+    with pictures:
+        resumed = replace(catalogue, pictures=pictures)
+        snapshot = build(resumed, engine, own, progress=False, text_template="{title}", chunk=16)
+    left = [name for product in catalogue.products[positions[1] :] for name in product.images]
+    assert sorted(pictures.names) == sorted(left)
+    _assert_same_files(snapshot.path, root / "00000001")
+    snapshot.verify()
+    assert sorted(entry.name for entry in own.iterdir()) == [".lock", "00000001", "CURRENT"]
+
+
+@pytest.mark.parametrize("harm", ["shorter", "gone", "record", "folder"])
+def test_an_unfinished_build_that_was_tampered_with_starts_anew(
+    catalogue: Catalogue, engine: Engine, root: Path, tmp_path: Path, harm: str
+) -> None:
+    own = tmp_path / "snapshots"
+    bad = replace(catalogue, pictures=_Failing(catalogue.pictures.path, after=50))
+    with pytest.raises(RuntimeError, match="the store is gone"):
+        build(bad, engine, own, progress=False, text_template="{title}", chunk=16)
+    bad.close()
+    (record,) = own.glob(".building-*.json")
+    folder = own / record.stem
+    if harm == "shorter":
+        os.truncate(folder / "image_states.npy", 1000)
+    elif harm == "gone":
+        (folder / "images.bin").unlink()
+    elif harm == "record":
+        record.write_text('{"key": "')
+    else:
+        shutil.rmtree(folder)
+    snapshot = build(catalogue, engine, own, progress=False, text_template="{title}", chunk=16)
+    _assert_same_files(snapshot.path, root / "00000001")
+
+
+class _Failing(TarPictures):
+    def __init__(self, path: Path, after: int) -> None:
+        super().__init__(path)
+        self._left = after
+
+    def read(self, name: str) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise RuntimeError("the store is gone")
+        return super().read(name)
+
+
+def test_a_second_build_is_published_beside_the_first(
+    own_root: Path, demo_catalogue: Path, engine: Engine
+) -> None:
+    old = Snapshot.open(own_root)
+    (own_root / ".building-0123").mkdir()
+    (own_root / ".building-0123.json").write_text("{}")
+    with read_catalogue(demo_catalogue / "val.csv") as catalogue:
+        new = build(catalogue, engine, own_root, progress=False)
+    assert (new.name, len(new)) == ("00000002", 32)
+    assert Snapshot.open(own_root).ids == new.ids
+    assert Snapshot.open(own_root, "00000001").ids == old.ids
+    assert not list(own_root.glob(".building-*"))
+    old.verify()
+
+
+def test_the_same_catalogue_again_is_a_new_snapshot(
+    own_root: Path, catalogue: Catalogue, engine: Engine
+) -> None:
+    assert build(catalogue, engine, own_root, progress=False).name == "00000002"
+
+
+def test_killed_between_its_name_and_current_it_is_only_made_current(
+    own_root: Path, demo_catalogue: Path, engine: Engine
+) -> None:
+    pictures = Counting(demo_catalogue / "images.tar")
+    with read_catalogue(demo_catalogue / "val.csv") as read, pictures:
+        catalogue = replace(read, pictures=pictures)
+        build(catalogue, engine, own_root, progress=False)
+        reads = len(pictures.names)
+        set_current(own_root, "00000001")
+        assert build(catalogue, engine, own_root, progress=False).name == "00000002"
+        assert len(pictures.names) == reads
+        assert current(own_root) == "00000002"
+
+        # Nor is a damaged one served for that reason.
+        set_current(own_root, "00000001")
+        with (own_root / "00000002" / "image_states.npy").open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x55")
+        assert build(catalogue, engine, own_root, progress=False).name == "00000003"
+        assert len(pictures.names) == 2 * reads
+
+
+def test_two_builds_at_once(own_root: Path, catalogue: Catalogue, engine: Engine) -> None:
+    with locked(own_root), pytest.raises(SnapshotError, match="another build is running"):
+        build(catalogue, engine, own_root, progress=False)
+    assert list_snapshots(own_root) == ["00000001"]
+
+
+def _shop(folder: Path, products: Sequence[tuple[str, Sequence[str]]]) -> Path:
+    """A catalogue of noise: ids with picture names; a name that says "bad" is no picture."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["id,title,image,price"]
+    for number, (id, names) in enumerate(products):
+        lines.append(f"{id},product {id},{'|'.join(names)},{number}.5")
+        for name in names:
+            height, width = (600, 900) if "large" in name else (90, 60)
+            noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            buffer = io.BytesIO()
+            kind = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[name.rpartition(".")[2]]
+            Image.fromarray(noise).save(buffer, kind)
+            data = buffer.getvalue()
+            (folder / name).write_bytes(data[: len(data) // 2] if "bad" in name else data)
+    (folder / "feed.csv").write_text("\n".join(lines) + "\n")
+    return folder / "feed.csv"
+
+
+def test_pictures_that_cannot_be_decoded_are_left_out_and_reported(
+    engine: Engine, tmp_path: Path
+) -> None:
+    feed = _shop(
+        tmp_path / "shop",
+        [
+            ("a", ["a1.jpg", "a2-bad.jpg", "a3.png"]),
+            ("b", ["b-bad.png"]),
+            ("c", ["c1-bad.jpg", "c2-large.png"]),
+            ("d", ["d1.webp"]),
+            ("e", ["e1-bad.webp", "e2-bad.jpg"]),
+            ("f", ["f1.jpg"]),
+        ],
+    )
+    report = tmp_path / "out" / "skipped.jsonl"
+    with read_catalogue(feed, check_images=False) as catalogue:
+        snapshot = build(
+            catalogue,
+            engine,
+            tmp_path / "index",
+            progress=False,
+            max_bad=0.5,
+            report_path=report,
+            batch_size=2,
+            chunk=2,
+        )
+    assert snapshot.ids == ["a", "c", "d", "f"]
+    assert [snapshot.item(row).images for row in range(4)] == [
+        ("a1.jpg", "a3.png"),
+        ("c2-large.png",),
+        ("d1.webp",),
+        ("f1.jpg",),
+    ]
+    assert snapshot.product_of_image.tolist() == [0, 0, 1, 2, 3]
+    assert snapshot.item(1).attributes == {"price": 2.5}
+    assert (snapshot.manifest.skipped_pictures, snapshot.manifest.dropped_products) == (5, 2)
+    snapshot.verify()
+
+    # Small pictures are served as they are, byte for byte.
+    folder = tmp_path / "shop"
+    assert snapshot.image(1) == ((folder / "a3.png").read_bytes(), "image/png")
+    assert snapshot.image(3) == ((folder / "d1.webp").read_bytes(), "image/webp")
+    data, media_type = snapshot.image(2)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (media_type, image.size) == ("image/jpeg", (512, 341))
+
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [(line["id"], line["image"]) for line in lines] == [
+        ("a", "a2-bad.jpg"),
+        ("b", "b-bad.png"),
+        ("c", "c1-bad.jpg"),
+        ("e", "e1-bad.webp"),
+        ("e", "e2-bad.jpg"),
+    ]
+    assert "damaged or cut short" in lines[0]["detail"]
+
+
+def test_a_picture_that_went_missing_is_left_out(engine: Engine, tmp_path: Path) -> None:
+    feed = _shop(tmp_path / "shop", [("a", ["a1.jpg", "a2.jpg"]), ("b", ["b1.jpg"])])
+    with read_catalogue(feed) as catalogue:
+        (tmp_path / "shop" / "a2.jpg").unlink()
+        snapshot = build(catalogue, engine, tmp_path / "index", progress=False, max_bad=0.4)
+    assert [snapshot.item(row).views for row in range(2)] == [1, 1]
+
+
+def test_too_many_bad_pictures_are_an_error_that_leaves_nothing(
+    engine: Engine, tmp_path: Path
+) -> None:
+    products = [(f"{n}", [f"{n}{'-bad' if n in (3, 5) else ''}.jpg"]) for n in range(8)]
+    feed = _shop(tmp_path / "shop", products)
+    report = tmp_path / "skipped.jsonl"
+    with (
+        read_catalogue(feed, check_images=False) as catalogue,
+        pytest.raises(CatalogueError) as caught,
+    ):
+        build(
+            catalogue,
+            engine,
+            tmp_path / "index",
+            progress=False,
+            max_bad=0.2,
+            chunk=2,
+            report_path=report,
+        )
+    assert "2 of 8 pictures" in str(caught.value)
+    assert "'5-bad.jpg' of product '5'" in str(caught.value)
+    assert [entry.name for entry in (tmp_path / "index").iterdir()] == [".lock"]
+    assert len(report.read_text().splitlines()) == 2
+
+
+def test_a_catalogue_without_one_good_picture(engine: Engine, tmp_path: Path) -> None:
+    feed = _shop(tmp_path / "shop", [("a", ["bad1.jpg"]), ("b", ["bad2.jpg"])])
+    with (
+        read_catalogue(feed, check_images=False) as catalogue,
+        pytest.raises(CatalogueError, match="there is nothing to search"),
+    ):
+        build(catalogue, engine, tmp_path / "index", progress=False, max_bad=1)
+    assert [entry.name for entry in (tmp_path / "index").iterdir()] == [".lock"]
+
+
+def test_recall_can_be_chosen(catalogue: Catalogue, engine: Engine, tmp_path: Path) -> None:
+    snapshot = build(catalogue, engine, tmp_path / "index", progress=False, recall="hnsw")
+    assert snapshot.manifest.recall == {"image": "hnsw", "text": "hnsw"}
+    snapshot.verify()
+    rows, _ = snapshot.search_texts(snapshot.text_embeddings([40])[0], 5)
+    assert 40 in rows
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recall": "ivfpq"}, "at least 10,000 vectors"),
+        ({"recall": "annoy"}, "choose auto, exact"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"chunk": 0}, "chunk 0"),
+        ({"max_bad": 1.5}, "max_bad 1.5"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(
+    catalogue: Catalogue,
+    engine: Engine,
+    tmp_path: Path,
+    options: dict[str, object],
+    message: str,
+) -> None:
+    with pytest.raises(SnapshotError, match=message):
+        build(catalogue, engine, tmp_path / "index", progress=False, **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_folder_that_cannot_be_written(
+    catalogue: Catalogue, engine: Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "index").write_text("a file")
+    with pytest.raises(SnapshotError, match=re.escape(f"cannot be written into {tmp_path}")):
+        build(catalogue, engine, tmp_path / "index", progress=False)
+
+
+def test_a_full_disk_is_an_error_and_the_build_goes_on_after_it(
+    catalogue: Catalogue, engine: Engine, root: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "snapshots"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+    try:
+        with pytest.raises(SnapshotError, match=r"File too large; what is done is kept"):
+            build(catalogue, engine, own, progress=False, text_template="{title}", chunk=16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (record,) = own.glob(".building-*.json")
+    position = json.loads(record.read_bytes())["position"]
+    assert 0 < position < 96
+    pictures = Counting(catalogue.pictures.path)
+    with pictures:
+        snapshot = build(
+            replace(catalogue, pictures=pictures),
+            engine,
+            own,
+            progress=False,
+            text_template="{title}",
+            chunk=16,
+        )
+    assert len(pictures.names) == sum(len(p.images) for p in catalogue.products[position:])
+    _assert_same_files(snapshot.path, root / "00000001")
+
+
+def test_another_models_snapshot_is_not_gone_on_with(
+    catalogue: Catalogue, engine: Engine, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    own = tmp_path / "snapshots"
+    failing = replace(catalogue, pictures=_Failing(catalogue.pictures.path, after=50))
+    with pytest.raises(RuntimeError, match="the store is gone"):
+        build(failing, Engine(other_bundle, threads=2), own, progress=False, chunk=16)
+    failing.close()
+    snapshot = build(catalogue, engine, own, progress=False)
+    assert snapshot.model_id == engine.model_id != other_bundle.model_id
+    assert not list(own.glob(".building-*"))
+    with pytest.raises(SnapshotError, match=other_bundle.model_id):
+        Snapshot.open(own, model_id=other_bundle.model_id)
+
+
+def test_progress_shows_rate_and_time_left(
+    catalogue: Catalogue, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(catalogue, engine, tmp_path / "index", progress=True, chunk=16)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "96/96" in shown.err
+    assert "products/s" in shown.err
+    assert "Publishing snapshot 00000001" in shown.err

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from index.items import Item, Items, write_items
+from model.errors import SnapshotError
+
+ITEMS = [
+    Item("a-1", "Red dress", "Red dress. Silk.", ("1.jpg", "2.jpg"), {"colour": "red", "size": 42}),
+    Item("ü|2", "", "Hat, “wide”", ("x/3.png",), {"colour": "blue", "size": "M", "sale": True}),
+    Item("3", "Shoe", "Shoe\nblack", ("4.webp",), {"price": 19.0, "stock": 3, "sale": False}),
+    Item("4", "Bag", "Bag", ("5.jpg",), {"size": 42.0, "the.dotted": "x", "size ": "y"}),
+]
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Items:
+    write_items(ITEMS, tmp_path / "items.parquet")
+    return Items(tmp_path / "items.parquet")
+
+
+def test_items_come_back_as_they_were(items: Items) -> None:
+    assert list(items) == ITEMS
+    assert len(items) == 4
+    assert items.ids == ["a-1", "ü|2", "3", "4"]
+    assert items[0].views == 2
+
+
+def test_every_attribute_keeps_its_type(items: Items) -> None:
+    for item, original in zip(items, ITEMS, strict=True):
+        kinds = {name: type(value) for name, value in item.attributes.items()}
+        assert kinds == {name: type(value) for name, value in original.attributes.items()}
+    assert items.attribute_types == {
+        "colour": "string",
+        "size": "mixed",
+        "sale": "bool",
+        "price": "double",
+        "stock": "int64",
+        "the.dotted": "string",
+        "size ": "string",
+    }
+
+
+def test_an_attribute_by_column(items: Items) -> None:
+    assert items.attribute("colour") == ["red", "blue", None, None]
+    assert items.attribute("size") == [42, "M", None, 42.0]
+    with pytest.raises(KeyError):
+        items.attribute("weight")
+
+
+def test_rows_by_id(items: Items) -> None:
+    assert [items.row_of(id) for id in ("4", "a-1")] == [3, 0]
+    with pytest.raises(KeyError):
+        items.row_of("5")
+
+
+def test_items_without_any_attribute(tmp_path: Path) -> None:
+    plain = [Item("1", "t", "t", ("1.jpg",), {})]
+    write_items(plain, tmp_path / "items.parquet")
+    assert list(Items(tmp_path / "items.parquet")) == plain
+
+
+def test_other_tools_see_plain_columns(items: Items, tmp_path: Path) -> None:
+    table = pq.read_table(tmp_path / "items.parquet")
+    assert table.column("attributes.price").to_pylist() == [None, None, 19.0, None]
+
+
+def test_many_products_are_the_same_file_each_time(tmp_path: Path) -> None:
+    many = [
+        Item(f"id-{n}", f"t{n}", f"text {n}", (f"{n}.jpg",), {"price": n / 4, "n": n})
+        for n in range(5000)
+    ]
+    write_items(many, tmp_path / "a")
+    write_items(iter(many), tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    read = Items(tmp_path / "a")
+    assert read[4321] == many[4321]
+    assert read.row_of("id-4999") == 4999
+
+
+def test_what_is_no_items_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(SnapshotError, match="junk is damaged"):
+        Items(tmp_path / "junk")
+    with pytest.raises(SnapshotError, match="missing is damaged"):
+        Items(tmp_path / "missing")
+    table = pq.read_table(_written(tmp_path)).drop_columns(["title"])
+    pq.write_table(table, tmp_path / "less")
+    with pytest.raises(SnapshotError, match="less is damaged"):
+        Items(tmp_path / "less")
+
+
+def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    write_items([ITEMS[0], ITEMS[0]], tmp_path / "twice")
+    with pytest.raises(SnapshotError, match="names an id twice"):
+        Items(tmp_path / "twice")
+
+
+def _written(folder: Path) -> Path:
+    write_items(ITEMS, folder / "items.parquet")
+    return folder / "items.parquet"

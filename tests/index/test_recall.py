@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from index.recall import RecallIndex, Rule, choose_rule, write_index
+from model.errors import SnapshotError
+
+SIZE = 32
+COUNT = 10_000
+
+
+def _clustered(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Unit vectors around 200 centres, as products lie around kinds of product."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((200, SIZE))
+    vectors = centres[rng.integers(0, 200, count)] + 0.7 * rng.standard_normal((count, SIZE))
+    unit: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    return unit
+
+
+def _index(folder: Path, vectors: NDArray[np.float32], rule: Rule) -> RecallIndex:
+    write_index(vectors, rule, folder / f"{rule}.faiss")
+    return RecallIndex(folder / f"{rule}.faiss", vectors, rule)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recall")
+
+
+@pytest.fixture(scope="module")
+def indexes(folder: Path) -> dict[Rule, RecallIndex]:
+    vectors = _clustered(COUNT)
+    rules: tuple[Rule, ...] = ("exact", "hnsw", "ivfpq")
+    return {rule: _index(folder, vectors, rule) for rule in rules}
+
+
+@pytest.mark.parametrize(
+    ("count", "rule"),
+    [
+        (1, "exact"),
+        (200_000, "exact"),
+        (200_001, "hnsw"),
+        (2_000_000, "hnsw"),
+        (2_000_001, "ivfpq"),
+    ],
+)
+def test_the_rule_follows_the_count(count: int, rule: str) -> None:
+    assert choose_rule(count) == rule
+
+
+def test_a_rule_can_be_chosen() -> None:
+    assert choose_rule(5, "hnsw") == "hnsw"
+    assert choose_rule(10_000, "ivfpq") == "ivfpq"
+    with pytest.raises(SnapshotError, match="at least 10,000 vectors and this catalogue has 9,999"):
+        choose_rule(9_999, "ivfpq")
+    with pytest.raises(SnapshotError, match="choose auto, exact, hnsw, ivfpq"):
+        choose_rule(5, "annoy")
+
+
+def test_exact_search_is_what_numpy_finds(indexes: dict[Rule, RecallIndex]) -> None:
+    index = indexes["exact"]
+    for query in _clustered(20, seed=1):
+        similarities = index.embeddings @ query
+        rows, found = index.search(query, 100)
+        np.testing.assert_array_equal(rows, np.argsort(-similarities, kind="stable")[:100])
+        np.testing.assert_allclose(found, similarities[rows], atol=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "least"), [("hnsw", 0.97), ("ivfpq", 0.8)])
+def test_approximate_search_finds_most_of_what_exact_search_does(
+    indexes: dict[Rule, RecallIndex], rule: Rule, least: float
+) -> None:
+    shared = 0
+    for query in _clustered(50, seed=1):
+        exact, _ = indexes["exact"].search(query, 100)
+        rows, similarities = indexes[rule].search(query, 100)
+        assert len(set(rows.tolist())) == len(rows) == 100
+        assert (np.diff(similarities) <= 1e-6).all()
+        # Similarities are true ones, also where the index holds the vectors compressed.
+        np.testing.assert_allclose(similarities, indexes[rule].embeddings[rows] @ query, atol=1e-5)
+        shared += len(set(exact.tolist()) & set(rows.tolist()))
+    assert shared / 5000 > least
+
+
+@pytest.mark.parametrize("rule", ["exact", "hnsw", "ivfpq"])
+def test_a_filtered_search_is_exact_however_narrow(
+    indexes: dict[Rule, RecallIndex], rule: Rule
+) -> None:
+    index = indexes[rule]
+    query = _clustered(1, seed=2)[0]
+    for share in (0.5, 0.001):
+        among = np.random.default_rng(4).random(len(index)) < share
+        allowed = np.flatnonzero(among)
+        rows, similarities = index.search(query, 10, among=among)
+        best = allowed[np.argsort(-(index.embeddings[allowed] @ query), kind="stable")[:10]]
+        np.testing.assert_array_equal(rows, best)
+        np.testing.assert_allclose(similarities, index.embeddings[best] @ query, atol=1e-6)
+    rows, similarities = index.search(query, 10, among=np.zeros(len(index), dtype=np.bool_))
+    assert len(rows) == len(similarities) == 0
+
+
+@pytest.mark.parametrize("rule", ["exact", "hnsw"])
+def test_more_rows_than_there_are(tmp_path: Path, rule: Rule) -> None:
+    index = _index(tmp_path, _clustered(7), rule)
+    rows, _ = index.search(_clustered(1, seed=1)[0], 50)
+    assert sorted(rows.tolist()) == list(range(7))
+    one = _index(tmp_path, _clustered(1), rule)
+    assert one.search(_clustered(1, seed=1)[0], 3)[0].tolist() == [0]
+
+
+def test_a_query_of_another_size_and_no_rows_are_a_callers_mistake(
+    indexes: dict[Rule, RecallIndex],
+) -> None:
+    with pytest.raises(ValueError, match="a query of"):
+        indexes["exact"].search(np.zeros(SIZE + 1, dtype=np.float32), 3)
+    with pytest.raises(ValueError, match="for 0 rows"):
+        indexes["exact"].search(np.zeros(SIZE, dtype=np.float32), 0)
+
+
+def test_threads_get_what_one_caller_gets(indexes: dict[Rule, RecallIndex]) -> None:
+    queries = list(_clustered(64, seed=5))
+    among = np.arange(COUNT) % 3 == 0
+    for index in indexes.values():
+        alone = [index.search(query, 10, among=among)[0].tolist() for query in queries]
+        with ThreadPoolExecutor(8) as threads:
+            together = threads.map(lambda q: index.search(q, 10, among=among)[0].tolist(), queries)  # noqa: B023
+            assert list(together) == alone
+
+
+def test_the_exact_index_is_the_same_file_each_time(tmp_path: Path) -> None:
+    vectors = _clustered(500)
+    write_index(vectors, "exact", tmp_path / "a")
+    write_index(vectors, "exact", tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_stored_embeddings_find_themselves(indexes: dict[Rule, RecallIndex]) -> None:
+    rows = np.array([0, 500, COUNT - 1])
+    for index in indexes.values():
+        assert index.check(rows)
+
+
+def test_an_index_of_other_vectors_fails_the_check(
+    folder: Path, indexes: dict[Rule, RecallIndex]
+) -> None:
+    others = _clustered(COUNT, seed=8)
+    for rule in indexes:
+        mismatched = RecallIndex(folder / f"{rule}.faiss", others, rule)
+        assert not mismatched.check(np.arange(0, COUNT, 500))
+
+
+def test_a_file_that_is_no_index_or_of_another_size_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk" * 100)
+    with pytest.raises(SnapshotError, match="no index that FAISS"):
+        RecallIndex(tmp_path / "junk", _clustered(5), "exact")
+    with pytest.raises(SnapshotError, match="no index that FAISS"):
+        RecallIndex(tmp_path / "missing", _clustered(5), "exact")
+    write_index(_clustered(6), "exact", tmp_path / "six")
+    with pytest.raises(SnapshotError, match="holds 6 vectors of 32, the snapshot has 5 of 32"):
+        RecallIndex(tmp_path / "six", _clustered(5), "exact")
+    whole = (tmp_path / "six").read_bytes()
+    (tmp_path / "six").write_bytes(whole[:-20])
+    with pytest.raises(SnapshotError, match="no index that FAISS"):
+        RecallIndex(tmp_path / "six", _clustered(6), "exact")

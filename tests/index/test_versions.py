@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from index.snapshot import Snapshot
+from index.versions import (
+    current,
+    list_snapshots,
+    locate,
+    locked,
+    next_name,
+    publish,
+    remove_parts,
+    set_current,
+)
+from model.errors import SnapshotError
+
+
+def _publish(root: Path, text: str = "x") -> str:
+    part = root / ".building-abc"
+    part.mkdir(parents=True)
+    (part / "file").write_text(text)
+    name = next_name(root)
+    publish(root, part, name)
+    return name
+
+
+def test_names_count_up_and_the_last_one_is_current(tmp_path: Path) -> None:
+    assert list_snapshots(tmp_path / "none") == []
+    assert [_publish(tmp_path, text) for text in "abc"] == ["00000001", "00000002", "00000003"]
+    assert current(tmp_path) == "00000003"
+    assert list_snapshots(tmp_path) == ["00000001", "00000002", "00000003"]
+    assert (locate(tmp_path) / "file").read_text() == "c"
+    assert not (tmp_path / ".building-abc").exists()
+
+
+def test_an_older_one_can_be_made_current_again(tmp_path: Path) -> None:
+    _publish(tmp_path)
+    _publish(tmp_path)
+    set_current(tmp_path, "00000001")
+    assert locate(tmp_path).name == "00000001"
+    assert next_name(tmp_path) == "00000003"
+    with pytest.raises(SnapshotError, match="choose one of 00000001, 00000002"):
+        set_current(tmp_path, "00000007")
+    assert current(tmp_path) == "00000001"
+
+
+def test_a_name_never_leads_out_of_the_folder(tmp_path: Path) -> None:
+    _publish(tmp_path)
+    (tmp_path.parent / "00000005").mkdir(exist_ok=True)
+    for name in ("../00000005", ".", "", "1", str(tmp_path), "00000001/"):
+        with pytest.raises(SnapshotError, match="there is no snapshot"):
+            locate(tmp_path, name)
+
+
+def test_nothing_published(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "none"):
+        with pytest.raises(SnapshotError, match="make one with `fashionbert index build`"):
+            Snapshot.open(root)
+
+
+def test_a_damaged_current(tmp_path: Path) -> None:
+    _publish(tmp_path)
+    for text in ("", "../../etc", "\u00e9"):
+        (tmp_path / "CURRENT").write_text(text)
+        with pytest.raises(SnapshotError, match="CURRENT"):
+            current(tmp_path)
+    (tmp_path / "CURRENT").write_text("00000008\n")
+    with pytest.raises(SnapshotError, match="choose one of 00000001"):
+        locate(tmp_path)
+
+
+def test_a_folder_without_a_manifest_is_no_snapshot(tmp_path: Path) -> None:
+    _publish(tmp_path)
+    with pytest.raises(SnapshotError, match=r"is no snapshot \(manifest\.json"):
+        Snapshot.open(tmp_path)
+
+
+def test_only_one_may_build_and_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "new"),
+        pytest.raises(SnapshotError, match="another build is running"),
+        locked(tmp_path / "new"),
+    ):
+        pass
+    reading, writing = os.pipe()
+    child = os.posix_spawn(
+        "/bin/sh",
+        ["sh", "-c", 'exec 9>"$0"; flock -n 9 && echo locked; kill -9 $$', str(tmp_path / ".lock")],
+        {"PATH": os.environ["PATH"]},
+        file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)],
+    )
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == "locked\n"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
+
+
+def test_what_unfinished_builds_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    _publish(tmp_path)
+    (tmp_path / ".building-1").mkdir()
+    (tmp_path / ".building-1" / "file").write_text("x")
+    (tmp_path / ".building-1.json").write_text("{}")
+    remove_parts(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["00000001", "CURRENT"]

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from index.snapshot import Snapshot
+from service.api.problems import PROBLEMS
+
+
+@pytest.fixture(scope="module")
+def document(client: httpx.Client) -> dict[str, Any]:
+    document: dict[str, Any] = client.get("/openapi.json").json()
+    return document
+
+
+def test_every_address_is_in_it(document: dict[str, Any]) -> None:
+    assert set(document["paths"]) == {
+        "/v1/search/text",
+        "/v1/search/image",
+        "/v1/match",
+        "/v1/items/{item_id}",
+        "/v1/items/{item_id}/image",
+        "/v1/index",
+        "/healthz",
+        "/readyz",
+    }
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    assert all(operation["description"] for operation in operations)
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for one in value.values():
+            yield from references(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from references(one)
+
+
+def test_what_it_refers_to_is_in_it(document: dict[str, Any]) -> None:
+    found = set(references(document))
+    assert "#/components/schemas/Problem" in found
+    for reference in found:
+        name = reference.removeprefix("#/components/schemas/")
+        assert name in document["components"]["schemas"]
+
+
+def test_errors_are_problems_and_nothing_else(document: dict[str, Any]) -> None:
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"]
+    assert all(f"`{code}`" in str(document["components"]) for code in PROBLEMS)
+
+
+def test_the_examples_work(
+    document: dict[str, Any], client: httpx.Client, snapshot: Snapshot
+) -> None:
+    for path in ("/v1/search/text", "/v1/search/image", "/v1/match"):
+        schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"][
+            "schema"
+        ]
+        if "$ref" in schema:
+            schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        for example in schema["examples"]:
+            response = client.post(path, json=example)
+            if "item_id" in str(example):  # well formed, but not an item of this catalogue
+                assert response.json()["code"] == "unknown_item"
+            else:
+                assert response.status_code == 200
+
+
+def test_a_picture_search_takes_a_form_and_json(document: dict[str, Any]) -> None:
+    content = document["paths"]["/v1/search/image"]["post"]["requestBody"]["content"]
+    form = content["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == {"image", "k", "candidates", "rerank", "timings"}
+    assert set(content["application/json"]["schema"]["properties"]) == {
+        "image",
+        "item_id",
+        "k",
+        "candidates",
+        "rerank",
+        "timings",
+    }

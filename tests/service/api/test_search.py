@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from PIL import Image
+
+from index.snapshot import Snapshot
+from service.search import Searcher
+
+JSON = {"Content-Type": "application/json"}
+TEXT, IMAGE = "/v1/search/text", "/v1/search/image"
+
+
+def code_of(response: httpx.Response) -> str:
+    """The code of a problem, which must be a whole one."""
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == response.status_code
+    assert problem["type"] == f"urn:fashionbert:problem:{problem['code']}"
+    assert problem["title"]
+    assert problem["detail"]
+    assert "Traceback" not in response.text
+    assert "site-packages" not in response.text
+    return str(problem["code"])
+
+
+def scores(response: httpx.Response) -> list[tuple[str, float]]:
+    assert response.status_code == 200, response.text
+    return [(hit["id"], hit["score"]) for hit in response.json()["hits"]]
+
+
+def test_text_search(client: httpx.Client, searcher: Searcher, snapshot: Snapshot) -> None:
+    response = client.post(TEXT, json={"query": "red dress", "k": 5, "candidates": 20})
+    assert response.status_code == 200
+    body = response.json()
+    expected = searcher.search_text("red dress", k=5, candidates=20)
+    assert [hit["id"] for hit in body["hits"]] == [hit.item.id for hit in expected.hits]
+    for hit, wanted in zip(body["hits"], expected.hits, strict=True):
+        assert hit["rank"] == wanted.rank
+        assert hit["score"] == pytest.approx(wanted.score, abs=1e-4)
+        assert hit["probability"] == pytest.approx(wanted.probability, abs=1e-5)
+        assert hit["recall_score"] == pytest.approx(wanted.recall_score, abs=1e-5)
+        assert hit["recall_rank"] == wanted.recall_rank
+        assert hit["view"] == wanted.view
+        assert hit["item"] == {
+            "id": wanted.item.id,
+            "title": wanted.item.title,
+            "text": wanted.item.text,
+            "attributes": wanted.item.attributes,
+            "views": wanted.item.views,
+        }
+    assert body["model"] == snapshot.model_id
+    assert body["snapshot"] == snapshot.name
+    assert body["truncated"] is False
+    assert body["timings"] is None
+
+
+def test_defaults_come_from_the_settings(client: httpx.Client) -> None:
+    hits = client.post(TEXT, json={"query": "coat", "k": 20}).json()["hits"]
+    assert [hit["score"] is None for hit in hits] == [False] * 16 + [True] * 4
+    assert len(client.post(TEXT, json={"query": "coat"}).json()["hits"]) == 10
+
+
+def test_rerank_false_and_timings(client: httpx.Client) -> None:
+    response = client.post(TEXT, json={"query": "coat", "rerank": False, "timings": True})
+    body = response.json()
+    assert [hit["recall_rank"] for hit in body["hits"]] == list(range(1, 11))
+    assert all(hit["score"] is None and hit["probability"] is None for hit in body["hits"])
+    assert set(body["timings"]) == {"encode", "recall", "total"}
+
+
+def test_a_picture_may_come_as_a_file_as_base64_and_as_a_data_url(
+    client: httpx.Client, searcher: Searcher, photo: bytes
+) -> None:
+    encoded = base64.b64encode(photo).decode()
+    by_file = client.post(IMAGE, files={"image": ("a.jpg", photo, "image/jpeg")}, data={"k": "4"})
+    by_json = client.post(IMAGE, json={"image": encoded, "k": 4})
+    by_url = client.post(IMAGE, json={"image": f"data:image/jpeg;base64,{encoded}", "k": 4})
+    expected = searcher.search_image(photo, k=4, candidates=16)
+    assert scores(by_file) == scores(by_json) == scores(by_url)
+    assert [id for id, _ in scores(by_file)] == [hit.item.id for hit in expected.hits]
+
+
+def test_the_fields_of_a_form(client: httpx.Client, photo: bytes) -> None:
+    fields = {"k": "3", "candidates": "5", "rerank": "false", "timings": "true"}
+    body = client.post(IMAGE, files={"image": photo}, data=fields).json()
+    assert [hit["recall_rank"] for hit in body["hits"]] == [1, 2, 3]
+    assert set(body["timings"]) == {"decode", "encode", "recall", "total"}
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_other_formats_of_the_same_picture(format: str, client: httpx.Client, photo: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photo)).save(buffer, format, lossless=True)
+    assert len(scores(client.post(IMAGE, files={"image": buffer.getvalue()}))) == 10
+
+
+def test_search_by_item(client: httpx.Client, searcher: Searcher, snapshot: Snapshot) -> None:
+    for id in snapshot.ids[:5]:  # the first ones are odd
+        response = client.post(IMAGE, json={"item_id": id, "k": 96, "candidates": 96})
+        assert id in dict(scores(response))
+        expected = searcher.search_item(id, k=96, candidates=96)
+        assert [i for i, _ in scores(response)] == [hit.item.id for hit in expected.hits]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"query": ""}, 400, "empty_text"),
+        ({"query": " \t\n"}, 400, "empty_text"),
+        ({"query": "a\ud800"}, 400, "invalid_text"),
+        ({"query": "a" * 10_000}, 422, "text_too_long"),
+        ({"query": "red", "k": 0}, 422, "out_of_range"),
+        ({"query": "red", "k": -1}, 422, "out_of_range"),
+        ({"query": "red", "k": 10**6}, 422, "out_of_range"),
+        ({"query": "red", "k": 10**30}, 422, "out_of_range"),
+        ({"query": "red", "candidates": 0}, 422, "out_of_range"),
+        ({"query": "red", "candidates": 101}, 422, "out_of_range"),
+        ({"query": "red", "k": 1.5}, 422, "invalid_request"),
+        ({"query": "red", "k": None}, 422, "invalid_request"),
+        ({"query": 7}, 422, "invalid_request"),
+        ({"query": "red", "rerank": "perhaps"}, 422, "invalid_request"),
+        ({"query": "red", "limit": 5}, 422, "invalid_request"),
+        ({}, 422, "invalid_request"),
+        ([], 422, "invalid_request"),
+        (None, 422, "invalid_request"),
+    ],
+)
+def test_bad_text_searches(body: Any, status: int, code: str, client: httpx.Client) -> None:
+    response = client.post(TEXT, content=json.dumps(body), headers=JSON)
+    assert (response.status_code, code_of(response)) == (status, code)
+    if status == 422 and code != "text_too_long":
+        assert all(one["location"].startswith("body") for one in response.json()["errors"])
+
+
+def test_the_field_to_blame_is_named(client: httpx.Client) -> None:
+    problem = client.post(TEXT, json={"query": "red", "k": 0}).json()
+    assert problem["detail"] == "k is 0: choose 1 to 200"
+    assert problem["errors"] == [{"location": "body.k", "message": problem["detail"]}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"query": "\xff"}',
+        b'{"query": "red", "k": ' + b"9" * 10_000 + b"}",
+        b"[" * 50_000,
+        b'{"query": "\\ud800"}',
+        b'{"query": "red", "k": NaN}',
+    ],
+)
+@pytest.mark.parametrize("path", [TEXT, IMAGE, "/v1/match"])
+def test_bodies_that_are_not_json(path: str, content: bytes, client: httpx.Client) -> None:
+    response = client.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code in (400, 422)
+    assert code_of(response) in ("bad_request", "malformed_json", "invalid_request", "invalid_text")
+
+
+def test_bad_pictures(bad_picture: Any, client: httpx.Client) -> None:
+    as_file = client.post(IMAGE, files={"image": bad_picture.data})
+    assert (as_file.status_code, code_of(as_file)) == (bad_picture.status, bad_picture.code)
+    encoded = base64.b64encode(bad_picture.data).decode()
+    as_json = client.post(IMAGE, json={"image": encoded})
+    assert (as_json.status_code, code_of(as_json)) == (bad_picture.status, bad_picture.code)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"item_id": "nobody"}, 404, "unknown_item"),
+        ({"item_id": ""}, 404, "unknown_item"),
+        ({"image": "%%%"}, 400, "invalid_base64"),
+        ({"image": "Zm9"}, 400, "invalid_base64"),
+        ({"image": "é"}, 400, "invalid_base64"),
+        ({"image": "http://127.0.0.1/a.jpg"}, 400, "invalid_base64"),
+        ({"image": "data:image/jpeg;base64"}, 400, "not_an_image"),
+        ({}, 422, "invalid_request"),
+        ({"image": "Zm9v", "item_id": "a"}, 422, "invalid_request"),
+        ({"item_id": "summer/dresses/1", "k": 0}, 422, "out_of_range"),
+    ],
+)
+def test_bad_picture_searches(body: Any, status: int, code: str, client: httpx.Client) -> None:
+    response = client.post(IMAGE, json=body)
+    assert (response.status_code, code_of(response)) == (status, code)
+
+
+def test_bad_forms(client: httpx.Client, photo: bytes) -> None:
+    def post(**options: Any) -> tuple[int, str]:
+        response = client.post(IMAGE, **options)
+        return response.status_code, code_of(response)
+
+    assert post(files={"photo": photo}) == (422, "invalid_request")
+    assert post(files={"image": (None, b"text")}) == (422, "invalid_request")
+    assert post(files={"image": photo}, data={"k": "0"}) == (422, "out_of_range")
+    assert post(files={"image": photo}, data={"k": "many"}) == (422, "invalid_request")
+    assert post(files={"image": photo}, data={"item_id": "x"}) == (422, "invalid_request")
+    assert post(files=[("image", photo), ("image", photo)]) == (400, "bad_request")
+    broken = {"Content-Type": "multipart/form-data"}
+    assert post(content=b"--x\r\n", headers=broken) == (400, "bad_request")
+    cut = {"Content-Type": "multipart/form-data; boundary=x"}
+    content = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + photo
+    assert post(content=content, headers=cut) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "image/jpeg", "application/xml", ""])
+def test_other_content_types(kind: str, client: httpx.Client, photo: bytes) -> None:
+    response = client.post(IMAGE, content=photo, headers={"Content-Type": kind})
+    assert (response.status_code, code_of(response)) == (415, "unsupported_media_type")
+
+
+def test_after_all_that_it_answers_as_before(client: httpx.Client, bad_pictures: list[Any]) -> None:
+    good = {"query": "red dress", "k": 5}
+    before = scores(client.post(TEXT, json=good))
+
+    def bad(number: int) -> int:
+        picture = bad_pictures[number % len(bad_pictures)]
+        return client.post(IMAGE, files={"image": picture.data}).status_code
+
+    with ThreadPoolExecutor(8) as threads:
+        statuses = list(threads.map(bad, range(40)))
+        during = scores(client.post(TEXT, json=good))
+    assert set(statuses) == {400, 413, 415}
+    assert before == during == scores(client.post(TEXT, json=good))
+
+
+@examples(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(query=st.text(max_size=60))
+def test_any_text_gets_hits_or_a_problem(query: str, client: httpx.Client) -> None:
+    response = client.post(
+        TEXT,
+        content=json.dumps({"query": query, "k": 1, "candidates": 1}),
+        headers={"Content-Type": "application/json"},
+    )
+    if query.strip():
+        assert len(scores(response)) == 1
+    else:
+        assert code_of(response) == "empty_text"
+
+
+@examples(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(start=st.integers(0, 3000), noise=st.binary(max_size=40))
+def test_any_damage_to_a_picture_gets_hits_or_a_problem(
+    start: int, noise: bytes, client: httpx.Client, photo: bytes
+) -> None:
+    data = photo[:start] + noise + photo[start + len(noise) :]
+    response = client.post(IMAGE, files={"image": data}, data={"k": "1", "candidates": "1"})
+    if response.status_code != 200:
+        assert code_of(response) in (
+            "not_an_image",
+            "truncated",
+            "unsupported_format",
+            "too_many_pixels",
+        )

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.snapshot import Snapshot
+from model.bundle import Bundle
+
+Shell = Callable[..., Any]
+
+
+@pytest.fixture
+def small(demo_catalogue: Path, tmp_path: Path) -> Path:
+    """A feed of ten products with columns of other names; the last has no picture."""
+    with (demo_catalogue / "train.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[:10]
+    path = tmp_path / "small.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sku", "photo", "name", "price"])
+        for row in rows[:9]:
+            writer.writerow([row["id"], row["image"], row["title"], row["price"]])
+        writer.writerow([rows[9]["id"], "images/none.jpg", rows[9]["title"], "1"])
+    return path
+
+
+MAPPING = ("--id-column", "sku", "--image-column", "photo", "--title-column", "name")
+
+
+def test_build_info_verify(
+    small: Path, shell: Shell, bundle: Bundle, demo_catalogue: Path, tmp_path: Path
+) -> None:
+    root, report = tmp_path / "snapshots", tmp_path / "bad.csv"
+    pictures = demo_catalogue / "images.tar"
+    command = ["index", "build", small, "--bundle", bundle.path, "--out", root]
+    command += ["--images", pictures, "--text", "{name}", *MAPPING]
+
+    too_bad = shell(*command, "--report", report)
+    assert too_bad.code == 2
+    assert "10.0% of the rows" in too_bad.err
+    assert "missing_picture" in report.read_text()
+    assert not root.exists()
+
+    built = shell(*command, "--max-bad", "0.1")
+    assert built.code == 0, built.err
+    assert "snapshot 00000001: 9 products" in built.err
+    snapshot = Snapshot.open(root)
+    assert snapshot.item(0).title == snapshot.item(0).text
+    assert set(snapshot.item(0).attributes) == {"price"}
+
+    told = json.loads(shell("index", "info", "--snapshots", root, "--json").out)
+    assert (told["name"], told["products"], told["text_template"]) == ("00000001", 9, "{name}")
+    assert "00000001" in shell("index", "info", "--snapshots", root).out
+    whole = shell("index", "verify", "--snapshots", root)
+    assert (whole.code, whole.out) == (0, "snapshot 00000001 is whole: 9 products\n")
+
+
+def test_verify_finds_a_flipped_byte(shell: Shell, snapshot_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "snapshots"
+    shutil.copytree(snapshot_root, root)
+    file = root / "00000001" / "text_states.npy"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    ran = shell("index", "verify", "--snapshots", root)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"error: {file} is damaged" in ran.err
+
+
+def test_nothing_says_where(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FASHIONBERT_BUNDLE", "FASHIONBERT_SNAPSHOTS"):
+        monkeypatch.delenv(name, raising=False)
+    ran = shell("index", "info")
+    assert (ran.code, ran.err) == (
+        2,
+        "error: nothing says where to find the snapshots: give --snapshots or set "
+        "FASHIONBERT_SNAPSHOTS\n",
+    )
+    assert "--bundle or set FASHIONBERT_BUNDLE" in shell("search", "red").err

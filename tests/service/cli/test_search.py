@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.snapshot import Snapshot
+from model.bundle import FILES, Bundle
+from service.search import Searcher
+
+Shell = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _places(bundle: Bundle, snapshot_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHIONBERT_BUNDLE", str(bundle.path))
+    monkeypatch.setenv("FASHIONBERT_SNAPSHOTS", str(snapshot_root))
+    monkeypatch.setenv("FASHIONBERT_THREADS", "2")
+
+
+@pytest.fixture
+def file(photo: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(photo)
+    return path
+
+
+def refused(ran: Any) -> str:
+    """The one line of a command that was refused."""
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    return str(ran.err)
+
+
+def test_a_table(shell: Shell, searcher: Searcher) -> None:
+    ran = shell("search", "red dress", "-k", "5")
+    assert ran.code == 0
+    header, *rows = ran.out.rstrip().splitlines()
+    assert header.split() == ["rank", "score", "probability", "recall", "rank", "id", "title"]
+    expected = searcher.search_text("red dress", k=5).hits
+    assert len(rows) == 5
+    for row, hit in zip(rows, expected, strict=True):
+        assert row.split()[0] == str(hit.rank)
+        assert hit.item.id in row
+        assert f"{hit.score:.3f}" in row
+    assert "rerank" in ran.err
+    assert "ms" in ran.err
+
+
+def test_json_by_text_and_by_picture(shell: Shell, searcher: Searcher, file: Path) -> None:
+    by_text = json.loads(shell("search", "red dress", "--json", "--k", "3").out)
+    expected = searcher.search_text("red dress", k=3)
+    assert [hit["item"]["id"] for hit in by_text["hits"]] == [h.item.id for h in expected.hits]
+    by_picture = json.loads(shell("search", "--image", file, "--json", "--no-rerank").out)
+    recalled = searcher.search_image(file.read_bytes(), rerank=False)
+    assert [hit["item"]["id"] for hit in by_picture["hits"]] == [h.item.id for h in recalled.hits]
+
+
+def test_a_title_cannot_steer_the_terminal(shell: Shell, snapshot: Snapshot) -> None:
+    assert "\x1b" in snapshot.item(3).title
+    ran = shell("search", "red", "-k", "96", "--candidates", "96")
+    assert "\x1b" not in ran.out
+    assert "[red]bold[/red] <b> [31mhat</b>" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["", "-k", "5"], "the text is empty"),
+        (["a" * 10_000], "the text has 10,000 characters"),
+        (["\udcff"], "the text is no valid Unicode"),
+        (["red", "-k", "0"], "k is 0: choose 1 to 1,000"),
+        (["red", "-k", "1000000"], "k is 1000000: choose 1 to 1,000"),
+        (["red", "--candidates", "0"], "candidates is 0"),
+        ([], "either a text or --image"),
+        (["red", "--image", "a.jpg"], "either a text or --image"),
+        (["--image", "/nowhere/a.jpg"], "/nowhere/a.jpg cannot be read: No such file"),
+        (["--image", "/"], "/ cannot be read: Is a directory"),
+        (["red", "--bundle", "/nowhere"], "/nowhere is no model bundle"),
+        (["red", "--snapshots", "/nowhere"], "there is no snapshot in /nowhere"),
+        (["red", "--device", "tpu"], "FASHIONBERT_DEVICE"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str, shell: Shell) -> None:
+    assert message in refused(shell("search", *arguments))
+
+
+def test_bad_pictures(
+    bad_picture: Any, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASHIONBERT_MAX_UPLOAD_BYTES", "150000")
+    path = tmp_path / "picture"
+    path.write_bytes(bad_picture.data)
+    refused(shell("search", "--image", path))
+
+
+def test_another_models_snapshot(shell: Shell, bundle: Bundle, other_bundle: Bundle) -> None:
+    for command in (["search", "red"], ["serve", "--port", "0"]):
+        message = refused(shell(*command, "--bundle", other_bundle.path))
+        assert bundle.model_id in message
+        assert other_bundle.model_id in message
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bundle_with_a_flipped_byte(
+    name: str, shell: Shell, bundle: Bundle, feed: Path, demo_catalogue: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "bundle"
+    shutil.copytree(bundle.path, damaged)
+    data = bytearray((damaged / name).read_bytes())
+    data[len(data) // 3] ^= 0x10
+    (damaged / name).write_bytes(data)
+    out = tmp_path / "snapshots"
+    build = ["index", "build", feed, "--images", demo_catalogue / "images.tar", "--out", out]
+    for command in (["search", "red"], ["serve", "--port", "0"], build):
+        message = refused(shell(*command, "--bundle", damaged))
+        assert f"{damaged / name} has been changed" in message
+    assert not out.exists()

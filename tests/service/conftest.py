@@ -1,0 +1,208 @@
+"""A real snapshot, a real server on loopback, and pictures that must be refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import socket
+import struct
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from index.build import build
+from index.snapshot import Snapshot
+from model.bundle import Bundle
+from model.catalogue import read_catalogue
+from model.engine import Engine
+from service.api.app import create_app
+from service.cli import main
+from service.search import Searcher
+from service.settings import Settings
+
+#: Ids that an address, a header or a terminal can trip over, in the first rows of the feed.
+ODD_IDS = ("summer/dresses/1", "été ✓ #1?a=b&c%20", "../etc/passwd", "-k")
+ODD_TITLE = "[red]bold[/red] <b>\x1b[31mhat</b>"
+
+
+@pytest.fixture(scope="session")
+def feed(demo_catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo catalogue's train.csv with odd ids and one odd title."""
+    with (demo_catalogue / "train.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, id in zip(rows, ODD_IDS, strict=False):
+        row["id"] = id
+    rows[3]["title"] = ODD_TITLE
+    path = tmp_path_factory.mktemp("feed") / "feed.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="session")
+def snapshot_root(
+    feed: Path, demo_catalogue: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with one snapshot, of `bundle`'s model."""
+    root = tmp_path_factory.mktemp("service") / "snapshots"
+    with read_catalogue(feed, images=demo_catalogue / "images.tar") as catalogue:
+        build(catalogue, engine, root, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def snapshot(snapshot_root: Path) -> Snapshot:
+    return Snapshot.open(snapshot_root)
+
+
+@pytest.fixture(scope="session")
+def searcher(engine: Engine, snapshot: Snapshot) -> Searcher:
+    return Searcher(engine, snapshot)
+
+
+@pytest.fixture(scope="session")
+def settings(bundle: Bundle, snapshot_root: Path) -> Settings:
+    """Small limits, so that what goes beyond them is small too."""
+    return Settings(
+        bundle=bundle.path,
+        snapshots=snapshot_root,
+        threads=2,
+        candidates=16,
+        max_k=200,
+        max_candidates=100,
+        max_pairs=8,
+        max_upload_bytes=150_000,
+        max_body_bytes=300_000,
+    )
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Run an app with uvicorn on a free port of loopback; yields its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def wait_until_ready(address: str) -> None:
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{address}/readyz").status_code != 200:
+        assert time.monotonic() < deadline, "the service did not get ready"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def address(settings: Settings) -> Iterator[str]:
+    """Where a real server answers."""
+    with serving(create_app(settings)) as address:
+        wait_until_ready(address)
+        yield address
+
+
+@pytest.fixture(scope="session")
+def client(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def photo(snapshot: Snapshot) -> bytes:
+    """A JPEG that is taken: a product's picture."""
+    return snapshot.image(5)[0]
+
+
+def png_bomb(side: int = 20_000) -> bytes:
+    """A whole and valid PNG of side × side pixels, 50 KB for 400 million of them."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes((1 + side // 8) * side), 9)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+@dataclass(frozen=True)
+class BadPicture:
+    data: bytes
+    code: str
+    status: int
+
+
+def _encoded(format: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").save(buffer, format)
+    return buffer.getvalue()
+
+
+BAD_PICTURES = {
+    "a text file": BadPicture(b"id,title\n1,dress\n" * 40, "not_an_image", 400),
+    "nothing": BadPicture(b"", "not_an_image", 400),
+    "a truncated JPEG": BadPicture(_encoded("JPEG")[:1500], "truncated", 400),
+    "a truncated PNG": BadPicture(_encoded("PNG")[:1500], "truncated", 400),
+    "a PNG bomb": BadPicture(png_bomb(), "too_many_pixels", 413),
+    "a GIF": BadPicture(_encoded("GIF"), "unsupported_format", 415),
+    "a BMP": BadPicture(_encoded("BMP")[:100_000], "unsupported_format", 415),
+    "too many bytes": BadPicture(_encoded("JPEG") + bytes(150_000), "too_many_bytes", 413),
+}
+
+
+@pytest.fixture(params=BAD_PICTURES)
+def bad_picture(request: pytest.FixtureRequest) -> BadPicture:
+    return BAD_PICTURES[request.param]
+
+
+@pytest.fixture(scope="session")
+def bad_pictures() -> list[BadPicture]:
+    return list(BAD_PICTURES.values())
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Shell = Callable[..., Ran]
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Runs `fashionbert` with arguments, through its entry point."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["fashionbert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:  # also a command that went well ends so
+            main()
+        printed = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return Ran(caught.value.code, printed.out, printed.err)
+
+    return run

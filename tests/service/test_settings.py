@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.errors import FashionBertError
+from service.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def _paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHIONBERT_BUNDLE", "/somewhere/bundle")
+    monkeypatch.setenv("FASHIONBERT_SNAPSHOTS", "/somewhere/snapshots")
+
+
+def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHIONBERT_MAX_K", "50")
+    settings = load_settings(bundle=Path("mine"), port=None)
+    assert settings.bundle == Path("mine")
+    assert settings.snapshots == Path("/somewhere/snapshots")
+    assert settings.port == 8080
+    assert settings.search_limits.max_k == 50
+
+
+def test_a_missing_one_is_told_with_its_option_and_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("FASHIONBERT_BUNDLE")
+    with pytest.raises(FashionBertError, match="--bundle or set FASHIONBERT_BUNDLE"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "eighty"), ("PORT", "70000"), ("DEVICE", "tpu"), ("CONCURRENCY", "0")],
+)
+def test_a_wrong_value_names_its_variable(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"FASHIONBERT_{name}", value)
+    with pytest.raises(FashionBertError, match=rf"\(FASHIONBERT_{name}\)") as caught:
+        load_settings()
+    assert "\n" not in str(caught.value)
+
+
+def test_limits_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(FashionBertError, match="no room for a picture"):
+        load_settings(max_upload_bytes=1_000_000, max_body_bytes=1_000_000)
+    with pytest.raises(FashionBertError, match=r"candidates \(64\) is more than"):
+        load_settings(max_candidates=10)
