@@ -98,7 +98,7 @@ def export_bundle(
     calibration: tuple[float, float] = (1.0, 0.0),
     text_template: str | None = None,
     metrics: dict[str, Any] | None = None,
-) -> Bundle:
+) -> tuple[Bundle, float]:
     """Write a model as a bundle, if ONNX Runtime computes what torch does.
 
     Args:
@@ -108,6 +108,9 @@ def export_bundle(
         calibration: (slope, intercept) of the match probability.
         text_template: what the model was trained on.
         metrics: kept in the manifest.
+
+    Returns:
+        The bundle, and the largest difference that the parity check saw.
 
     Raises:
         BundleError: the parity check failed, or the folder holds something else. Nothing is
@@ -124,7 +127,7 @@ def export_bundle(
     try:
         _write_graphs(model, part)
         shutil.copyfile(tokenizer, part / "tokenizer.json")
-        check_parity(model, part)
+        difference = check_parity(model, part)
         config = model.config
         write_manifest(
             part,
@@ -144,7 +147,7 @@ def export_bundle(
         _replace_folder(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Bundle.open(folder)
+    return Bundle.open(folder), difference
 
 
 def _write_graphs(model: FashionBertModel, folder: Path) -> None:

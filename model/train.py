@@ -28,6 +28,7 @@ from model.errors import TrainingError
 from model.files import write_json
 from model.inputs import prepare_inputs
 from model.network import FashionBertModel
+from model.progress import progress_bars
 from model.tasks import contrastive_loss, draw_negatives, gather, match_loss
 from model.validate import Validation, fit_to_unseen, validate
 from model.wordpiece import backbone_tokenizer, save_tokenizer, train_wordpiece
@@ -534,15 +535,3 @@ class Trainer:
                     if line["step"] < step + ("validation" in line):
                         kept.append(text)
             path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def progress_bars() -> Progress:
-    """Bars with what is done, the rate and the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )

@@ -31,7 +31,8 @@ def make_bundle(catalogue: Path, folder: Path, seed: int) -> Bundle:
     save_tokenizer(tokenizer, folder.parent / f"{folder.name}-tokenizer.json")
     torch.manual_seed(seed)
     config = new_config("tiny", vocab_size=tokenizer.get_vocab_size(), image_size=64)
-    return export_bundle(new_model(config), folder.parent / f"{folder.name}-tokenizer.json", folder)
+    tokenizer_file = folder.parent / f"{folder.name}-tokenizer.json"
+    return export_bundle(new_model(config), tokenizer_file, folder)[0]
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,14 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from model.errors import FashionBertError
-from service.cli import catalogue, index, search, serve
+from service.cli import catalogue, evaluate, export, index, search, serve, train
 
 #: Panel of the help, name, and what runs, in the order of the help.
 COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., None]], ...] = (
     ("Data", "catalogue", catalogue.app),
+    ("Model", "train", train.train),
+    ("Model", "evaluate", evaluate.evaluate),
+    ("Model", "export", export.export),
     ("Search", "index", index.app),
     ("Search", "search", search.search),
     ("Search", "serve", serve.serve),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from model.catalogue import Catalogue, ColumnMapping
+from model.errors import CatalogueError, FashionBertError
 from service.settings import missing
 
 Bundle = Annotated[
@@ -50,6 +53,54 @@ MaxBad = Annotated[
     float,
     typer.Option(help="Share of the feed that may be bad, from 0 to 1, before it is refused."),
 ]
+
+Report = Annotated[
+    Path | None, typer.Option(help="Write the bad rows here: .csv, or else JSON lines.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(help="Column with the sub-category: negatives are drawn from the same one."),
+]
+
+
+def columns(id: str, image: str, title: str, description: str, separator: str) -> ColumnMapping:
+    """The five options about a feed's columns, together."""
+    return ColumnMapping(
+        id=id, image=image, title=title, description=description, separator=separator
+    )
+
+
+def check_group_by(catalogue: Catalogue, column: str | None) -> None:
+    """Refuse a --group-by that no product has.
+
+    Raises:
+        CatalogueError: it lists the columns that there are.
+    """
+    if column is None:
+        return
+    names = {name for product in catalogue.products for name in product.attributes}
+    if column not in names:
+        raise CatalogueError(
+            f"--group-by {column}: the feed has no such column; it has {', '.join(sorted(names))}"
+        )
+
+
+def require_training() -> None:
+    """Refuse to train or export where the extra is not installed.
+
+    Raises:
+        FashionBertError: it names the package to install.
+    """
+    missing_modules = [
+        name
+        for name in ("torch", "transformers", "accelerate", "onnx")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing_modules:
+        raise FashionBertError(
+            f"this command needs {', '.join(missing_modules)}, which serving does not: "
+            "pip install 'fashionbert[train]'"
+        )
 
 
 def required(snapshots: Path | None) -> Path:

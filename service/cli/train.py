@@ -1,0 +1,130 @@
+"""`fashionbert train`: a feed becomes a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli import options
+from service.cli.output import note
+
+
+def train(
+    feed: options.Feed,
+    run: Annotated[Path, typer.Option("--out", help="Folder of the run; goes on if it has one.")],
+    valid: Annotated[
+        Path | None,
+        typer.Option(help="Products to choose the best state by; never trained on."),
+    ] = None,
+    hold_out: Annotated[
+        float, typer.Option(help="Without --valid: share of the feed to keep out for that.")
+    ] = 0.05,
+    preset: Annotated[str, typer.Option(help="tiny, small, base or paper.")] = "small",
+    text_backbone: Annotated[
+        str | None, typer.Option(help="A BERT, by hub id or folder, instead of the preset's.")
+    ] = None,
+    cnn: Annotated[
+        str | None, typer.Option(help="A vision model, by hub id or folder, likewise.")
+    ] = None,
+    joint_from: Annotated[
+        int | None, typer.Option(help="Layers that see one modality only; 0 is the paper.", min=0)
+    ] = None,
+    train_cnn: Annotated[
+        bool, typer.Option("--train-cnn", help="Train the CNN too, instead of keeping it frozen.")
+    ] = False,
+    images: options.Images = None,
+    text: options.Text = None,
+    id_column: options.IdColumn = "id",
+    image_column: options.ImageColumn = "image",
+    title_column: options.TitleColumn = "title",
+    description_column: options.DescriptionColumn = "description",
+    separator: options.Separator = "|",
+    max_bad: options.MaxBad = 0.05,
+    report: options.Report = None,
+    group_by: options.GroupBy = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the feed.", min=0)] = 10,
+    batch_size: Annotated[int, typer.Option(help="Products a step and process.", min=2)] = 64,
+    learning_rate: Annotated[float, typer.Option(help="The highest, after warm-up.")] = 1e-4,
+    negatives: Annotated[int, typer.Option(help="Match negatives a side.", min=1)] = 1,
+    same_group: Annotated[
+        float,
+        typer.Option(help="Share of products in batches of one group.", min=0, max=1),
+    ] = 0.5,
+    validate_every: Annotated[float, typer.Option(help="In epochs.")] = 1.0,
+    validate_queries: Annotated[int, typer.Option(help="Queries each way.", min=1)] = 200,
+    patience: Annotated[
+        int, typer.Option(help="Validations without a better rank before it stops.", min=1)
+    ] = 3,
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between saved states.", min=1)] = 200,
+    mixed_precision: Annotated[str, typer.Option(help="bf16, fp16 or no.")] = "bf16",
+    cache: Annotated[
+        Path | None, typer.Option(help="Where picture features are kept; OUT/cache by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
+) -> None:
+    """Train FashionBERT on a product feed; started again, it goes on where it was.
+
+    The best checkpoint is OUT/best, for `fashionbert export`. On several GPUs:
+    `torchrun --nproc-per-node 4 $(which fashionbert) train ...`
+
+    \b
+    Example:
+      fashionbert train feed.csv --out runs/shop --text "{title}. {colour}" --group-by category
+    """
+    options.require_training()
+    from model.catalogue import read_catalogue
+    from model.holdout import hold_out as split
+    from model.train import Trainer, TrainSettings
+
+    columns = options.columns(id_column, image_column, title_column, description_column, separator)
+
+    def read(path: Path, report_path: Path | None = None) -> Any:
+        catalogue = read_catalogue(
+            path,
+            images=images,
+            text=text,
+            columns=columns,
+            max_bad=max_bad,
+            report_path=report_path,
+            progress=True,
+        )
+        note(catalogue.report.summary())
+        return catalogue
+
+    learn = read(feed, report)
+    if valid is not None:
+        choose = read(valid)
+    else:
+        learn, choose = split(learn, hold_out, seed)
+    options.check_group_by(learn, group_by)
+    overrides: dict[str, Any] = {}
+    if joint_from is not None:
+        overrides["joint_from"] = joint_from
+    if train_cnn:
+        overrides["freeze_cnn"] = False
+    settings = TrainSettings(
+        preset=preset,
+        text_backbone=text_backbone,
+        cnn=cnn,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        negatives=negatives,
+        same_group=same_group if group_by else 0.0,
+        group_by=group_by,
+        validate_every=validate_every,
+        validate_queries=validate_queries,
+        patience=patience,
+        checkpoint_steps=checkpoint_steps,
+        mixed_precision=mixed_precision,
+        seed=seed,
+        overrides=overrides,
+    )
+    best = Trainer(
+        settings, learn, choose, run, cache=cache, text_template=text, show_progress=True
+    ).run()
+    note(
+        f"the best checkpoint is {best}: `fashionbert export {best} --out BUNDLE` makes it a bundle"
+    )
