@@ -15,10 +15,11 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from model.errors import FashionBertError
-from service.cli import catalogue, evaluate, export, index, search, serve, train
+from service.cli import catalogue, demo, evaluate, export, index, search, serve, train
 
 #: Panel of the help, name, and what runs, in the order of the help.
 COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., None]], ...] = (
+    ("Start here", "demo", demo.demo),
     ("Data", "catalogue", catalogue.app),
     ("Model", "train", train.train),
     ("Model", "evaluate", evaluate.evaluate),
