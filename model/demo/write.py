@@ -9,9 +9,11 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -103,12 +105,14 @@ def write_demo_catalogue(
     held_out: int = 400,
     seed: int = 0,
     size: tuple[int, int] = (192, 256),
+    processes: int = 1,
     progress: bool = False,
 ) -> None:
     """Write `train.csv` (`products` rows), `val.csv` (`held_out` rows) and `images.tar`.
 
-    The same arguments give the same bytes. `size` is a picture's width and height in pixels. A
-    demo catalogue already in `folder` is replaced.
+    The same arguments give the same bytes, whatever `processes`, which draw; more than one are
+    spawned, so a caller's script then needs a main guard. `size` is a picture's width and height
+    in pixels. A demo catalogue already in `folder` is replaced.
 
     Raises:
         CatalogueError: `folder` holds something other than a demo catalogue, or a number is out
@@ -129,7 +133,7 @@ def write_demo_catalogue(
     try:
         _write_feed(aside / "train.csv", everything[:products])
         _write_feed(aside / "val.csv", everything[products:])
-        _write_pictures(aside / "images.tar", everything, seed, size, progress)
+        _write_pictures(aside / "images.tar", everything, seed, size, processes, progress)
         # train.csv goes first and comes last: where it stands, the catalogue is whole.
         (folder / "train.csv").unlink(missing_ok=True)
         for name in reversed(FILES):
@@ -173,20 +177,25 @@ def _write_feed(path: Path, products: list[DemoProduct]) -> None:
 
 
 def _write_pictures(
-    path: Path, products: list[DemoProduct], seed: int, size: tuple[int, int], progress: bool
+    path: Path,
+    products: list[DemoProduct],
+    seed: int,
+    size: tuple[int, int],
+    processes: int,
+    progress: bool,
 ) -> None:
     with ExitStack() as stack:
-        # Threads, not processes: Pillow and numpy let go of the interpreter's lock in most of a
-        # picture's time, and a caller's script needs no main guard.
-        pool = stack.enter_context(ThreadPoolExecutor(max_workers=os.cpu_count() or 1))
         file = stack.enter_context(path.open("wb"))
         archive = stack.enter_context(
             tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
         )
-        stack.callback(pool.shutdown, cancel_futures=True)
-        rendered: Iterator[list[bytes]] = pool.map(
-            lambda product: render_views(product, seed, size), products
-        )
+        render = partial(render_views, seed=seed, size=size)
+        rendered: Iterator[list[bytes]] = map(render, products)
+        if processes > 1:
+            # Processes, not threads: half of a picture's time is Python's own.
+            pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            rendered = pool.map(render, products, chunksize=16)
         pairs = zip(products, rendered, strict=True)
         if progress:
             pairs = track(pairs, "Drawing garments", total=len(products))  # type: ignore[assignment]

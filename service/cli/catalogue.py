@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,14 @@ def demo(
     """
     from model.demo import write_demo_catalogue
 
-    write_demo_catalogue(folder, products=products, held_out=held_out, seed=seed, progress=True)
+    write_demo_catalogue(
+        folder,
+        products=products,
+        held_out=held_out,
+        seed=seed,
+        processes=os.cpu_count() or 1,
+        progress=True,
+    )
     note(f"wrote {products:,} products and {held_out:,} held out into {folder}")
 
 

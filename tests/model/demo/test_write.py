@@ -95,6 +95,13 @@ def test_same_seed_same_bytes(catalogue: Path, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_bytes() == (catalogue / name).read_bytes()
 
 
+def test_same_bytes_from_several_processes(catalogue: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    write_demo_catalogue(folder, products=40, held_out=12, seed=3, size=SIZE, processes=2)
+    for name in FILES:
+        assert (folder / name).read_bytes() == (catalogue / name).read_bytes()
+
+
 def test_pictures_do_not_depend_on_the_threads(catalogue: Path) -> None:
     products = demo_products(52, seed=3)
     one_by_one = [render_views(product, 3, SIZE) for product in products]
