@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 # an index carries one; the rest of the training extra is then satisfied by it.
 TORCH ?= torch==2.13.0
 
+COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header \
+	--annotation-style line
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format lock clean
 
@@ -34,6 +38,12 @@ check: setup ## Lint, formatting and types
 format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: setup ## Lock what the images install (requirements/)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt
+	$(COMPILE) --extra gpu pyproject.toml -o requirements/gpu.txt
+	echo "setuptools>=77" | $(COMPILE) - -o requirements/build.txt
 
 clean: ## Remove the environment and what make demo made
 	rm -rf $(VENV) demo

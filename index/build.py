@@ -64,6 +64,7 @@ def build(
     limits: ImageLimits = DEFAULT_LIMITS,
     report_path: Path | None = None,
     chunk: int = CHUNK,
+    if_changed: bool = False,
 ) -> Snapshot:
     """Encode a catalogue and publish it as the current snapshot.
 
@@ -82,6 +83,8 @@ def build(
         limits: what a picture may weigh.
         report_path: where to write what was left out, as JSON lines.
         chunk: products between two records of the progress.
+        if_changed: keep the current snapshot where this model made it from this very catalogue
+            and it is whole.
 
     Raises:
         CatalogueError: too many pictures cannot be decoded, or nothing is left.
@@ -97,6 +100,8 @@ def build(
         with locked(root):
             job = _Job(catalogue, engine, root, limits, max_bad, report_path)
             name = job.published()
+            if name is None and if_changed:
+                name = job.unchanged()
             if name is None:
                 with BuildProgress(enabled=progress) as bars:
                     job.encode(batch_size, chunk, bars)
@@ -155,6 +160,14 @@ class _Job:
             return None
         set_current(self._root, snapshot.name)
         return snapshot.name
+
+    def unchanged(self) -> str | None:
+        """The current snapshot, if it is what this job would make, and whole."""
+        try:
+            snapshot = Snapshot.open(self._root, verify=True)
+        except SnapshotError:
+            return None
+        return snapshot.name if snapshot.manifest.key == self._key else None
 
     def _open_parts(self) -> Parts:
         engine = self._engine

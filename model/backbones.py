@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -37,15 +38,38 @@ def _load_config(source: str, what: str) -> Any:
         ) from error
 
 
-def _load_weights(source: str) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModel.from_pretrained(source, dtype=torch.float32)
+def _load_weights(source: str, what: str) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModel.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(
+            f"the weights of the {what} {source!r} cannot be loaded "
+            f"({str(error).splitlines()[0]}): download it again"
+        ) from error
     return model
 
 
-def _feature_width(cnn_config: Any) -> int:
-    if hasattr(cnn_config, "hidden_sizes"):
-        return int(cnn_config.hidden_sizes[-1])
-    return int(cnn_config.hidden_size)
+def _feature_width(cnn: str, cnn_config: Any) -> int:
+    if hasattr(cnn_config, "num_channels"):
+        if hasattr(cnn_config, "hidden_sizes"):
+            return int(cnn_config.hidden_sizes[-1])
+        if hasattr(cnn_config, "hidden_size"):
+            return int(cnn_config.hidden_size)
+    raise TrainingError(
+        f"the CNN {cnn!r} is a {cnn_config.model_type}, which is no vision model with one hidden "
+        "width: give a ResNet, ConvNeXt, ViT or the like"
+    )
+
+
+def known_preset(preset: str) -> dict[str, Any]:
+    """An entry of `PRESETS`.
+
+    Raises:
+        TrainingError: there is none of that name; it lists those that there are.
+    """
+    if preset not in PRESETS:
+        raise TrainingError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[preset]
 
 
 def new_config(
@@ -68,9 +92,7 @@ def new_config(
     Raises:
         TrainingError: unknown preset, a backbone that cannot be loaded, an impossible mix.
     """
-    if preset not in PRESETS:
-        raise TrainingError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    start = PRESETS[preset]
+    start = known_preset(preset)
     fields: dict[str, Any] = {}
     text_backbone = text_backbone or start["text_backbone"]
     if text_backbone is not None:
@@ -95,21 +117,28 @@ def new_config(
         # `dtype` is the stored weights'; the network is made in fp32. Class names are not ours.
         for name in ("dtype", "id2label", "label2id"):
             cnn_config.pop(name, None)
-        fields.update(cnn=cnn, cnn_config=cnn_config, patch_feature_size=_feature_width(vision))
+        fields.update(
+            cnn=cnn, cnn_config=cnn_config, patch_feature_size=_feature_width(cnn, vision)
+        )
     config = FashionBertConfig(**fields)
     check_config(config)
     return config
 
 
 def new_model(config: FashionBertConfig, text_backbone: str | None = None) -> FashionBertModel:
-    """A model with its backbones' weights loaded and the rest freshly drawn (torch's seed)."""
+    """A model with its backbones' weights loaded and the rest freshly drawn (torch's seed).
+
+    Raises:
+        TrainingError: a backbone's weights cannot be loaded, or the CNN does not take what the
+            configuration gives it.
+    """
     model = FashionBertModel(config)
     if text_backbone is not None:
-        load_bert(model, _load_weights(text_backbone).state_dict())
+        load_bert(model, _load_weights(text_backbone, "text backbone").state_dict())
     if config.cnn is not None:
         cnn: Any = model.patch_network.cnn
         missing, unexpected = cnn.load_state_dict(
-            _load_weights(config.cnn).state_dict(), strict=False
+            _load_weights(config.cnn, "CNN").state_dict(), strict=False
         )
         missing = [name for name in missing if "num_batches_tracked" not in name]
         if missing or unexpected:
@@ -117,7 +146,28 @@ def new_model(config: FashionBertConfig, text_backbone: str | None = None) -> Fa
                 f"the CNN {config.cnn!r} does not fit its own configuration: "
                 f"missing {missing[:3]}, unexpected {unexpected[:3]}"
             )
+        _try_cnn(model)
     return model
+
+
+def _try_cnn(model: FashionBertModel) -> None:
+    config, network = model.config, model.patch_network
+    side = config.cnn_image_size
+    network.eval()
+    try:
+        with torch.inference_mode():
+            width = network.feature_map(torch.zeros(1, 3, side, side)).shape[1]  # type: ignore[operator]
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"the CNN {config.cnn!r} does not take pictures of {side}×{side} pixels ({error}): "
+            "set cnn_image_size to what it was trained on"
+        ) from error
+    finally:
+        network.train()
+    if width != config.patch_feature_size:
+        raise TrainingError(
+            f"the CNN {config.cnn!r} gives features {width} wide, not {config.patch_feature_size}"
+        )
 
 
 def load_bert(model: FashionBertModel, weights: dict[str, Tensor]) -> None:

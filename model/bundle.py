@@ -51,6 +51,20 @@ class Manifest:
     format: int = FORMAT
 
 
+def _check_types(manifest: Manifest) -> None:
+    """Refuse with a ValueError what JSON can hold and the engine would trip over."""
+    sizes = ("hidden_size", "patches", "recall_size", "image_size", "max_text_tokens", "joint_from")
+    for name in sizes:
+        value = getattr(manifest, name)
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{name} is {value!r}")
+    numbers = manifest.calibration
+    if len(numbers) != 2 or not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"calibration is {numbers!r}")
+    if not isinstance(manifest.files, dict):
+        raise ValueError(f"files is {manifest.files!r}")
+
+
 def model_id_of(files: dict[str, str]) -> str:
     """The model's name: a hash over the content of its files."""
     digest = hashlib.sha256("".join(f"{name}={files[name]}\n" for name in sorted(files)).encode())
@@ -108,6 +122,9 @@ class Bundle:
                 )
             fields["calibration"] = tuple(fields["calibration"])
             manifest = Manifest(**fields)
+            _check_types(manifest)
+        except OSError as error:
+            raise BundleError(f"{source} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BundleError(
                 f"{source} is damaged ({error}): copy or export the bundle again"
@@ -121,7 +138,7 @@ class Bundle:
         """Compare every file with the manifest.
 
         Raises:
-            BundleError: naming the first file that is missing or changed.
+            BundleError: naming the first file that is missing, changed or not readable.
         """
         files = self.manifest.files
         if set(files) != set(FILES) or model_id_of(files) != self.model_id:
@@ -133,7 +150,11 @@ class Bundle:
             file = self.path / name
             if not file.is_file():
                 raise BundleError(f"{file} is missing: copy or export the bundle again")
-            if sha256_of(file) != digest:
+            try:
+                found = sha256_of(file)
+            except OSError as error:
+                raise BundleError(f"{file} cannot be read: {error.strerror}") from error
+            if found != digest:
                 raise BundleError(
                     f"{file} has been changed since the export (its sha256 is not the manifest's): "
                     "copy or export the bundle again"

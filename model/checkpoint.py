@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -27,13 +28,23 @@ def load_checkpoint(folder: Path) -> FashionBertModel:
                 f"{folder} is no checkpoint (it has no {name}): give a run's best/ folder"
             )
     try:
-        model: FashionBertModel = FashionBertModel.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise TrainingError(
-            f"{folder} cannot be loaded ({str(error).splitlines()[0]}): it is damaged or of "
-            "another shape than its config.json"
-        ) from error
+        loaded: Any = FashionBertModel.from_pretrained(folder, output_loading_info=True)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise _unloadable(folder, str(error).splitlines()[0]) from error
+    model: FashionBertModel
+    model, found = loaded
+    # transformers draws what is missing at random, and says so in a log line only.
+    for kind in ("missing_keys", "unexpected_keys"):
+        if names := sorted(found[kind]):
+            raise _unloadable(folder, f"{kind.replace('_', ' ')}: {', '.join(names[:3])}")
     return model
+
+
+def _unloadable(folder: Path, reason: str) -> TrainingError:
+    return TrainingError(
+        f"{folder} cannot be loaded ({reason}): it is damaged or of another shape than its "
+        "config.json"
+    )
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> tuple[Bundle, float]:
@@ -49,7 +60,13 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> tuple[Bundle, float]:
     model = load_checkpoint(checkpoint)
     training = {}
     if (checkpoint / "training.json").is_file():
-        training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
+        try:
+            training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TrainingError(
+                f"{checkpoint / 'training.json'} is not JSON ({error}): it is damaged; without "
+                "the file the bundle would have no calibration and no text template"
+            ) from error
     slope, intercept = training.get("calibration", (1.0, 0.0))
     return export_bundle(
         model,

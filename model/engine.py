@@ -84,9 +84,15 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         file = self.bundle.path / name
         try:
-            return ort.InferenceSession(str(file), options, providers=providers)
+            session = ort.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own classes share no base but Exception
             raise BundleError(f"{file} cannot be loaded: {error}") from error
+        if providers[0] not in session.get_providers():  # it falls back without a word
+            raise FashionBertError(
+                f"ONNX Runtime could not start {providers[0]}: look for the driver and the CUDA "
+                "libraries, or use device 'cpu'"
+            )
+        return session
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """Encode texts; passes are cut from the texts sorted by length."""

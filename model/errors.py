@@ -33,7 +33,7 @@ class ImageError(FashionBertError):
 
 
 class TextError(FashionBertError):
-    """A text was refused; `code` is `empty_text` or `text_too_long`."""
+    """A text was refused; `code` is one of `empty_text`, `text_too_long`, `invalid_text`."""
 
     code = "empty_text"
 

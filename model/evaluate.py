@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from model.catalogue import Catalogue
 from model.engine import Engine
+from model.errors import CatalogueError
 from model.preprocess import decode_image
 from model.ranking import (
     NEGATIVES,
@@ -144,10 +145,13 @@ def match_image(
 
 def _above(
     recall: NDArray[np.float32], logits: NDArray[np.float32], reranked: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """One score that sorts as the two-stage search does: the reranked first, then by recall."""
-    lift = 1 + np.abs(logits).max(initial=0.0) + np.abs(recall).max(initial=0.0)
-    scores: NDArray[np.float32] = np.where(reranked, logits + 2 * lift, recall).astype(np.float32)
+) -> NDArray[np.float64]:
+    """One score that sorts as the two-stage search does: the reranked first, then by recall.
+
+    In float64, so that lifting the logits does not round two of them to a tie.
+    """
+    lift = 1 + float(np.abs(logits).max(initial=0.0)) + float(np.abs(recall).max(initial=0.0))
+    scores: NDArray[np.float64] = np.where(reranked, logits.astype(np.float64) + 2 * lift, recall)
     return scores
 
 
@@ -196,7 +200,15 @@ def evaluate(
         full: also rank each query against the whole catalogue (recall and two stages).
         seed: of the queries and the negatives.
         progress: shows a bar.
+
+    Raises:
+        CatalogueError: every product has the same text, so no answer is a wrong one.
     """
+    if not encoded.text_numbers.any():
+        raise CatalogueError(
+            "every product has the same text, so none can be told from another: evaluate on a feed "
+            "with at least two different texts"
+        )
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(encoded))[:queries]).astype(np.int64)
     pools = sampled_candidates(
@@ -238,14 +250,14 @@ def evaluate(
             }
         }
         if full:
-            both = recall[chosen].copy()
+            both = recall[chosen].astype(np.float64)
             for row, query in enumerate(chosen):
                 top = np.argsort(-both[row], kind="stable")[:candidates].astype(np.int64)
-                scores = np.zeros_like(both[row])
+                scores = np.zeros_like(recall[query])
                 scores[top] = match_one(encoded, match, int(query), top)
                 reranked = np.zeros(len(encoded), dtype=np.bool_)
                 reranked[top] = True
-                both[row] = _above(both[row], scores, reranked)
+                both[row] = _above(recall[query], scores, reranked)
                 advance()
             numbers = encoded.text_numbers
             result["full"] = {

@@ -113,18 +113,20 @@ def export_bundle(
         The bundle, and the largest difference that the parity check saw.
 
     Raises:
-        BundleError: the parity check failed, or the folder holds something else. Nothing is
-            written then, and what stood there stands.
+        BundleError: the parity check failed, the folder holds something else, or it cannot be
+            written. Nothing is written then, and what stood there stands.
     """
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder} is a file: choose another folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
         raise BundleError(f"{folder} holds something that is no bundle: choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
     nn.Module.to(model, "cpu", torch.float32)
     nn.Module.eval(model)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
         _write_graphs(model, part)
         shutil.copyfile(tokenizer, part / "tokenizer.json")
         difference = check_parity(model, part)
@@ -145,6 +147,10 @@ def export_bundle(
         )
         sync_folder(part)
         _replace_folder(part, folder)
+    except OSError as error:
+        raise BundleError(
+            f"the bundle {folder} cannot be written ({error}): make room or choose another folder"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Bundle.open(folder), difference

@@ -21,12 +21,12 @@ def hold_out(catalogue: Catalogue, share: float, seed: int = 0) -> tuple[Catalog
         seed: of the draw.
 
     Raises:
-        TrainingError: a side would be empty.
+        TrainingError: nothing would be left to train on, or fewer than two texts to rank.
     """
     numbers = number_by_value([product.text for product in catalogue.products])
     texts = int(numbers.max(initial=-1)) + 1
     count = round(share * texts)
-    if not 0 < count < texts:
+    if not 2 <= count < texts:
         raise TrainingError(
             f"{share:.0%} of {texts} different texts cannot be held out: give validation products "
             "with --valid, or another share with --hold-out"

@@ -8,8 +8,10 @@ goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +25,13 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from model.catalogue import Catalogue
+from model.errors import TrainingError
 from model.network import FashionBertModel
 from model.preprocess import decode_image
 
 BATCH = 32
+#: Batches between two notes of how far it is: about half a minute of a CPU's work.
+NOTE_EVERY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +91,14 @@ def prepare_inputs(
     Rows follow the catalogue: its products in order, each product's views in order.
 
     Args:
-        model: its frozen patch network is run where there is one, on the model's device.
+        model: its frozen patch network is run where there is one, on the model's device. Its
+            patch network's memory layout becomes the fast one.
         catalogue: whose pictures.
         cache: a folder; the array's name in it is a hash of what it depends on.
         progress: shows a bar.
+
+    Raises:
+        TrainingError: the array cannot be written; how far it got is kept.
     """
     names = [name for product in catalogue.products for name in product.images]
     config = model.config
@@ -99,24 +108,50 @@ def prepare_inputs(
         if frozen
         else (len(names), config.image_size, config.image_size, 3)
     )
-    cache.mkdir(parents=True, exist_ok=True)
+    # Also where the array is found again: another layout rounds otherwise, and a run that goes on
+    # must end as the one that was not interrupted.
+    patch_network: Any = model.patch_network  # torch's stubs do not know memory_format here
+    patch_network.to(memory_format=torch.channels_last)
     path = cache / f"{_key(model, catalogue)}.npy"
-    if path.exists():
-        return ImageInputs(np.load(path, mmap_mode="r", allow_pickle=False))
+    if not path.exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _write(model, catalogue, names, shape, path, progress)
+        except OSError as error:
+            if not path.with_suffix(".json").exists():
+                with contextlib.suppress(OSError):
+                    path.with_suffix(".part").unlink()
+            size = math.prod(shape) * (2 if frozen else 1) / 1e6
+            raise TrainingError(
+                f"the {'patch features' if frozen else 'pictures'} of the training cannot be "
+                f"written to {cache} ({error}): make room for {size:,.0f} MB, or choose another "
+                "folder with --cache; started again, it goes on where it was"
+            ) from error
+    return ImageInputs(np.load(path, mmap_mode="r", allow_pickle=False))
 
+
+def _write(
+    model: FashionBertModel,
+    catalogue: Catalogue,
+    names: Sequence[str],
+    shape: tuple[int, ...],
+    path: Path,
+    progress: Progress | None,
+) -> None:
+    config = model.config
+    frozen = config.freeze_cnn
     part, state = path.with_suffix(".part"), path.with_suffix(".json")
     done = int(json.loads(state.read_text())["rows"]) if part.exists() and state.exists() else 0
     array = np.lib.format.open_memmap(
         part, mode="r+" if done else "w+", dtype=np.float16 if frozen else np.uint8, shape=shape
     )
+    _reserve(part)
     task = None
     if progress is not None:
         what = "patch features" if frozen else "pictures"
         task = progress.add_task(what, total=len(names), completed=done)
     device = next(model.parameters()).device
     model.patch_network.eval()
-    patch_network: Any = model.patch_network  # torch's stubs do not know memory_format here
-    patch_network.to(memory_format=torch.channels_last)
     for batch in _decoded(catalogue, names[done:], config.image_size):
         rows = slice(done, done + len(batch))
         if frozen:
@@ -126,7 +161,7 @@ def prepare_inputs(
         else:
             array[rows] = batch
         done += len(batch)
-        if done % (32 * BATCH) == 0:  # about every half minute of a CPU's work
+        if done % (NOTE_EVERY * BATCH) == 0:
             array.flush()
             _write_rows(state, done)
         if progress is not None and task is not None:
@@ -135,7 +170,13 @@ def prepare_inputs(
     del array
     os.replace(part, path)
     state.unlink(missing_ok=True)
-    return ImageInputs(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's room on the disk now: a mapped page without any would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _write_rows(state: Path, rows: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +25,27 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def _normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 [B, S, S, 3] → float [B, 3, S, S]."""
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def _pool(features: Tensor, grid: int) -> Tensor:
+    """[B, F, h, w] → [B, F, grid, grid]: adaptive average pooling, of any h and w.
+
+    As matrix products, since the exporter has no adaptive pooling where h or w is no multiple.
+    """
+    height, width = (int(side) for side in features.shape[-2:])
+    if (height, width) == (grid, grid):
+        return features
+    rows, columns = (_cells(side, grid).to(features) for side in (height, width))
+    return rows @ features @ columns.T
+
+
+def _cells(side: int, grid: int) -> Tensor:
+    """[grid, side]: row i averages the places that lie in cell i."""
+    weights = np.zeros((grid, side), dtype=np.float32)
+    for i in range(grid):
+        start, stop = i * side // grid, -(-(i + 1) * side // grid)
+        weights[i, start:stop] = 1 / (stop - start)
+    return torch.from_numpy(weights)
 
 
 class _CnnPatches(nn.Module):
@@ -43,6 +65,7 @@ class _CnnPatches(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         if self.frozen:
             self.cnn.requires_grad_(False)
+            self.cnn.eval()
 
     def train(self, mode: bool = True) -> _CnnPatches:
         """A frozen CNN stays in evaluation mode: its batch-norm statistics must not move."""
@@ -66,8 +89,8 @@ class _CnnPatches(nn.Module):
             return states
         # A vision transformer: [B, prefix + n², F]; the prefix ([CLS], registers) is no patch.
         side = math.isqrt(states.shape[1])
-        feature_map: Tensor = states[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
-        return feature_map
+        patches = states[:, -side * side :].transpose(1, 2)
+        return patches.reshape(pixels.shape[0], states.shape[2], side, side)
 
 
 class GridPatches(_CnnPatches):
@@ -75,9 +98,7 @@ class GridPatches(_CnnPatches):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] → [B, P, F]."""
-        features = self.feature_map(_normalise(pixels, self.mean, self.std))
-        if features.shape[-2:] != (self.grid, self.grid):
-            features = F.adaptive_avg_pool2d(features, self.grid)
+        features = _pool(self.feature_map(_normalise(pixels, self.mean, self.std)), self.grid)
         return features.flatten(2).transpose(1, 2)
 
 
@@ -92,8 +113,8 @@ class CropPatches(_CnnPatches):
         # [B, 3, rows, side, columns, side] → [B · P, 3, side, side]
         crops = crops.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
         pooled = self.feature_map(crops).mean((2, 3))
-        features: Tensor = pooled.unflatten(0, (-1, self.grid * self.grid))
-        return features
+        # With −1 for the batch, the exported graph would have the example's batch size.
+        return pooled.reshape(pixels.shape[0], self.grid * self.grid, pooled.shape[1])
 
 
 class ConvPatches(nn.Module):

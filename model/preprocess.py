@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 from model.errors import BundleError, ImageError, TextError
@@ -29,16 +29,6 @@ MAX_TEXT_CHARACTERS = 5_000
 # metadata, which nobody here can act on; set once, as `catch_warnings` is not safe on threads.
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-_BROKEN_EXIF = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-    ZeroDivisionError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +53,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         )
     try:
         image = Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
+    except Exception as error:  # what Pillow's forty parsers raise has no common base
         raise ImageError(
             "this is not a picture that can be read: send a JPEG, PNG or WebP file",
             code="not_an_image",
@@ -94,14 +84,26 @@ def _load(image: Image.Image) -> None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """EXIF rotation applied, transparency laid on the border colour, RGB."""
-    # A broken EXIF block says nothing about the pixels, which are fine.
-    with contextlib.suppress(*_BROKEN_EXIF):
-        image = ImageOps.exif_transpose(image)
+    # A broken EXIF block, on which Pillow raises all sorts, says nothing about the pixels, and they
+    # are fine. In place: they are turned before the block is written anew, which may fail.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "I;16":
+        image = _to_eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, (*BORDER, 255))
         return Image.alpha_composite(ground, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey, its transparent value in white; Pillow would clip at 255."""
+    values = np.asarray(image)
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
 
 
 def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -163,7 +165,8 @@ def check_text(text: str, max_characters: int = MAX_TEXT_CHARACTERS) -> str:
     """The text without blanks at its ends.
 
     Raises:
-        TextError: nothing is left of it, or it is longer than `max_characters`.
+        TextError: nothing is left of it, it is longer than `max_characters`, or it holds half a
+            character: JSON's `\\ud800`, or a byte of a command line that is not UTF-8.
     """
     text = text.strip()
     if not text:
@@ -173,6 +176,13 @@ def check_text(text: str, max_characters: int = MAX_TEXT_CHARACTERS) -> str:
             f"the text has {len(text):,} characters, at most {max_characters:,} are taken",
             code="text_too_long",
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"the text is no valid Unicode at character {error.start + 1}: send it as UTF-8",
+            code="invalid_text",
+        ) from error
     return text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,14 +105,17 @@ def sampled_candidates(
     return np.stack([row[:width] for row in rows]).astype(np.int64)
 
 
-def ranks_among(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Rank of column 0 in each row of [Q, C]; a tie goes to the others: no model gains by one."""
-    above = np.count_nonzero(scores[:, 1:] >= scores[:, :1], axis=1)
+def ranks_among(scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Rank of column 0 in each row of [Q, C]; a tie goes to the others: no model gains by one.
+
+    Nor does one by a score that is not a number, which is below nothing.
+    """
+    above = np.count_nonzero(~(scores[:, 1:] < scores[:, :1]), axis=1)
     return np.asarray(1 + above, dtype=np.int64)
 
 
 def ranks_in_full(
-    scores: NDArray[np.float32],
+    scores: NDArray[np.floating[Any]],
     queries: NDArray[np.int64],
     text_numbers: NDArray[np.int64],
 ) -> NDArray[np.int64]:
@@ -124,5 +128,5 @@ def ranks_in_full(
     """
     right = text_numbers[None, :] == text_numbers[queries][:, None]
     best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-    above = np.count_nonzero((scores >= best) & ~right, axis=1)
+    above = np.count_nonzero(~(scores < best) & ~right, axis=1)
     return np.asarray(1 + above, dtype=np.int64)

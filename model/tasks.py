@@ -81,9 +81,13 @@ def draw_negatives(
         count: M, negatives a side.
         generator: on the CPU; the draw is the same on every device.
     """
-    similarity, same = similarity.detach().float().cpu(), same.cpu()
+    # A diverged network's NaN would break the draw before the loss can tell it.
+    similarity, same = similarity.detach().float().cpu().nan_to_num(), same.cpu()
     size = len(same)
-    usable = (~same).any(dim=1)
+    others = (~same).sum(dim=1)
+    usable = others > 0
+    # Drawn once each, as far as every row has as many to draw from.
+    again = bool((others[usable] < count).any()) or size <= count
     drawn = []
     for scores in (similarity, similarity.T):
         hard = scores.masked_fill(same, -1e9).softmax(dim=1)
@@ -92,9 +96,7 @@ def draw_negatives(
         weights = hardness * hard + (1 - hardness) * uniform
         weights = torch.where(same, 0.0, weights + 1e-8)
         weights[~usable] = 1.0
-        drawn.append(
-            torch.multinomial(weights, count, replacement=size <= count, generator=generator)
-        )
+        drawn.append(torch.multinomial(weights, count, replacement=again, generator=generator))
     return Negatives(drawn[0], drawn[1], usable)
 
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from model.backbones import new_config, new_model
+from model.backbones import known_preset, new_config, new_model
 from model.catalogue import Catalogue
-from model.config import PRESETS
 from model.dataset import Batch, TrainingSet
 from model.errors import TrainingError
 from model.files import write_json
@@ -68,6 +68,10 @@ class TrainSettings:
     patience: int = 3
     checkpoint_steps: int = 200
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+#: What a full disk makes of saving: safetensors and torch have errors of their own for it.
+_WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
 
 
 class TrainingModel(nn.Module):
@@ -183,6 +187,33 @@ def _optimizer(network: FashionBertModel, settings: TrainSettings) -> torch.opti
     )
 
 
+def check_settings(settings: TrainSettings) -> None:
+    """Refuse settings that no run can have, before anything is written.
+
+    Raises:
+        TrainingError: naming the setting and what it may be.
+    """
+    known_preset(settings.preset)
+    for name in ("epochs", "learning_rate", "cnn_learning_rate", "validate_every"):
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            raise TrainingError(f"{name}={value:g}: give a number above 0")
+    if settings.mixed_precision not in ("bf16", "fp16", "no"):
+        raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: bf16, fp16 or no")
+    if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise TrainingError("mixed_precision='fp16' needs a GPU: bf16 is for both, no for neither")
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _restore(folder: Path) -> None:
+    """Bring back what stood there, if the process died between the two renames."""
+    if _old(folder).exists() and not folder.exists():
+        os.rename(_old(folder), folder)
+
+
 class Trainer:
     """One run in one folder: starts, goes on, validates, keeps the best.
 
@@ -222,6 +253,7 @@ class Trainer:
         self.out = out
         self.text_template = text_template
         self.show_progress = show_progress
+        check_settings(settings)
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision, cpu=not torch.cuda.is_available()
         )
@@ -238,9 +270,14 @@ class Trainer:
             raise TrainingError(f"{len(train.products)} products are too few for {world} processes")
 
         set_seed(settings.seed)
-        out.mkdir(parents=True, exist_ok=True)
-        self._claim_folder(train)
         self.tokenizer_path = out / "tokenizer.json"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._claim_folder(train)
+        except OSError as error:
+            raise TrainingError(
+                f"{out} cannot be written to ({error}): choose another folder"
+            ) from error
         network = self._new_network(train)
         cache = cache or out / "cache"
         network.to(self.device)
@@ -294,14 +331,15 @@ class Trainer:
                     f"{self.out} holds a run with other settings ({', '.join(changed)}): "
                     "choose another folder, or remove this one to start again"
                 )
+            if changed and self.accelerator.is_main_process:
+                self.tokenizer_path.unlink(missing_ok=True)  # of the settings before
         if self.accelerator.is_main_process:
             write_json(path, described)
         self.accelerator.wait_for_everyone()
 
     def _new_network(self, train: Catalogue) -> FashionBertModel:
         settings = self.settings
-        known = PRESETS.get(settings.preset, {"text_backbone": None})
-        backbone = settings.text_backbone or known["text_backbone"]
+        backbone = settings.text_backbone or known_preset(settings.preset)["text_backbone"]
         with self.accelerator.main_process_first():
             if not self.tokenizer_path.exists():
                 if backbone is not None:
@@ -351,9 +389,13 @@ class Trainer:
                         description=f"training  match {figures['match']:.3f}",
                     )
                 last = progression.step == self.steps
-                if progression.step % every == 0 or last:
+                validates = progression.step % every == 0 or last
+                saves = progression.step % self.settings.checkpoint_steps == 0 or last
+                if validates or saves:
+                    self._check_weights()
+                if validates:
                     self._validate(bars)
-                if progression.step % self.settings.checkpoint_steps == 0 or last:
+                if saves or progression.stopped:
                     self._save_state()
             self._finish(bars)
         self.accelerator.wait_for_everyone()
@@ -362,6 +404,11 @@ class Trainer:
     def _finish(self, bars: Progress | None) -> None:
         """Fit to unseen products what is fitted last, on the best checkpoint, once."""
         best = self.out / "best"
+        if not (best / "training.json").is_file():
+            raise TrainingError(
+                f"{best} is gone, though the run in {self.out} is at its end: remove "
+                f"{self.out / 'checkpoints'} to start again"
+            )
         training = json.loads((best / "training.json").read_text())
         if self.validation is None or "calibration" in training:
             return
@@ -423,10 +470,7 @@ class Trainer:
         # The tasks weigh the same for now; the adaptive weights (paper §3.5) go here.
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {float(loss)} at step {step}: lower the learning rate "
-                f"({settings.learning_rate:g}); the checkpoints in {self.out} are untouched"
-            )
+            raise self._diverged(f"the loss is {loss.item()}")
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimizer.step()
@@ -437,6 +481,18 @@ class Trainer:
         rate = self.optimizer.param_groups[0]["lr"]
         self._log({"step": step, **figures, "hardness": round(hardness, 4), "lr": rate})
         return figures
+
+    def _check_weights(self) -> None:
+        """Nothing is validated or saved of a network that has broken in its last step."""
+        for name, parameter in self.network.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise self._diverged(f"{name} is not finite")
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what} at step {self.progression.step}: lower the learning rate "
+            f"({self.settings.learning_rate:g}); the checkpoints in {self.out} are untouched"
+        )
 
     def _validate(self, bars: Progress | None) -> None:
         progression = self.progression
@@ -450,6 +506,8 @@ class Trainer:
         score = sum(
             figures[way]["sampled"][stage]["rank1"] for way in ("text_to_image", "image_to_text")
         )
+        # Processes may round differently, and all of them must stop at the same step.
+        score = float(broadcast(torch.tensor(score, dtype=torch.float64, device=self.device)))
         self._log({"step": progression.step, "validation": figures})
         if score > progression.best_score:
             progression.best_score, progression.best_step = score, progression.step
@@ -485,7 +543,7 @@ class Trainer:
                 for older in folder.parent.glob("step-*"):
                     if older.name < folder.name:
                         shutil.rmtree(older, ignore_errors=True)
-        except OSError as error:
+        except _WRITE_ERRORS as error:
             shutil.rmtree(part, ignore_errors=True)
             raise TrainingError(
                 f"the checkpoint {folder} cannot be written ({error}): the one before stands; "
@@ -495,14 +553,14 @@ class Trainer:
 
     def _replace(self, folder: Path, write: Any) -> None:
         part = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
         try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
             write(part)
-        except OSError as error:
+        except _WRITE_ERRORS as error:
             shutil.rmtree(part, ignore_errors=True)
             raise TrainingError(f"{folder} cannot be written ({error}): make room") from error
-        old = folder.with_name(f".{folder.name}.old")
+        old = _old(folder)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             os.rename(folder, old)
@@ -510,16 +568,18 @@ class Trainer:
         shutil.rmtree(old, ignore_errors=True)
 
     def _resume(self) -> None:
+        if self.accelerator.is_main_process:
+            _restore(self.out / "best")
         found = sorted((self.out / "checkpoints").glob("step-*"))
         if not found:
             (self.out / "log.jsonl").unlink(missing_ok=True)
             return
         try:
             self.accelerator.load_state(str(found[-1]))
-        except (RuntimeError, ValueError, OSError, KeyError) as error:
+        except Exception as error:  # safetensors, torch, zip and pickle have each their own
             raise TrainingError(
-                f"{found[-1]} cannot be loaded ({str(error).splitlines()[0]}): it is of another "
-                "shape or damaged; remove it to start again"
+                f"{found[-1]} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}): "
+                "it is of another shape or damaged; remove it to start again"
             ) from error
         self._trim_log()
 

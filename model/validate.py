@@ -141,7 +141,7 @@ def fit_to_unseen(network: FashionBertModel, evaluation: Evaluation) -> tuple[fl
     head = network.match_head
     logits = [sample.logits.astype(np.float64) for sample in evaluation.samples]
     if head.residual:
-        scale, bias = float(head.similarity_scale), float(head.similarity_bias)
+        scale, bias = head.similarity_scale.item(), head.similarity_bias.item()
         weight, correction = fit_correction(evaluation.samples, scale, bias)
         with torch.no_grad():
             head.similarity_scale.mul_(weight)

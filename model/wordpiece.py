@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import WordPieceTrainer
+
+from model.errors import TrainingError
+from model.files import write_atomically
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -36,14 +38,25 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
 
 
 def backbone_tokenizer(source: str) -> Tokenizer:
-    """The `tokenizer.json` of a text backbone, by hub id or local directory."""
-    file = Path(source) / "tokenizer.json"
-    if file.is_file():
-        return Tokenizer.from_file(str(file))
-    # Older directories hold a vocab.txt only: transformers converts it.
-    from transformers import AutoTokenizer
+    """The `tokenizer.json` of a text backbone, by hub id or local directory.
 
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source).backend_tokenizer
+    Raises:
+        TrainingError: there is none that can be loaded.
+    """
+    file = Path(source) / "tokenizer.json"
+    try:
+        if file.is_file():
+            return Tokenizer.from_file(str(file))
+        # Older directories hold a vocab.txt only: transformers converts it.
+        from transformers import AutoTokenizer
+
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source).backend_tokenizer
+    except Exception as error:  # tokenizers raises bare Exception
+        raise TrainingError(
+            f"the tokenizer of the text backbone {source!r} cannot be loaded "
+            f"({str(error).splitlines()[0]}): give a hub id that can be reached, or a local "
+            "directory in transformers' format"
+        ) from error
     return tokenizer
 
 
@@ -51,6 +64,4 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Write `tokenizer.json`, without the padding and truncation of some earlier use."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tokenizer.save(str(temporary))
-    os.replace(temporary, path)
+    write_atomically(path, tokenizer.to_str(pretty=True).encode())

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from index.snapshot import Snapshot
 from model.engine import Engine
 from model.errors import FashionBertError, ImageError, TextError
-from model.preprocess import decode_image
+from model.preprocess import check_text, decode_image
 from model.states import QuantisedStates
 from service.errors import QueryError
 from service.items import first_image_row, row_of
-from service.queries import check_query
 from service.records import MatchResult, Pair, SearchLimits, Stopwatch
 
 #: One side of a pair: it came with the request (True) or from the snapshot, and its number there.
@@ -71,7 +70,7 @@ def _texts(
     for number, pair in enumerate(pairs):
         if pair.text is not None:
             try:
-                text = check_query(pair.text, limits.max_query_characters)
+                text = check_text(pair.text, limits.max_query_characters)
             except TextError as error:
                 raise _in_pair(error, number) from error
             places.append((True, given.setdefault(text, len(given))))

@@ -17,12 +17,11 @@ from index.snapshot import Snapshot
 from model.bundle import Bundle
 from model.engine import Engine
 from model.errors import SnapshotError
-from model.preprocess import decode_image
+from model.preprocess import check_text, decode_image
 from model.states import QuantisedStates
 from service.errors import QueryError
 from service.items import first_image_row
 from service.matching import match_pairs
-from service.queries import check_query
 from service.records import (
     DEFAULT_CANDIDATES,
     DEFAULT_K,
@@ -108,7 +107,7 @@ class Searcher:
         """
         watch = Stopwatch()
         self._check(k, candidates)
-        query = check_query(query, self.limits.max_query_characters)
+        query = check_text(query, self.limits.max_query_characters)
         with watch.stage("encode"):
             encoded = self.engine.encode_texts([query])
         with watch.stage("recall"):

@@ -49,6 +49,13 @@ def build(
         str, typer.Option(help="auto, exact, hnsw or ivfpq; auto goes by the catalogue's size.")
     ] = "auto",
     batch_size: Annotated[int, typer.Option(help="Pictures encoded together.", min=1)] = 32,
+    if_changed: Annotated[
+        bool,
+        typer.Option(
+            "--if-changed",
+            help="Keep the current snapshot if this model made it from this very catalogue.",
+        ),
+    ] = False,
     threads: options.Threads = None,
     device: options.Device = None,
 ) -> None:
@@ -95,6 +102,7 @@ def build(
             max_bad=max_bad,
             text_template=text,
             report_path=None if report is None else report.with_suffix(".pictures.jsonl"),
+            if_changed=if_changed,
         )
     manifest = snapshot.manifest
     note(

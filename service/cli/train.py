@@ -28,6 +28,9 @@ def train(
     cnn: Annotated[
         str | None, typer.Option(help="A vision model, by hub id or folder, likewise.")
     ] = None,
+    cnn_image_size: Annotated[
+        int | None, typer.Option(help="Pixels a side that the CNN sees, such as a ViT's 224.")
+    ] = None,
     joint_from: Annotated[
         int | None, typer.Option(help="Layers that see one modality only; 0 is the paper.", min=0)
     ] = None,
@@ -102,6 +105,8 @@ def train(
     overrides: dict[str, Any] = {}
     if joint_from is not None:
         overrides["joint_from"] = joint_from
+    if cnn_image_size is not None:
+        overrides["cnn_image_size"] = cnn_image_size
     if train_cnn:
         overrides["freeze_cnn"] = False
     settings = TrainSettings(

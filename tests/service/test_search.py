@@ -177,7 +177,12 @@ def test_candidates_out_of_range(searcher: Searcher, photo: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("query", "code"),
-    [("", "empty_text"), (" \n\t", "empty_text"), ("a" * 10_000, "text_too_long")],
+    [
+        ("", "empty_text"),
+        (" \n\t", "empty_text"),
+        ("a" * 10_000, "text_too_long"),
+        ("red \udcff", "invalid_text"),
+    ],
 )
 def test_queries_that_are_refused(query: str, code: str, searcher: Searcher) -> None:
     with pytest.raises(TextError) as caught:

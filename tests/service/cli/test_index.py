@@ -61,6 +61,43 @@ def test_build_info_verify(
     assert (whole.code, whole.out) == (0, "snapshot 00000001 is whole: 9 products\n")
 
 
+def test_build_if_changed(
+    small: Path,
+    shell: Shell,
+    bundle: Bundle,
+    other_bundle: Bundle,
+    demo_catalogue: Path,
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "snapshots"
+
+    def build(made_by: Bundle, *more: str) -> str:
+        command = ["index", "build", small, "--bundle", made_by.path, "--out", root]
+        command += ["--images", demo_catalogue / "images.tar", "--max-bad", "0.1", *MAPPING]
+        ran = shell(*command, "--text", "{name}", *more)
+        assert ran.code == 0, ran.err
+        return (root / "CURRENT").read_text().strip()
+
+    assert build(bundle, "--if-changed") == "00000001"
+    made = (root / "00000001" / "manifest.json").stat().st_mtime_ns
+    assert build(bundle, "--if-changed") == "00000001"
+    assert (root / "00000001" / "manifest.json").stat().st_mtime_ns == made
+    assert build(bundle) == "00000002"
+
+    damaged = root / "00000002" / "text_states.npy"
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    assert build(bundle, "--if-changed") == "00000003"
+
+    small.write_text(small.read_text().replace(",1\n", ",2\n"))  # the row without a picture
+    assert build(bundle, "--if-changed") == "00000003"
+    lines = small.read_text().splitlines()
+    small.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    assert build(bundle, "--if-changed", "--max-bad", "0.2") == "00000004"
+    assert build(other_bundle, "--if-changed", "--max-bad", "0.2") == "00000005"
+
+
 def test_verify_finds_a_flipped_byte(shell: Shell, snapshot_root: Path, tmp_path: Path) -> None:
     root = tmp_path / "snapshots"
     shutil.copytree(snapshot_root, root)

@@ -1,0 +1,55 @@
+# The service and the offline job on a CPU: `fashionbert`, without torch.
+#
+#   docker build -t fashionbert:cpu -f docker/api.Dockerfile .
+
+FROM docker.io/library/python:3.11-slim AS dependencies
+
+# pip works from outside on an environment that has none: what serves cannot install.
+RUN python -m venv /opt/build && python -m venv --without-pip /opt/fashionbert
+
+WORKDIR /src
+COPY requirements/build.txt requirements/cpu.txt requirements/
+RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
+    && /opt/build/bin/pip --python /opt/fashionbert/bin/python install --no-cache-dir \
+        --only-binary=:all: --require-hashes -r requirements/cpu.txt \
+    # Libraries' own tests and C++ headers: tens of megabytes.
+    && find /opt/fashionbert -depth -type d \( -name tests -o -path '*/pyarrow/include' \) \
+        -exec rm -r {} +
+
+
+FROM dependencies AS build
+
+COPY pyproject.toml README.md LICENSE ./
+COPY model model
+COPY index index
+COPY service service
+# Beside the environment and not into it, so that a changed line of code is a layer of its own.
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w /dist . \
+    && /opt/build/bin/pip --python /opt/fashionbert/bin/python install --no-cache-dir \
+        --no-deps --no-index --no-warn-script-location --root /package /dist/*.whl
+
+
+FROM docker.io/library/python:3.11-slim
+
+# A new named volume takes its owner from the image's folder: the job may write there.
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent \
+        --shell /usr/sbin/nologin fashionbert \
+    && install -d -o fashionbert -g fashionbert /snapshots
+
+COPY --from=dependencies /opt/fashionbert /opt/fashionbert
+COPY --from=build /package/opt/fashionbert /opt/fashionbert
+COPY docker/ready.py /opt/ready.py
+
+# ONNX Runtime reports to its maker from 1.29 on unless it is told not to.
+ENV PATH=/opt/fashionbert/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    FASHIONBERT_BUNDLE=/bundle \
+    FASHIONBERT_SNAPSHOTS=/snapshots
+
+# By number, so that an orchestrator can see that it is not root.
+USER 10001:10001
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "/opt/ready.py"]
+ENTRYPOINT ["fashionbert"]
+CMD ["serve", "--host", "0.0.0.0"]

@@ -1,0 +1,252 @@
+"""Rows of a feed become products: views are joined, pictures looked into, bad rows reported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from model.errors import CatalogueError, ImageError
+from model.feed import Feed, cell_text
+from model.feed_report import BadRow, FeedReport
+from model.pictures import Pictures
+from model.preprocess import ImageLimits, verify_image
+from model.product import Attribute, Catalogue, ColumnMapping, Product
+from model.template import TextTemplate
+
+_CHECK_BATCH = 64  # pictures that a thread takes at a time
+_SHOWN = 3  # bad rows that an error message quotes
+
+
+def assemble_catalogue(
+    feed: Feed,
+    template: TextTemplate,
+    columns: ColumnMapping,
+    pictures: Pictures,
+    *,
+    limits: ImageLimits | None,
+    max_bad: float,
+    report_path: Path | None,
+    progress: bool = False,
+) -> Catalogue:
+    """A catalogue of a feed's rows; it owns `pictures`, which are closed if this fails.
+
+    Args:
+        feed: the rows, and those that could not be read.
+        template: makes the texts.
+        columns: which columns mean something.
+        pictures: what the image cells name.
+        limits: decode every picture within these; None only sees that it is there.
+        max_bad: the share of rows that may be bad (0 to 1).
+        report_path: where to write the bad rows, also when there are too many.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        CatalogueError: there is nothing usable, or too many rows are bad.
+    """
+    try:
+        if not 0 <= max_bad <= 1:
+            raise CatalogueError(f"max_bad is {max_bad}: it is a share of the rows, from 0 to 1")
+        drafts, bad = _collect(feed, template, columns, pictures)
+        unreadable = {} if limits is None else _check(drafts, pictures, limits, progress)
+        products = list(_finish(drafts, unreadable, bad))
+        report = FeedReport(
+            feed=feed.path,
+            rows=len(feed.rows) + len(feed.bad),
+            products=len(products),
+            pictures=sum(len(product.images) for product in products),
+            bad=tuple(sorted(feed.bad + bad, key=lambda row: row.line)),
+        )
+        if report_path is not None:
+            report.write(report_path)
+        _refuse_too_bad(report, max_bad, report_path)
+        return Catalogue(products, pictures, report, _fingerprint(products, pictures))
+    except BaseException:
+        pictures.close()
+        raise
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A product whose pictures have not been looked into; `views`: name to line, feed order."""
+
+    id: str
+    text: str
+    title: str
+    attributes: dict[str, Attribute]
+    views: dict[str, int] = field(default_factory=dict)
+
+
+def _collect(
+    feed: Feed, template: TextTemplate, columns: ColumnMapping, pictures: Pictures
+) -> tuple[list[_Draft], list[BadRow]]:
+    """Rows to products, with the rows that cannot be one and the pictures that are not there."""
+    meant = (columns.id, columns.image, columns.title, columns.description)
+    others = [name for name in feed.columns if name not in meant]
+    drafts: dict[str, _Draft] = {}
+    bad: list[BadRow] = []
+    for row in feed.rows:
+        cells = row.cells
+        id = _id(cells.get(columns.id))
+        if not id:
+            bad.append(BadRow(row.line, "", "missing_id", f"nothing in column {columns.id!r}"))
+            continue
+        text = template.render({name: cell_text(cells.get(name)) for name in template.columns})
+        if not text:
+            detail = f"nothing in {', '.join(template.columns)}"
+            bad.append(BadRow(row.line, id, "empty_text", detail))
+            continue
+        draft = drafts.get(id)
+        if draft is not None and draft.text != text:
+            first = next(iter(draft.views.values()))
+            shown = draft.text if len(draft.text) <= 80 else f"{draft.text[:79]}…"
+            detail = f"the text that came first, at {first}, is another: {shown!r}"
+            bad.append(BadRow(row.line, id, "repeated_id", detail))
+            continue
+        views, defects = _views(cells.get(columns.image), columns.separator, pictures)
+        bad += [BadRow(row.line, id, str(error.code), str(error)) for error in defects]
+        if not views:
+            continue
+        if draft is None:
+            title = cell_text(cells.get(columns.title)) or text
+            attributes = {
+                name: value
+                for name in others
+                if (value := _attribute(cells.get(name), feed.types.get(name, str))) is not None
+            }
+            draft = drafts[id] = _Draft(id, text, title, attributes)
+        for view in views:
+            draft.views.setdefault(view, row.line)
+    return list(drafts.values()), bad
+
+
+def _id(cell: object) -> str:
+    return "" if isinstance(cell, bool | list | dict) else cell_text(cell)
+
+
+def _attribute(cell: object, kind: type[str] | type[int] | type[float]) -> Attribute | None:
+    """A cell as an attribute, None if it is empty. `kind` is for cells that are text."""
+    if isinstance(cell, bool):
+        return cell
+    if isinstance(cell, int):
+        return cell if abs(cell) < 1 << 63 else str(cell)
+    if isinstance(cell, float):
+        return cell if cell_text(cell) else None
+    text = cell_text(cell)
+    return kind(text) if text else None
+
+
+def _views(
+    cell: object, separator: str, pictures: Pictures
+) -> tuple[list[str], list[CatalogueError]]:
+    """The names of the pictures that an image cell means, and what is wrong with the others."""
+    entries: list[object]
+    if isinstance(cell, str):
+        entries = [*cell.split(separator)] if separator else [cell]
+    else:
+        entries = cell if isinstance(cell, list) else [] if cell is None else [cell]
+    found: list[str] = []
+    defects: list[CatalogueError] = []
+    for entry in entries:
+        try:
+            if not isinstance(entry, str | None):
+                raise CatalogueError(
+                    "the image cell holds something that is not the name of a file",
+                    code="missing_picture",
+                )
+            if entry and entry.strip():
+                found.append(pictures.resolve(entry.strip()))
+        except CatalogueError as error:
+            defects.append(error)
+    if not found and not defects:
+        defects.append(CatalogueError("the image cell is empty", code="missing_picture"))
+    return found, defects
+
+
+def _check(
+    drafts: Sequence[_Draft], pictures: Pictures, limits: ImageLimits, progress: bool
+) -> dict[str, str]:
+    """Decode every picture once, on all cores; what is wrong with those that cannot be."""
+    names = list(dict.fromkeys(name for draft in drafts for name in draft.views))
+    batches = [names[at : at + _CHECK_BATCH] for at in range(0, len(names), _CHECK_BATCH)]
+
+    def check(batch: list[str]) -> list[str]:
+        return [_defect(name, pictures, limits) for name in batch]
+
+    defects: dict[str, str] = {}
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        Progress(console=Console(stderr=True), disable=not progress) as bar,
+    ):
+        task = bar.add_task("Checking pictures", total=len(names))
+        for batch, results in zip(batches, threads.map(check, batches), strict=True):
+            defects.update((n, d) for n, d in zip(batch, results, strict=True) if d)
+            bar.advance(task, len(batch))
+    return defects
+
+
+def _defect(name: str, pictures: Pictures, limits: ImageLimits) -> str:
+    """What is wrong with a picture; empty if nothing is."""
+    try:
+        size = pictures.size(name)
+        if size > limits.max_bytes:  # found out before it fills the memory
+            return f"{name!r} has {size:,} bytes, at most {limits.max_bytes:,} are taken"
+        verify_image(pictures.read(name), limits)
+    except (CatalogueError, ImageError) as error:
+        return f"{name!r}: {error}"
+    return ""
+
+
+def _finish(
+    drafts: Sequence[_Draft], defects: dict[str, str], bad: list[BadRow]
+) -> Iterator[Product]:
+    """Products with the views that are good; the others go to `bad`."""
+    for draft in drafts:
+        for name, line in draft.views.items():
+            if name in defects:
+                bad.append(BadRow(line, draft.id, "unreadable_picture", defects[name]))
+        good = tuple(name for name in draft.views if name not in defects)
+        if good:
+            yield Product(draft.id, draft.text, draft.title, good, draft.attributes)
+
+
+def _refuse_too_bad(report: FeedReport, max_bad: float, report_path: Path | None) -> None:
+    share = report.bad_rows / report.rows
+    if report.products and share <= max_bad:
+        return
+    examples = "; ".join(f"{row.line}: {row.code}, {row.detail}" for row in report.bad[:_SHOWN])
+    where = (
+        f"all of them are in {report_path}"
+        if report_path is not None
+        else f"the first are, by line, {examples}"
+    )
+    what = (
+        f"{share:.1%} of the rows of {report.feed} are bad, more than the {max_bad:.1%} allowed"
+        if report.products
+        else f"no row of {report.feed} can be used"
+    )
+    raise CatalogueError(
+        f"{what} ({report.bad_rows:,} of {report.rows:,}: {report.reasons()}); {where}. "
+        + ("Mend the feed, or allow more with --max-bad." if report.products else "Mend the feed.")
+    )
+
+
+def _fingerprint(products: Sequence[Product], pictures: Pictures) -> str:
+    digest = hashlib.sha256()
+    for product in products:
+        record = (
+            product.id,
+            product.text,
+            product.title,
+            [(name, pictures.size(name)) for name in product.images],
+            sorted(product.attributes.items()),
+        )
+        digest.update(json.dumps(record).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""What a catalogue is once it has been read: products, their pictures, and a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from model.feed_report import FeedReport
+from model.pictures import Pictures
+
+Attribute = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product of a catalogue.
+
+    `text` is the rendered template; `title` the title column, or the text where that is empty.
+    `images` are names in the catalogue's `Pictures`, one a view, at least one, in feed order.
+    `attributes` are the other columns, without those that are empty: every column but the id, the
+    image, the title and the description, which is free text and belongs to `text`.
+    """
+
+    id: str
+    text: str
+    title: str
+    images: tuple[str, ...]
+    attributes: dict[str, Attribute]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMapping:
+    """How a feed calls its columns, and what stands between several pictures in one text cell.
+
+    `title` and `description` need not exist; an empty `separator` means one picture a cell.
+    """
+
+    id: str = "id"
+    image: str = "image"
+    title: str = "title"
+    description: str = "description"
+    separator: str = "|"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What `read_catalogue` read. Closing it, or leaving it as a context, closes the pictures.
+
+    `products` stand in the order of the feed. `fingerprint` is the SHA-256 of all that was taken
+    from it and of the pictures' sizes: the same feed gives the same one.
+    """
+
+    products: list[Product]
+    pictures: Pictures
+    report: FeedReport
+    fingerprint: str
+
+    def close(self) -> None:
+        """Close the pictures."""
+        self.pictures.close()
+
+    def __len__(self) -> int:
+        return len(self.products)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

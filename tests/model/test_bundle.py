@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.bundle import FILES, FORMAT, Bundle, model_id_of, write_manifest
+from model.errors import BundleError
+
+
+@pytest.fixture
+def own(bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy that a test may harm."""
+    return Path(shutil.copytree(bundle.path, tmp_path / "own"))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**fields, **changes}), encoding="utf-8")
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(folder)
+    return str(caught.value)
+
+
+def test_a_bundle_is_what_was_exported(bundle: Bundle) -> None:
+    opened = Bundle.open(bundle.path)
+    assert opened == bundle
+    assert re.fullmatch("fb-[0-9a-f]{16}", opened.model_id)
+    manifest = opened.manifest
+    assert manifest.format == FORMAT
+    assert (manifest.image_size, manifest.hidden_size) == (64, manifest.config["hidden_size"])
+    assert set(manifest.files) == set(FILES)
+    assert isinstance(manifest.calibration, tuple)
+    assert {path.name for path in bundle.path.iterdir()} == {*FILES, "manifest.json"}
+
+
+def test_the_model_id_is_that_of_the_content(
+    bundle: Bundle, other_bundle: Bundle, own: Path
+) -> None:
+    assert Bundle.open(own).model_id == bundle.model_id, "wherever it lies"
+    assert other_bundle.model_id != bundle.model_id
+    files = bundle.manifest.files
+    assert model_id_of(dict(reversed(files.items()))) == bundle.model_id
+    assert model_id_of({**files, "matcher.onnx": "0" * 64}) != bundle.model_id
+
+
+def test_a_manifest_written_is_the_manifest_read(bundle: Bundle, own: Path) -> None:
+    sizes = {
+        name: getattr(bundle.manifest, name)
+        for name in ("hidden_size", "patches", "recall_size", "image_size", "max_text_tokens")
+    }
+    written = write_manifest(
+        own,
+        **sizes,
+        joint_from=2,
+        precision="fp32",
+        calibration=(2, -0.5),
+        text_template="{title} für {age}",
+        metrics={"rank1": 50.0},
+    )
+    assert Bundle.open(own).manifest == written
+    assert written.model_id == bundle.model_id
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("where", ["start", "middle", "end"])
+def test_one_flipped_byte_is_noticed(own: Path, name: str, where: str) -> None:
+    data = bytearray((own / name).read_bytes())
+    data[{"start": 0, "middle": len(data) // 2, "end": -1}[where]] ^= 1
+    (own / name).write_bytes(data)
+    assert refusal(own).startswith(f"{own / name} has been changed since the export")
+    assert Bundle.open(own, verify=False).manifest.files[name]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(own: Path, name: str) -> None:
+    (own / name).unlink()
+    assert refusal(own) == f"{own / name} is missing: copy or export the bundle again"
+    (own / name).mkdir()
+    assert refusal(own).startswith(f"{own / name} is missing")
+
+
+def test_what_is_no_bundle(own: Path, tmp_path: Path) -> None:
+    (own / "manifest.json").unlink()
+    for path in (own, tmp_path / "nothing", own / "matcher.onnx"):
+        message = refusal(path)
+        assert message.startswith(f"{path} is no model bundle")
+        assert "`fashionbert export`" in message
+
+
+@pytest.mark.parametrize("number", [FORMAT + 1, 0, None, "1"])
+def test_another_format_is_refused(own: Path, number: object) -> None:
+    edit(own, format=number)
+    expected = f"{own / 'manifest.json'} has format {number}, this version reads {FORMAT}"
+    assert refusal(own).startswith(expected)
+
+
+def test_an_edited_model_id_is_noticed(own: Path, other_bundle: Bundle) -> None:
+    edit(own, model_id=other_bundle.model_id)
+    assert refusal(own).startswith(f"{own / 'manifest.json'} does not agree with itself")
+
+
+def test_edited_checksums_are_noticed(own: Path, bundle: Bundle) -> None:
+    files = bundle.manifest.files
+    fewer = {name: files[name] for name in FILES[1:]}
+    for changed in ({**files, "matcher.onnx": "0" * 64}, fewer, {**files, "more": "0" * 64}, {}):
+        edit(own, files=changed)
+        assert refusal(own).startswith(f"{own / 'manifest.json'} does not agree with itself")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"null", b"[]", b"7", b'{"format": 1}', b'{"format": "\xff"}']
+)
+def test_a_damaged_manifest_is_named(own: Path, data: bytes) -> None:
+    (own / "manifest.json").write_bytes(data)
+    assert refusal(own).startswith(f"{own / 'manifest.json'} is damaged (")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"colour": "red"},
+        {"calibration": [1.0]},
+        {"calibration": ["1", "0"]},
+        {"hidden_size": "128"},
+        {"image_size": 64.0},
+        {"recall_size": -1},
+        {"patches": True},
+        {"files": None},
+        {"files": list(FILES)},
+    ],
+    ids=json.dumps,
+)
+def test_fields_that_cannot_be_are_named(own: Path, changes: dict[str, Any]) -> None:
+    edit(own, **changes)
+    message = refusal(own)
+    assert message.startswith(f"{own / 'manifest.json'} is damaged (")
+    assert next(iter(changes)) in message
+
+
+def test_a_calibration_that_is_none_at_all(own: Path) -> None:
+    edit(own, calibration=None)
+    assert refusal(own).startswith(f"{own / 'manifest.json'} is damaged (")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", *FILES])
+def test_a_file_that_cannot_be_read_is_named(own: Path, name: str) -> None:
+    (own / name).unlink()
+    (own / name).symlink_to("/proc/self/mem")  # there, and reading its start fails, also as root
+    assert refusal(own).startswith(f"{own / name} cannot be read: ")

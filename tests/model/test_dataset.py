@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model.catalogue import Catalogue
+from model.dataset import Batch, TrainingSet, augmented
+from model.inputs import ImageInputs
+from model.preprocess import TextTokenizer
+
+SIZE = 16
+
+
+def training_set(
+    catalogue: Catalogue, tokenizer: Path, array: NDArray[np.uint8 | np.float16] | None = None
+) -> TrainingSet:
+    """A catalogue whose picture number n is a square of the colour n."""
+    if array is None:
+        views = sum(len(product.images) for product in catalogue.products)
+        array = np.broadcast_to(
+            np.arange(views, dtype=np.uint8)[:, None, None, None], (views, SIZE, SIZE, 3)
+        )
+    return TrainingSet(catalogue, ImageInputs(array), tokenizer, 48, "category")
+
+
+@pytest.fixture
+def products(learn: Catalogue, tokenizer: Path) -> TrainingSet:
+    return training_set(learn, tokenizer)
+
+
+def balanced(learn: Catalogue, tokenizer: Path) -> TrainingSet:
+    """48 products in groups of 8, 16 and 24."""
+    sizes = {"a": 8, "b": 16, "c": 24}
+    groups = [name for name, size in sizes.items() for _ in range(size)]
+    chosen = [
+        replace(product, attributes={"category": group})
+        for product, group in zip(learn.products, groups, strict=False)
+    ]
+    return training_set(replace(learn, products=chosen), tokenizer)
+
+
+def test_an_epoch_is_a_pure_function(products: TrainingSet) -> None:
+    def order(epoch: int = 0, same_group: float = 0.5, seed: int = 7) -> list[list[int]]:
+        rows: list[list[int]] = products.epoch_order(epoch, 10, same_group, seed).tolist()
+        return rows
+
+    first = order()
+    np.random.seed(99)
+    torch.manual_seed(99)
+    assert order() == first
+    assert order(epoch=1) != first
+    assert order(seed=8) != first
+
+
+@pytest.mark.parametrize("same_group", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("batch_size", [7, 32, 96])
+def test_an_epoch_has_each_product_at_most_once(
+    products: TrainingSet, batch_size: int, same_group: float
+) -> None:
+    order = products.epoch_order(3, batch_size, same_group, 0)
+    assert order.shape == (96 // batch_size, batch_size)
+    assert order.dtype == np.int64
+    assert len(np.unique(order)) == order.size
+    assert 0 <= order.min()
+    assert order.max() < 96
+    # What is left out one time has its turn another time.
+    seen = {int(row) for epoch in range(20) for row in products.epoch_order(
+        epoch, batch_size, same_group, 0).flat}
+    assert len(seen) == 96
+
+
+def test_an_epoch_too_small_for_a_batch_is_empty(products: TrainingSet) -> None:
+    assert products.epoch_order(0, 97, 0.5, 0).shape == (0, 97)
+
+
+def test_batches_of_one_group(learn: Catalogue, tokenizer: Path) -> None:
+    products = balanced(learn, tokenizer)
+
+    def pure(same_group: float) -> float:
+        orders = [products.epoch_order(epoch, 8, same_group, 0) for epoch in range(10)]
+        return float(
+            np.mean([len(set(products.groups[rows])) == 1 for order in orders for rows in order])
+        )
+
+    assert pure(1.0) == 1.0
+    assert 0.15 < pure(0.5) < 0.85
+    assert pure(0.0) < 0.15
+
+
+def test_batches_of_one_group_come_in_any_order(learn: Catalogue, tokenizer: Path) -> None:
+    products = balanced(learn, tokenizer)
+    firsts = {
+        int(products.groups[products.epoch_order(epoch, 8, 1.0, 0)[0, 0]]) for epoch in range(30)
+    }
+    assert firsts == {0, 1, 2}
+
+
+def rows_of(products: TrainingSet, batch: Batch) -> list[int]:
+    """Which products a batch holds: the colour of a picture says which one it is."""
+    pictures = batch.images["pixels"][:, 0, 0, 0].numpy()
+    return [int(np.searchsorted(products.first_image, p, "right")) - 1 for p in pictures]
+
+
+def all_batches(
+    products: TrainingSet, *, start: int = 0, process: int = 0, processes: int = 1
+) -> list[Batch]:
+    return list(
+        products.batches(
+            2,
+            batch_size=6,
+            same_group=0.5,
+            seed=1,
+            augment=False,
+            start=start,
+            process=process,
+            processes=processes,
+        )
+    )
+
+
+def test_a_batch_holds_what_belongs_together(products: TrainingSet, learn: Catalogue) -> None:
+    order = products.epoch_order(2, 6, 0.5, 1)
+    batches = all_batches(products)
+    assert len(batches) == len(order) == 16
+    for rows, batch in zip(order, batches, strict=True):
+        assert rows_of(products, batch) == rows.tolist()
+        texts = [learn.products[row].text for row in rows]
+        assert batch.text_numbers.tolist() == products.text_numbers[rows].tolist()
+        lengths = batch.attention_mask.sum(1)
+        assert batch.input_ids.shape == batch.attention_mask.shape == (6, int(lengths.max()))
+        assert [len(set(texts[:i])) for i in range(7)] == [
+            len(set(batch.text_numbers[:i].tolist())) for i in range(7)
+        ]
+        assert (batch.input_ids[batch.attention_mask == 0] == 0).all()
+
+
+def test_tokens_are_the_tokenizers(
+    products: TrainingSet, learn: Catalogue, tokenizer: Path
+) -> None:
+    alone = TextTokenizer(tokenizer, 48).encode([learn.products[17].text])
+    batch = products.batch(np.array([17, 3]), np.random.default_rng(0), augment=False)
+    length = alone.input_ids.shape[1]
+    assert batch.input_ids[0, :length].tolist() == alone.input_ids[0].tolist()
+    assert int(batch.attention_mask[0].sum()) == length
+
+
+def test_a_run_that_goes_on_sees_the_same(products: TrainingSet) -> None:
+    whole = all_batches(products)
+    rest = all_batches(products, start=5)
+    assert len(rest) == len(whole) - 5
+    for ours, theirs in zip(rest, whole[5:], strict=True):
+        assert torch.equal(ours.input_ids, theirs.input_ids)
+        assert torch.equal(ours.images["pixels"], theirs.images["pixels"])
+
+
+def test_processes_share_an_epoch(products: TrainingSet) -> None:
+    parts = [all_batches(products, process=process, processes=2) for process in range(2)]
+    order = products.epoch_order(2, 12, 0.5, 1)
+    assert len(parts[0]) == len(parts[1]) == len(order) == 8
+    for rows, first, second in zip(order, *parts, strict=True):
+        assert rows_of(products, first) + rows_of(products, second) == rows.tolist()
+
+
+def test_views_are_drawn(products: TrainingSet) -> None:
+    views = np.diff(products.first_image)
+    several = np.flatnonzero(views > 1)[:4]
+    assert len(several)
+    rng = np.random.default_rng(0)
+    seen = [
+        products.batch(several, rng, augment=False).images["pixels"][:, 0, 0, 0].numpy()
+        for _ in range(40)
+    ]
+    for column, row in enumerate(several):
+        first, last = products.first_image[row : row + 2]
+        drawn = Counter(int(pictures[column]) for pictures in seen)
+        assert set(drawn) == set(range(first, last))
+
+
+def test_features_are_not_augmented(learn: Catalogue, tokenizer: Path) -> None:
+    views = sum(len(product.images) for product in learn.products)
+    array = np.arange(views * 8, dtype=np.float16).reshape(views, 4, 2)
+    products = training_set(learn, tokenizer, array)
+    batch = products.batch(np.array([0, 5]), np.random.default_rng(0), augment=True)
+    assert batch.images.keys() == {"features"}
+    assert batch.images["features"].dtype == torch.float32
+    assert batch.images["features"].shape == (2, 4, 2)
+
+
+def noise(count: int, size: int = 32) -> NDArray[np.uint8]:
+    """Pictures whose every row has colours of its own, on a white border as wide as the shift."""
+    pixels = np.full((count, size, size, 3), 255, dtype=np.uint8)
+    inner = size // 16
+    rng = np.random.default_rng(5)
+    pixels[:, inner:-inner, inner:-inner] = rng.integers(
+        0, 250, (count, size - 2 * inner, size - 2 * inner, 3)
+    )
+    return pixels
+
+
+def test_augmented_pictures_keep_shape_and_colours() -> None:
+    pixels = noise(64)
+    before = pixels.copy()
+    result = augmented(pixels, np.random.default_rng(0))
+    assert result.shape == pixels.shape
+    assert result.dtype == np.uint8
+    assert np.array_equal(pixels, before)
+    for old, new in zip(pixels, result, strict=True):
+        # Each row, wherever it went, has its own colours, mirrored or not, and white around.
+        def rows(picture: NDArray[np.uint8]) -> Counter[bytes]:
+            return Counter(np.sort(row, axis=0).tobytes() for row in picture)
+
+        assert rows(old) == rows(new)
+
+
+def test_augmented_pictures_are_mirrored_and_shifted() -> None:
+    pixels = noise(200)
+    result = augmented(pixels, np.random.default_rng(0))
+    found = Counter()
+    for old, new in zip(pixels, result, strict=True):
+        places = [
+            (mirrored, down, right)
+            for mirrored, seen in ((False, old), (True, old[:, ::-1]))
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            if np.array_equal(np.roll(seen, (down, right), (0, 1)), new)
+        ]
+        assert len(places) == 1  # a shift into the border: rolling does the same
+        found[places[0]] += 1
+    assert len(found) > 40  # of 50
+    assert 60 < sum(count for place, count in found.items() if place[0]) < 140
+
+
+def test_what_leaves_the_picture_is_lost() -> None:
+    pixels = np.zeros((30, 32, 32, 3), dtype=np.uint8)
+    for picture in augmented(pixels, np.random.default_rng(1)):
+        white = (picture == 255).all(axis=2)
+        assert set(np.unique(picture)) <= {0, 255}
+        # Only whole rows and columns at one side each are uncovered, white.
+        assert white.all(axis=1).sum() <= 2
+        assert white.all(axis=0).sum() <= 2
+        assert (~white).sum() == (32 - white.all(axis=1).sum()) * (32 - white.all(axis=0).sum())
+
+
+def test_a_batch_moves_to_a_device(products: TrainingSet) -> None:
+    batch = products.batch(np.array([0, 1]), np.random.default_rng(0), augment=True)
+    moved = batch.to(torch.device("meta"))
+    assert {moved.input_ids.device.type, moved.images["pixels"].device.type} == {"meta"}
+    assert moved.text_numbers.shape == (2,)

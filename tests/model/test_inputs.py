@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model import inputs as module
+from model.backbones import new_config, new_model
+from model.catalogue import Catalogue
+from model.errors import TrainingError
+from model.inputs import ImageInputs, prepare_inputs
+from model.network import FashionBertModel
+from model.pictures import TarPictures
+from model.preprocess import decode_image
+
+
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C, say."""
+
+
+class Fragile(TarPictures):
+    """A tar that counts what is read of it, and breaks at one of the readings."""
+
+    def __init__(self, path: Path, breaks_at: int = 10**9) -> None:
+        super().__init__(path)
+        self.names: list[str] = []
+        self.breaks_at = breaks_at
+
+    def read(self, name: str) -> bytes:
+        self.names.append(name)
+        if len(self.names) == self.breaks_at:
+            raise Interrupted
+        return super().read(name)
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes how far it is after every batch of 32."""
+    monkeypatch.setattr(module, "NOTE_EVERY", 1)
+
+
+@pytest.fixture(scope="module")
+def frozen(resnet: Path) -> FashionBertModel:
+    """A network with a frozen CNN."""
+    return new_model(config_with(resnet))
+
+
+def config_with(cnn: Path, **overrides: Any) -> Any:
+    fields = {"patches": "grid", "image_size": 64, "cnn_image_size": 64, "freeze_cnn": True}
+    torch.manual_seed(0)
+    return new_config("tiny", vocab_size=100, cnn=str(cnn), **{**fields, **overrides})
+
+
+@pytest.fixture
+def pixels_model(small: Any) -> FashionBertModel:
+    return FashionBertModel(small)
+
+
+def names_of(catalogue: Catalogue) -> list[str]:
+    return [name for product in catalogue.products for name in product.images]
+
+
+def fragile(catalogue: Catalogue, tar: Path, breaks_at: int = 10**9) -> tuple[Catalogue, Fragile]:
+    pictures = Fragile(tar, breaks_at)
+    return replace(catalogue, pictures=pictures), pictures
+
+
+@pytest.fixture
+def tar(demo_catalogue: Path) -> Path:
+    return demo_catalogue / "images.tar"
+
+
+def test_pixels_are_the_decoded_pictures(
+    learn: Catalogue, pixels_model: FashionBertModel, tmp_path: Path
+) -> None:
+    found = prepare_inputs(pixels_model, learn, tmp_path / "new" / "cache")
+    names = names_of(learn)
+    assert not found.are_features
+    assert found.array.shape == (len(names), 64, 64, 3)
+    for row in (0, 31, 32, len(names) - 1):
+        wanted = decode_image(learn.pictures.read(names[row]), 64)
+        assert np.array_equal(found.array[row], wanted)
+    batch = found.batch([3, 1, 3])
+    assert batch.keys() == {"pixels"}
+    assert batch["pixels"].dtype == torch.uint8
+    assert np.array_equal(batch["pixels"].numpy(), found.array[[3, 1, 3]])
+
+
+def test_features_are_the_patch_networks(
+    learn: Catalogue, frozen: FashionBertModel, tmp_path: Path
+) -> None:
+    found = prepare_inputs(frozen, learn, tmp_path)
+    names = names_of(learn)
+    assert found.are_features
+    assert found.array.shape == (len(names), 64, 16)
+    rows = [0, 40, len(names) - 1]
+    pixels = np.stack([decode_image(learn.pictures.read(names[row]), 64) for row in rows])
+    with torch.inference_mode():
+        wanted = frozen.patch_network(torch.from_numpy(pixels))
+    batch = found.batch(rows)["features"]
+    assert batch.dtype == torch.float32
+    # Through a network in bf16, whose step is 1/256, and kept in fp16.
+    difference = (batch - wanted).abs()
+    assert float(difference.max() / wanted.abs().max()) < 0.03
+    assert float(difference.mean() / wanted.abs().mean()) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["pixels", "features"])
+def test_interrupted_it_goes_on(
+    kind: str,
+    learn: Catalogue,
+    frozen: FashionBertModel,
+    pixels_model: FashionBertModel,
+    tar: Path,
+    tmp_path: Path,
+) -> None:
+    model = frozen if kind == "features" else pixels_model
+    whole = prepare_inputs(model, learn, tmp_path / "whole").array
+    names = names_of(learn)
+    cache = tmp_path / "cache"
+
+    broken, _ = fragile(learn, tar, breaks_at=80)
+    with pytest.raises(Interrupted):
+        prepare_inputs(model, broken, cache)
+    assert list(cache.glob("*.npy")) == []
+    (note,) = cache.glob("*.json")
+    done = json.loads(note.read_text())["rows"]
+    assert done in (32, 64)
+
+    # Interrupted a second time, before there is anything new.
+    with pytest.raises(Interrupted):
+        prepare_inputs(model, fragile(learn, tar, breaks_at=1)[0], cache)
+    rest, pictures = fragile(learn, tar)
+    found = prepare_inputs(model, rest, cache)
+    assert sorted(pictures.names) == sorted(names[done:])
+    assert np.array_equal(found.array, whole)
+    assert [path.suffix for path in cache.iterdir()] == [".npy"]
+
+
+def test_what_was_made_is_found_again(
+    learn: Catalogue, pixels_model: FashionBertModel, tar: Path, tmp_path: Path
+) -> None:
+    first = prepare_inputs(pixels_model, learn, tmp_path)
+    again, pictures = fragile(learn, tar)
+    found = prepare_inputs(pixels_model, again, tmp_path)
+    assert pictures.names == []
+    assert np.array_equal(found.array, first.array)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert isinstance(found.array, np.memmap)
+    assert not found.array.flags.writeable
+
+
+def test_only_what_it_depends_on_makes_another_file(
+    learn: Catalogue,
+    unseen: Catalogue,
+    resnet: Path,
+    frozen: FashionBertModel,
+    small: Any,
+    tmp_path: Path,
+) -> None:
+    def files() -> int:
+        return len(list(tmp_path.glob("*.npy")))
+
+    few = replace(learn, products=learn.products[:8], fingerprint="few")
+    prepare_inputs(frozen, few, tmp_path)
+    # The same CNN, whatever is drawn anew around it.
+    prepare_inputs(new_model(config_with(resnet, num_hidden_layers=3)), few, tmp_path)
+    assert files() == 1
+    other = new_model(config_with(resnet))
+    with torch.no_grad():
+        next(other.patch_network.parameters()).add_(1e-3)
+    prepare_inputs(other, few, tmp_path)
+    assert files() == 2
+    prepare_inputs(new_model(config_with(resnet, cnn_image_size=32)), few, tmp_path)
+    assert files() == 3
+    prepare_inputs(frozen, replace(few, fingerprint="other"), tmp_path)
+    assert files() == 4
+    # Pixels depend on the picture's side, and on no weight.
+    for _ in range(2):
+        prepare_inputs(FashionBertModel(small), few, tmp_path)
+        assert files() == 5
+
+
+def test_the_cnn_computes_as_if_it_were_served(
+    learn: Catalogue, frozen: FashionBertModel, tmp_path: Path
+) -> None:
+    few = replace(learn, products=learn.products[:4], fingerprint="few")
+    first = prepare_inputs(frozen.train(), few, tmp_path / "a").array
+    second = prepare_inputs(frozen.eval(), few, tmp_path / "b").array
+    assert np.array_equal(first, second)
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file may grow beyond `size`, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_told(
+    learn: Catalogue, pixels_model: FashionBertModel, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError) as caught, files_up_to(500_000):
+        prepare_inputs(pixels_model, learn, tmp_path)
+    message = str(caught.value)
+    assert f"the pictures of the training cannot be written to {tmp_path}" in message
+    assert "File too large" in message
+    assert "make room for 1 MB, or choose another folder with --cache" in message
+    assert list(tmp_path.iterdir()) == []  # nor does what is half there take any more room
+    prepare_inputs(pixels_model, learn, tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(
+    learn: Catalogue, pixels_model: FashionBertModel, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot be written to .*/file/cache"):
+        prepare_inputs(pixels_model, learn, tmp_path / "file" / "cache")
+
+
+def test_rows_in_memory_do_as_well() -> None:
+    features = np.arange(12, dtype=np.float16).reshape(3, 2, 2)
+    batch = ImageInputs(features).batch(np.array([2, 0]))
+    assert batch["features"].tolist() == features[[2, 0]].tolist()

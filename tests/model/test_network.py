@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.backbones import new_config, new_model
+from model.config import FashionBertConfig
+from model.network import FashionBertModel, additive_mask
+
+
+def altered(config: FashionBertConfig, **changes: Any) -> FashionBertConfig:
+    config = copy.deepcopy(config)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+def network(config: FashionBertConfig, seed: int = 0) -> FashionBertModel:
+    """A network in evaluation mode whose match head has something to say."""
+    torch.manual_seed(seed)
+    model = FashionBertModel(config).eval()
+    with torch.no_grad():
+        model.match_head.classifier.weight.normal_()
+    return model
+
+
+def texts(count: int = 3, length: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 1000, (count, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(1, count):
+        mask[row, length - row :] = 0  # texts of different lengths
+    return ids, mask
+
+
+def pictures(count: int = 3, size: int = 64) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+
+
+def reference(model: FashionBertModel, ids: Tensor, mask: Tensor, pixels: Tensor) -> Tensor:
+    """States of all layers over the joined sequence, kept apart below k by the mask alone."""
+    embedded = [
+        model.text_embeddings(ids),
+        model.patch_embeddings(model.patch_network(pixels)),
+    ]
+    states = torch.cat(embedded, dim=1)
+    length = ids.shape[1]
+    present = torch.cat([mask, mask.new_ones(len(ids), model.config.num_patches)], dim=1)
+    joint = additive_mask(present)
+    side = (torch.arange(states.shape[1]) >= length).float()
+    apart = joint - 1e4 * (side[:, None] != side[None, :]).float()
+    outputs = [states]
+    for number, layer in enumerate(model.layers):
+        states = layer(states, apart if number < model.config.joint_from else joint)
+        outputs.append(states)
+    return torch.stack(outputs)
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+@torch.inference_mode()
+def test_split_and_whole_encoder_agree(small: FashionBertConfig, k: int) -> None:
+    model = network(altered(small, joint_from=k, match_residual=False))
+    (ids, mask), pixels = texts(), pictures()
+    states = reference(model, ids, mask, pixels)
+    text_states, _ = model.encode_text(ids, mask)
+    image_states, _ = model.encode_image(pixels)
+    real = mask.bool()
+    torch.testing.assert_close(text_states[real], states[k][:, : ids.shape[1]][real])
+    torch.testing.assert_close(image_states, states[k][:, ids.shape[1] :])
+    logits = model.match(text_states, mask, image_states)
+    torch.testing.assert_close(logits, model.match_head(states[-1][:, 0]))
+    # The joint layers do see the picture.
+    others = model.match(text_states, mask, image_states.flip(0))
+    assert (logits[[0, 2]] - others[[0, 2]]).abs().min() > 1e-3
+    assert torch.allclose(logits[1], others[1])
+
+
+@torch.inference_mode()
+def test_with_k_0_states_are_the_embeddings(small: FashionBertConfig) -> None:
+    model = network(altered(small, joint_from=0, match_residual=False))
+    ids, mask = texts()
+    states, embedding = model.encode_text(ids, mask)
+    assert torch.equal(states, model.text_embeddings(ids))
+    features = model.patch_network(pictures())
+    image_states, image_embedding = model.encode_image(features=features)
+    assert torch.equal(image_states, model.patch_embeddings(features))
+    # The recall head still reads something contextual: a word's neighbours change its weight.
+    assert embedding is not None
+    assert image_embedding is not None
+    swapped = ids.clone()
+    swapped[0, [2, 3]] = ids[0, [3, 2]]
+    assert not torch.allclose(embedding[0], model.encode_text(swapped, mask)[1][0], atol=1e-4)
+
+
+@torch.inference_mode()
+def test_recall_embeddings_are_unit_vectors(small: FashionBertConfig) -> None:
+    model = network(small)
+    for embedding in (model.encode_text(*texts())[1], model.encode_image(pictures())[1]):
+        assert embedding is not None
+        assert embedding.shape == (3, 16)
+        torch.testing.assert_close(embedding.norm(dim=1), torch.ones(3))
+    assert model.encode_text(*texts())[0].shape == (3, 7, 32)
+    assert model.encode_image(pictures())[0].shape == (3, 64, 32)
+
+
+def test_without_a_recall_head(small: FashionBertConfig) -> None:
+    model = network(altered(small, recall_size=0, match_residual=False))
+    assert model.recall_head is None
+    assert not [name for name in model.state_dict() if "recall" in name]
+    assert model.encode_text(*texts())[1] is None
+    assert model.encode_image(pictures())[1] is None
+
+
+@torch.inference_mode()
+def test_pixels_and_their_features_are_the_same(small: FashionBertConfig) -> None:
+    model = network(small)
+    features = model.patch_network(pictures())
+    for ours, theirs in zip(
+        model.encode_image(pictures()), model.encode_image(features=features), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@torch.inference_mode()
+def test_first_only_is_row_0(small: FashionBertConfig) -> None:
+    model = network(small)
+    states = torch.randn(3, 20, 32)
+    mask = additive_mask((torch.arange(20) < 15).long().expand(3, -1))
+    for layer in model.layers:
+        whole = layer(states, mask)
+        torch.testing.assert_close(layer(states, mask, first_only=True), whole[:, :1])
+
+
+@pytest.mark.parametrize("k", [0, 2])
+@torch.inference_mode()
+def test_padding_changes_nothing(small: FashionBertConfig, k: int) -> None:
+    model = network(altered(small, joint_from=k, match_residual=k > 0))
+    ids, mask = texts()
+    junk = torch.randint(5, 1000, (3, 9))
+    padded, padded_mask = torch.cat([ids, junk], 1), torch.cat([mask, torch.zeros_like(junk)], 1)
+    states, embedding = model.encode_text(ids, mask)
+    more, same = model.encode_text(padded, padded_mask)
+    real = mask.bool()
+    torch.testing.assert_close(more[:, :7][real], states[real])
+    torch.testing.assert_close(same, embedding)
+    images, _ = model.encode_image(pictures())
+    torch.testing.assert_close(
+        model.match(more, padded_mask, images), model.match(states, mask, images)
+    )
+
+
+@torch.inference_mode()
+def test_the_residual_form_starts_as_the_recall(small: FashionBertConfig) -> None:
+    torch.manual_seed(0)
+    model = FashionBertModel(small).eval()
+    ids, mask = texts(1)
+    text_states, text_embedding = model.encode_text(ids, mask)
+    image_states, image_embeddings = model.encode_image(pictures(12))
+    assert text_embedding is not None
+    assert image_embeddings is not None
+    similarity = image_embeddings @ text_embedding[0]
+    logits = model.match(text_states.expand(12, -1, -1), mask.expand(12, -1), image_states)
+    torch.testing.assert_close(logits, 10 * similarity - 5)
+    assert logits.argsort().tolist() == similarity.argsort().tolist()
+    # Then the joint layers have their say.
+    model.match_head.classifier.weight.normal_()
+    corrected = model.match(text_states.expand(12, -1, -1), mask.expand(12, -1), image_states)
+    assert (corrected - logits).abs().max() > 0.1
+
+
+def test_only_the_residual_form_has_its_parameters(small: FashionBertConfig) -> None:
+    def names(model: FashionBertModel) -> set[str]:
+        return {name for name, _ in model.named_parameters()}
+
+    plain = FashionBertModel(altered(small, match_residual=False))
+    assert names(FashionBertModel(small)) - names(plain) == {
+        "match_head.similarity_scale",
+        "match_head.similarity_bias",
+    }
+    assert plain.match_head.classifier.weight.abs().max() > 0
+
+
+def test_the_temperature_is_bounded(small: FashionBertConfig) -> None:
+    head = FashionBertModel(small).recall_head
+    assert head is not None
+    assert head.scale.item() == pytest.approx(1 / 0.07, rel=0.01)
+    with torch.no_grad():
+        head.log_scale.fill_(50)
+    assert head.scale.item() == pytest.approx(100, rel=1e-4)
+
+
+def test_saved_and_loaded_it_is_the_same(resnet: Path, tmp_path: Path) -> None:
+    cnn = tmp_path / "cnn"
+    cnn.mkdir()
+    for file in resnet.iterdir():
+        (cnn / file.name).write_bytes(file.read_bytes())
+    config = new_config(
+        "tiny", vocab_size=1000, cnn=str(cnn), patches="grid", image_size=64, freeze_cnn=True
+    )
+    model = new_model(config).eval()
+    with torch.no_grad():
+        model.match_head.classifier.weight.normal_()
+    model.save_pretrained(tmp_path / "saved")
+    for file in cnn.iterdir():
+        file.unlink()  # a checkpoint needs nothing else
+    loaded = FashionBertModel.from_pretrained(tmp_path / "saved")
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert not loaded.training
+    with torch.inference_mode():
+        images = [one.encode_image(pictures())[0] for one in (model, loaded)]
+        states = [one.encode_text(*texts())[0] for one in (model, loaded)]
+        mask = texts()[1]
+        logits = [
+            one.match(text, mask, image)
+            for one, text, image in zip((model, loaded), states, images, strict=True)
+        ]
+    for pair in (images, states, logits):
+        torch.testing.assert_close(*pair)

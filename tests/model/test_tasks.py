@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.tasks import contrastive_loss, draw_negatives, gather, match_loss
+
+
+def unit(rows: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(rows, 8, generator=generator), dim=1)
+
+
+def same_texts(numbers: list[int]) -> Tensor:
+    values = torch.tensor(numbers)
+    return values[:, None] == values[None, :]
+
+
+def info_nce(
+    texts: NDArray[np.float64], images: NDArray[np.float64], scale: float, same: NDArray[np.bool_]
+) -> float:
+    """The loss by hand: every product against those with another text, both ways."""
+    similarity = scale * texts @ images.T
+    total = 0.0
+    for logits in (similarity, similarity.T):
+        for row in range(len(logits)):
+            others = [c for c in range(len(logits)) if c == row or not same[row, c]]
+            total -= logits[row, row] - math.log(sum(math.exp(logits[row, c]) for c in others))
+    return total / 2 / len(similarity)
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 1]])
+def test_contrastive_loss_by_hand(numbers: list[int]) -> None:
+    texts, images, same = unit(5, 1), unit(5, 2), same_texts(numbers)
+    loss = contrastive_loss(texts, images, torch.tensor(9.0), same)
+    wanted = info_nce(texts.double().numpy(), images.double().numpy(), 9.0, same.numpy())
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_same_text_is_never_a_negative() -> None:
+    texts, images = unit(4, 1), unit(4, 2)
+    images[2] = texts[0]  # the strongest rival of row 0, unless it has the same text
+    scale = torch.tensor(50.0)
+    same, apart = same_texts([0, 1, 0, 2]), torch.eye(4, dtype=torch.bool)
+    told, untold = (float(contrastive_loss(texts, images, scale, mask)) for mask in (same, apart))
+    assert untold > told + 1
+    # Where all have one text there is nothing to tell apart, and nothing to learn.
+    images.requires_grad_()
+    nothing = contrastive_loss(texts, images, scale, torch.ones(4, 4, dtype=torch.bool))
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert images.grad is not None
+    assert not images.grad.any()
+
+
+def test_one_process_is_all_of_them() -> None:
+    values = unit(3, 1)
+    assert gather(values) is values
+
+
+def draws(
+    similarity: Tensor, same: Tensor, hardness: float, count: int = 1, repeats: int = 1500
+) -> tuple[Tensor, Tensor]:
+    """How often each column was drawn for each row, as pictures and as texts."""
+    size = len(same)
+    images, texts = torch.zeros(size, size), torch.zeros(size, size)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(repeats):
+        drawn = draw_negatives(similarity, same, hardness, count, generator)
+        for found, counted in ((drawn.images, images), (drawn.texts, texts)):
+            assert found.shape == (size, count)
+            counted.scatter_add_(1, found, torch.ones(size, count))
+    return images / repeats, texts / repeats
+
+
+@pytest.mark.parametrize("hardness", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_same_text_is_never_drawn(hardness: float, count: int) -> None:
+    same = same_texts([0, 0, 1, 0, 0])  # four rows have one row to draw from only
+    similarity = torch.where(same, 30.0, 0.0)
+    for found in draws(similarity, same, hardness, count, repeats=30):
+        assert float(found[same].sum()) == 0
+        torch.testing.assert_close(found.sum(1), torch.full((5,), float(count)))
+
+
+def test_easy_negatives_are_uniform() -> None:
+    same = same_texts([0, 1, 2, 3, 0])
+    similarity = 20 * torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
+    for found in draws(similarity, same, 0.0):
+        wanted = (~same).float() / (~same).sum(1, keepdim=True)
+        torch.testing.assert_close(found, wanted, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("hardness", [0.5, 1.0])
+def test_hard_negatives_are_the_similar(hardness: float) -> None:
+    same = torch.eye(4, dtype=torch.bool)
+    similarity = torch.tensor(
+        [[9.0, 2, 1, 0], [0, 9.0, 3, 0], [1, 1, 9.0, 1], [0, 0, 4, 9.0]]
+    )  # texts by images
+    images, texts = draws(similarity, same, hardness)
+    for found, scores in ((images, similarity), (texts, similarity.T)):
+        hard = scores.masked_fill(same, -torch.inf).softmax(1)
+        wanted = hardness * hard + (1 - hardness) * (~same) / 3
+        torch.testing.assert_close(found, wanted, atol=0.05, rtol=0)
+
+
+def test_rows_without_a_negative_are_flagged() -> None:
+    generator = torch.Generator().manual_seed(0)
+    alone = draw_negatives(torch.zeros(3, 3), same_texts([0, 0, 0]), 1.0, 2, generator)
+    assert alone.usable.tolist() == [False, False, False]
+    assert alone.images.shape == alone.texts.shape == (3, 2)
+    mixed = draw_negatives(torch.zeros(3, 3), same_texts([0, 0, 1]), 1.0, 2, generator)
+    assert mixed.usable.tolist() == [True, True, True]
+    pair = draw_negatives(torch.zeros(2, 2), torch.eye(2, dtype=torch.bool), 0.5, 4, generator)
+    assert pair.images.tolist() == [[1] * 4, [0] * 4]
+
+
+def test_the_generator_decides() -> None:
+    similarity = torch.randn(8, 8)
+    same = torch.eye(8, dtype=torch.bool)
+    first, again, other = (
+        draw_negatives(similarity, same, 0.5, 3, torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.texts, again.texts)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_a_diverged_network_gets_as_far_as_its_loss() -> None:
+    similarity = torch.full((3, 3), torch.nan)
+    drawn = draw_negatives(
+        similarity, torch.eye(3, dtype=torch.bool), 0.5, 1, torch.Generator().manual_seed(0)
+    )
+    assert drawn.usable.all()
+
+
+def softplus(value: float) -> float:
+    return math.log1p(math.exp(value))
+
+
+def test_match_loss_by_hand() -> None:
+    positive, images, texts = [2.0, -1.0, 0.5], [0.5, 1.0, 9.0], [-3.0, 0.0, 9.0]
+    usable = torch.tensor([True, True, False])
+    found = match_loss(
+        torch.tensor(positive), torch.tensor(images)[:, None], torch.tensor(texts)[:, None], usable
+    )
+    wanted = 0.0
+    for p, i, t in list(zip(positive, images, texts, strict=True))[:2]:
+        alignment = softplus(-p) + (softplus(i) + softplus(t)) / 2
+        rank = softplus(i - p) + softplus(t - p)
+        wanted += (alignment + rank) / 2
+    assert float(found.loss) == pytest.approx(wanted / 2, rel=1e-6)
+    # Of the positives one is right, of the negatives one of four: -3, since 0 is on no side.
+    assert float(found.accuracy) == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert not found.accuracy.requires_grad
+
+
+def test_match_loss_with_several_negatives_and_with_none() -> None:
+    positive = torch.tensor([1.0])
+    images, texts = torch.tensor([[0.0, 2.0]]), torch.tensor([[-1.0, -2.0]])
+    found = match_loss(positive, images, texts, torch.tensor([True]))
+    alignment = softplus(-1) + sum(softplus(v) for v in (0, 2, -1, -2)) / 4
+    rank = math.log(math.e + 1 + math.e**2) - 1 + math.log(math.e + math.e**-1 + math.e**-2) - 1
+    assert float(found.loss) == pytest.approx((alignment + rank) / 2, rel=1e-6)
+    positive.requires_grad_()
+    nothing = match_loss(positive, images, texts, torch.tensor([False]))
+    nothing.loss.backward()
+    assert float(nothing.loss.detach()) == 0
+    assert positive.grad is not None
+    assert float(positive.grad) == 0
