@@ -62,7 +62,7 @@ def test_no_neighbour_is_likelier(scale: float, gap: float) -> None:
 LOGITS = arrays(np.float32, st.integers(1, 12), elements=st.floats(-1e4, 1e4, width=32))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(LOGITS, LOGITS)
 def test_any_logits_give_a_finite_rising_line(positives: np.ndarray, negatives: np.ndarray) -> None:
     with warnings.catch_warnings():

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -252,6 +252,7 @@ def test_a_feed_of_one_text_cannot_be_ranked() -> None:
     assert two["text_to_image"]["sampled"]["rerank"]["rank1"] == 100
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (3, 6), elements=st.integers(0, 2)))
 def test_ties_in_the_recall_go_against_the_right_one(scores: Any) -> None:
     places = _ranked_first(scores)
@@ -261,6 +262,7 @@ def test_ties_in_the_recall_go_against_the_right_one(scores: Any) -> None:
         assert (np.diff(row[np.argsort(ranked)]) <= 0).all()
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(-3, 3), min_size=1, max_size=12),
     st.lists(st.integers(-3, 3), min_size=1, max_size=12),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -26,6 +26,7 @@ def test_figures_worked_by_hand() -> None:
     assert figures.as_dict()["rank5"] == 50.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(0, 3))
 def test_the_interval_holds_the_estimate_and_can_be_had_again(ranks: list[int], seed: int) -> None:
     figures = rank_figures(np.array(ranks), 20, seed)
@@ -76,6 +77,7 @@ def test_products_with_the_same_text_are_equally_right() -> None:
     assert ranks_in_full(scores, np.array([0, 2, 0, 3]), numbers).tolist() == [1, 1, 3, 4]
 
 
+@settings(deadline=None)
 @given(
     arrays(np.float32, (4, 6), elements=st.integers(0, 3)),
     arrays(np.int64, 6, elements=st.integers(0, 3)),
@@ -90,6 +92,7 @@ def test_ranks_in_full_are_those_of_a_plain_count(scores: Any, numbers: Any, que
         assert rank == 1 + sum(score >= max(right) for score in wrong)
 
 
+@settings(deadline=None)
 @given(
     arrays(np.int64, 60, elements=st.integers(0, 40)),
     arrays(np.int64, 60, elements=st.integers(0, 4)),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -10,6 +10,7 @@ from model.states import QuantisedStates, quantise
 FLOATS = st.floats(-(2.0**60), 2.0**60, width=32)
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (2, 3, 5), elements=FLOATS))
 def test_what_comes_back_is_off_by_at_most_half_a_step(states: np.ndarray) -> None:
     quantised = quantise(states)
@@ -20,6 +21,7 @@ def test_what_comes_back_is_off_by_at_most_half_a_step(states: np.ndarray) -> No
     assert (error <= quantised.scales[..., None].astype(np.float64) * 0.5001).all()
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (1, 2, 4), elements=FLOATS), st.integers(-20, 20))
 def test_a_vectors_length_does_not_change_its_values(states: np.ndarray, power: int) -> None:
     states[..., 0] = 1 + np.abs(states).max()  # far above the smallest scale
