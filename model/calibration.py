@@ -1,9 +1,9 @@
 """What is fitted on held-out products once the network is trained: two small things.
 
+- How much the recall similarity and the match logit weigh in the served score (stacking, Wolpert
+  1992). The joint layers learn the training products by heart sooner than the recall head does, so
+  what each is worth on new products can only be seen on such.
 - The match probability (Platt's scaling), from positives and as many negatives.
-- The strength of the residual match head's correction. The joint layers learn the training
-  products by heart sooner than the recall head does, so their correction is over-confident on new
-  ones; one factor, fitted on products they never saw, sets it right (stacking, Wolpert 1992).
 """
 
 from __future__ import annotations
@@ -80,30 +80,28 @@ def calibrate(
     return float(solution[0]), float(solution[1])
 
 
-def fit_correction(samples: Sequence[Sample], scale: float, bias: float) -> tuple[float, float]:
-    """Weights of similarity and correction that make held-out right answers likeliest.
+def fit_stacking(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Weights of similarity and match logit that make held-out right answers likeliest.
 
-    A match logit is scale · similarity + bias + correction. This finds (a, c) with
-    a · scale · similarity + c · correction, under a softmax over each query's candidates, by
-    Newton's method; the likelihood is concave in both.
+    Finds (a, c) in a · similarity + c · logit under a softmax over each query's scored
+    candidates; the likelihood is concave in both.
 
     Args:
-        samples: with every candidate scored.
-        scale: the head's `similarity_scale`.
-        bias: the head's `similarity_bias`.
+        samples: of the bare match logits; queries whose right answer is not scored do not count.
 
     Returns:
-        (a, c); c is nought where the correction does not help.
+        (a, c), neither below 0 and c 0 where the logits do not help.
     """
-    parts = []
-    for sample in samples:
-        similarity = scale * sample.recalled.astype(np.float64)
-        parts.append(np.stack([similarity, sample.logits - bias - similarity], axis=-1))
-    features = np.concatenate(parts)  # [Q, C, 2]
-    prior = np.array([1.0, 1.0])  # next to no weight, but a correction of nought stays as it is
+    parts = [np.stack([sample.recalled, sample.logits], axis=-1) for sample in samples]
+    scored = np.concatenate([sample.scored for sample in samples])
+    features = np.concatenate(parts).astype(np.float64)[scored[:, 0]]  # [Q, C, 2]
+    scored = scored[scored[:, 0]]
+    prior = np.array([10.0, 1.0])  # next to no weight, but a useless feature stays finite
+    if not len(features):
+        return 10.0, 1.0
 
     def objective(point: _Point) -> tuple[float, _Point, NDArray[np.float64]]:
-        logits = features @ point
+        logits = np.where(scored, features @ point, -np.inf)
         logits -= logits.max(axis=1, keepdims=True)
         chances = np.exp(logits)
         totals = chances.sum(axis=1, keepdims=True)
@@ -118,8 +116,19 @@ def fit_correction(samples: Sequence[Sample], scale: float, bias: float) -> tupl
             hessian + 1e-6 * np.eye(2),
         )
 
-    weights = _minimise(objective, prior)
-    similarity_weight, correction_weight = (float(weight) for weight in weights)
-    if not np.isfinite(weights).all() or similarity_weight <= 0:
-        return 1.0, 1.0
-    return similarity_weight, max(0.0, correction_weight)
+    similarity, match = (float(weight) for weight in _minimise(objective, prior))
+    if not (np.isfinite(similarity) and np.isfinite(match)) or max(similarity, match) <= 0:
+        return 10.0, 0.0  # neither ranks better than chance: leave the recall's order
+    return max(0.0, similarity), max(0.0, match)
+
+
+def stacked_rank1(samples: Sequence[Sample]) -> float:
+    """Rank@1 in percent of the fitted score over what is scored, mean of the directions."""
+    similarity, match = fit_stacking(samples)
+    shares = []
+    for sample in samples:
+        scores = similarity * sample.recalled.astype(np.float64) + match * sample.logits
+        scores[~sample.scored] = -np.inf
+        first = sample.scored[:, 0] & (scores[:, 1:] < scores[:, :1]).all(axis=1)
+        shares.append(100 * float(first.mean()))
+    return float(np.mean(shares))

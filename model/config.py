@@ -25,8 +25,8 @@ class FashionBertConfig(PreTrainedConfig):
         joint_from: k. The first k layers attend within one modality only; a product's states
             after layer k depend on nothing but the product, so they can be precomputed.
         recall_size: width E of the recall embeddings; 0 leaves the recall head out.
-        match_residual: the match logit starts from the scaled recall similarity and the joint
-            layers correct it; needs a recall head.
+        stack_recall: the served match logit adds the recall similarity, with weights fitted on
+            held-out products after training (`model.calibration`); needs a recall head.
         patches: `crop` (each patch through the CNN: the paper), `grid` (the CNN's feature map of
             the whole picture), `conv` (a small stem learnt from scratch).
         patch_grid: patches a side; P = patch_grid².
@@ -55,7 +55,7 @@ class FashionBertConfig(PreTrainedConfig):
     max_text_tokens: int = 448
     joint_from: int = 0
     recall_size: int = 0
-    match_residual: bool = False
+    stack_recall: bool = False
 
     patches: str = "crop"
     patch_grid: int = 8
@@ -92,10 +92,10 @@ def check_config(config: FashionBertConfig) -> None:
             f"hidden_size={config.hidden_size} is not a multiple of "
             f"num_attention_heads={config.num_attention_heads}"
         )
-    if config.match_residual and not config.recall_size:
-        raise TrainingError("match_residual needs a recall head: set recall_size, 256 say")
-    if config.match_residual and not config.joint_from:
-        raise TrainingError("match_residual pools the states after layer k: set joint_from above 0")
+    if config.stack_recall and not config.recall_size:
+        raise TrainingError("stack_recall needs a recall head: set recall_size, 256 say")
+    if config.stack_recall and not config.joint_from:
+        raise TrainingError("stack_recall pools the states after layer k: set joint_from above 0")
     if config.max_text_tokens > config.max_position_embeddings:
         raise TrainingError(
             f"max_text_tokens={config.max_text_tokens} is more than the text backbone's "
@@ -110,7 +110,7 @@ def check_config(config: FashionBertConfig) -> None:
 # Attention dropout keeps fused attention kernels from being used, at twice the time on a CPU.
 _SERVABLE: dict[str, Any] = {
     "recall_size": 256,
-    "match_residual": True,
+    "stack_recall": True,
     "attention_probs_dropout_prob": 0.0,
 }
 

@@ -292,21 +292,18 @@ def area_under_curve(positives: NDArray[np.float32], negatives: NDArray[np.float
 
 
 def table_rows(figures: dict[str, Any]) -> Sequence[tuple[str, ...]]:
-    """Rows (direction, protocol, stage, R@1 with interval, R@5, R@10, mean rank, Rank@last)."""
-    rows = []
-    for direction in ("text_to_image", "image_to_text"):
-        for protocol, stages in figures[direction].items():
-            for stage, f in stages.items():
-                rows.append(
-                    (
-                        direction.replace("_to_", " → "),
-                        f"{protocol} {f['candidates']}",
-                        stage.replace("_", " "),
-                        f"{f['rank1']:.1f} ({f['low']:.1f}–{f['high']:.1f})",
-                        f"{f['rank5']:.1f}",
-                        f"{f['rank10']:.1f}",
-                        f"{f['mean_rank']:.1f}",
-                        f"{f['rank_last']:.0f}",
-                    )
-                )
-    return rows
+    """One direction's rows: protocol, stage, R@1, its interval, R@5, R@10, mean rank, R@last."""
+    return [
+        (
+            f"{protocol} {f['candidates']:,}",
+            stage.replace("_", " "),
+            f"{f['rank1']:.1f}",
+            f"{f['low']:.1f}–{f['high']:.1f}",
+            f"{f['rank5']:.1f}",
+            f"{f['rank10']:.1f}",
+            f"{f['mean_rank']:.1f}",
+            f"{f['rank_last']:.0f}",
+        )
+        for protocol, stages in figures.items()
+        for stage, f in stages.items()
+    ]

@@ -38,7 +38,11 @@ class _Graph(nn.Module):
 
 class _TextEncoder(_Graph):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        return _drop_none(self.model.encode_text(input_ids, attention_mask))
+        states, embedding = self.model.encode_text(input_ids, attention_mask)
+        if self.model.config.joint_from == 0 and embedding is None:
+            # Nothing attends yet: without this the exporter would leave the mask's input out.
+            states = states + 0 * attention_mask.unsqueeze(-1)
+        return _drop_none((states, embedding))
 
 
 class _ImageEncoder(_Graph):

@@ -165,18 +165,19 @@ class MatchHead(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        # Of the residual form only: how much a recall similarity weighs, and where it is neutral.
-        self.residual = config.match_residual
-        if self.residual:
-            self.similarity_scale = nn.Parameter(torch.tensor(10.0))
-            self.similarity_bias = nn.Parameter(torch.tensor(-5.0))
+        # What the recall similarity adds to the logit: nothing while training, so that the joint
+        # layers learn to match by themselves; `model.calibration` sets it on held-out products.
+        if config.stack_recall:
+            self.register_buffer("recall_weight", torch.zeros(()))
+
+    recall_weight: Tensor
 
     def forward(self, cls: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """[B, H], cosine [B] with the residual form → logit [B]."""
+        """[B, H], and recall cosines [B] where they are stacked → logit [B]."""
         pooled = torch.tanh(self.pooler(cls))
         logit: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1).float()
         if similarity is not None:
-            logit = logit + self.similarity_scale * similarity + self.similarity_bias
+            logit = logit + self.recall_weight * similarity
         return logit
 
 
@@ -219,9 +220,6 @@ class FashionBertModel(PreTrainedModel):
             nn.init.normal_(module.modality, std=deviation)
         elif isinstance(module, TextEmbeddings):
             nn.init.zeros_(module.modality)
-        elif isinstance(module, MatchHead) and module.residual:
-            # The correction starts at nought: the first match logits are the recall's.
-            nn.init.zeros_(module.classifier.weight)
 
     # Text and picture alone.
 
@@ -293,7 +291,7 @@ class FashionBertModel(PreTrainedModel):
             states = layer(states, mask)
         cls = joint[-1](states, mask, first_only=True)[:, 0]
         similarity = None
-        if self.config.match_residual and self.recall_head is not None:
+        if self.config.stack_recall and self.recall_head is not None and not self.training:
             texts = self.recall_head.embed_text(text_states, text_mask)
             images = self.recall_head.embed_image(image_states)
             similarity = (texts * images).sum(-1)

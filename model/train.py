@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model.backbones import known_preset, new_config, new_model
+from model.calibration import stacked_rank1
 from model.catalogue import Catalogue
 from model.dataset import Batch, TrainingSet
 from model.errors import TrainingError
@@ -38,9 +39,10 @@ from model.wordpiece import backbone_tokenizer, save_tokenizer, train_wordpiece
 class TrainSettings:
     """The knobs of a run; docs and `fashionbert train --help` say what each does.
 
-    `batch_size` is per process. `hard_from` and `hard_until` are shares of the run between which
-    TIA's negatives harden from random to drawn by recall similarity. `patience` counts validations
-    without a better rank.
+    `batch_size` is per process. `head_learning_rate` is for what no text backbone brings along, the
+    patch embeddings and the two heads; None takes `learning_rate`. `hard_from` and `hard_until`
+    are shares of the run between which TIA's negatives harden from random to drawn by recall
+    similarity. `patience` counts validations without a better rank.
     """
 
     preset: str = "small"
@@ -50,6 +52,7 @@ class TrainSettings:
     epochs: float = 10
     batch_size: int = 64
     learning_rate: float = 1e-4
+    head_learning_rate: float | None = None
     cnn_learning_rate: float = 1e-5
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -163,24 +166,34 @@ def learning_rate_at(step: int, steps: int, warmup: float) -> float:
     return min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
 
 
+#: What no text backbone brings along, and what may learn faster therefore.
+_HEADS = ("patch_embeddings.", "recall_head.", "match_head.")
+
+
 def _optimizer(network: FashionBertModel, settings: TrainSettings) -> torch.optim.AdamW:
-    decayed, plain, cnn = [], [], []
+    rates = {
+        "backbone": settings.learning_rate,
+        "head": settings.head_learning_rate or settings.learning_rate,
+        "cnn": settings.cnn_learning_rate,
+    }
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
+        part = "head" if name.startswith(_HEADS) else "backbone"
         if name.startswith("patch_network.cnn"):
-            cnn.append(parameter)
-        elif parameter.dim() < 2 or "norm" in name:
-            plain.append(parameter)
-        else:
-            decayed.append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-        {"params": cnn, "weight_decay": 0.0, "lr": settings.cnn_learning_rate},
-    ]
+            part = "cnn"
+        decays = part != "cnn" and parameter.dim() >= 2 and "norm" not in name
+        groups.setdefault((part, decays), []).append(parameter)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {
+                "params": parameters,
+                "lr": rates[part],
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for (part, decays), parameters in groups.items()
+        ],
         lr=settings.learning_rate,
         betas=settings.betas,
         fused=True,
@@ -403,6 +416,8 @@ class Trainer:
 
     def _finish(self, bars: Progress | None) -> None:
         """Fit to unseen products what is fitted last, on the best checkpoint, once."""
+        if not self.accelerator.is_main_process:
+            return
         best = self.out / "best"
         if not (best / "training.json").is_file():
             raise TrainingError(
@@ -412,14 +427,13 @@ class Trainer:
         training = json.loads((best / "training.json").read_text())
         if self.validation is None or "calibration" in training:
             return
-        if self.accelerator.is_main_process:
-            network = FashionBertModel.from_pretrained(best).to(self.device)
-            before = validate(network, self.validation, bars, rerank_all=True)
-            training["calibration"] = fit_to_unseen(network, before)
-            after = validate(network, self.validation, bars, rerank_all=True)
-            training["figures"], training["figures_before_fit"] = after.figures, before.figures
-            self._write_best(network, training)
-            self._log({"step": self.progression.step, "validation": after.figures, "final": True})
+        network = FashionBertModel.from_pretrained(best).to(self.device)
+        before = validate(network, self.validation, bars, rerank_all=True)
+        training["calibration"] = fit_to_unseen(network, before)
+        after = validate(network, self.validation, bars, rerank_all=True)
+        training["figures"], training["figures_before_fit"] = after.figures, before.figures
+        self._write_best(network, training)
+        self._log({"step": self.progression.step, "validation": after.figures, "final": True})
 
     def _write_best(self, network: FashionBertModel, training: dict[str, Any]) -> None:
         def write(folder: Path) -> None:
@@ -500,12 +514,15 @@ class Trainer:
             progression.best_step = progression.step
             self._save_best({})
             return
-        figures = validate(self.network, self.validation, bars).figures
-        # Without a recall head there is no first stage: then the reranking of everything counts.
-        stage = "two_stage" if self.network.config.recall_size else "rerank"
-        score = sum(
-            figures[way]["sampled"][stage]["rank1"] for way in ("text_to_image", "image_to_text")
-        )
+        result = validate(self.network, self.validation, bars)
+        figures = result.figures
+        if self.network.config.stack_recall:
+            score = figures["stacked_rank1"] = stacked_rank1(result.samples)
+        else:
+            # Without a recall head there is no first stage: then reranking everything counts.
+            stage = "two_stage" if self.network.config.recall_size else "rerank"
+            ways = ("text_to_image", "image_to_text")
+            score = sum(figures[way]["sampled"][stage]["rank1"] for way in ways)
         # Processes may round differently, and all of them must stop at the same step.
         score = float(broadcast(torch.tensor(score, dtype=torch.float64, device=self.device)))
         self._log({"step": progression.step, "validation": figures})

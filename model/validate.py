@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from model.calibration import calibrate, fit_correction
+from model.calibration import calibrate, fit_stacking
 from model.dataset import TrainingSet
+from model.errors import TrainingError
 from model.evaluate import EncodedCatalogue, Evaluation, evaluate
 from model.network import FashionBertModel
 from model.states import QuantisedStates, quantise
@@ -27,7 +28,11 @@ class Validation:
 
 
 def encode_products(network: FashionBertModel, products: TrainingSet) -> EncodedCatalogue:
-    """Encode a prepared catalogue through torch, quantised as the served model's states are."""
+    """Encode a prepared catalogue through torch, quantised as the served model's states are.
+
+    Raises:
+        TrainingError: the network has diverged.
+    """
     device = next(network.parameters()).device
 
     def autocast() -> torch.autocast:
@@ -48,7 +53,7 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
         mask = torch.from_numpy(products.attention_mask[rows, :longest]).to(device)
         with autocast():
             states, embeddings = network.encode_text(ids, mask)
-        text_states[rows, :longest] = states.float().cpu().numpy()
+        text_states[rows, :longest] = _finite(states)
         if embeddings is not None:
             text_embeddings[rows] = embeddings.float().cpu().numpy()
     for start in range(0, pictures, _BATCH):
@@ -58,7 +63,7 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
             states, embeddings = network.encode_image(
                 **{name: value.to(device) for name, value in inputs.items()}
             )
-        quantised = quantise(states.float().cpu().numpy())
+        quantised = quantise(_finite(states))
         image_values[rows], image_scales[rows] = quantised.values, quantised.scales
         if embeddings is not None:
             image_embeddings[rows] = embeddings.float().cpu().numpy()
@@ -71,6 +76,15 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
         text_numbers=products.text_numbers,
         groups=products.groups,
     )
+
+
+def _finite(states: torch.Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = states.float().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise TrainingError(
+            "the network's states are not finite, so nothing can be ranked: lower the learning rate"
+        )
+    return values
 
 
 def torch_match(
@@ -129,10 +143,10 @@ def validate(
 
 
 def fit_to_unseen(network: FashionBertModel, evaluation: Evaluation) -> tuple[float, float]:
-    """Set the strength of the residual correction, in place, and fit the match probability.
+    """Stack recall similarity and match logit, in place, and fit the match probability.
 
     Args:
-        network: whose match head is adjusted, if it has the residual form.
+        network: whose match head is adjusted, if it is made for stacking.
         evaluation: of this network, every pair scored.
 
     Returns:
@@ -140,18 +154,15 @@ def fit_to_unseen(network: FashionBertModel, evaluation: Evaluation) -> tuple[fl
     """
     head = network.match_head
     logits = [sample.logits.astype(np.float64) for sample in evaluation.samples]
-    if head.residual:
-        scale, bias = head.similarity_scale.item(), head.similarity_bias.item()
-        weight, correction = fit_correction(evaluation.samples, scale, bias)
+    if network.config.stack_recall:
+        similarity, match = fit_stacking(evaluation.samples)
         with torch.no_grad():
-            head.similarity_scale.mul_(weight)
-            head.similarity_bias.mul_(weight)
-            head.classifier.weight.mul_(correction)
-            head.classifier.bias.mul_(correction)
+            head.recall_weight.fill_(similarity)
+            head.classifier.weight.mul_(match)
+            head.classifier.bias.mul_(match)
         logits = [
-            weight * (scale * sample.recalled + bias)
-            + correction * (sample.logits - scale * sample.recalled - bias)
-            for sample in evaluation.samples
+            similarity * sample.recalled + match * rows
+            for sample, rows in zip(evaluation.samples, logits, strict=True)
         ]
     both = np.concatenate(logits)
     return calibrate(both[:, 0], both[:, 1])

@@ -15,25 +15,43 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
-    """Learn an uncased WordPiece, BERT's way, from texts.
+    """Learn an uncased WordPiece, BERT's way, from texts; the same texts give the same.
 
     Args:
         texts: what the model will be trained on.
         vocab_size: at most this many tokens; a small feed gives fewer.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False
-    )
+    texts = list(texts)
+    tokenizer = _untrained()
+    # The trainer numbers the letters inside words in a random order, on which ties then depend,
+    # unless it knows them before.
+    letters = {
+        letter
+        for text in texts
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
+            tokenizer.normalizer.normalize_str(text)
+        )
+        for letter in word[1:]
+    }
+    first = [*SPECIAL_TOKENS, *(f"##{letter}" for letter in sorted(letters))]
+    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=first, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    # Anew from the vocabulary alone: a letter inside a word is no special token.
+    tokenizer = _untrained(tokenizer.get_vocab())
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
     tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _untrained(vocabulary: dict[str, int] | None = None) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
 
 
@@ -57,6 +75,10 @@ def backbone_tokenizer(source: str) -> Tokenizer:
             f"({str(error).splitlines()[0]}): give a hub id that can be reached, or a local "
             "directory in transformers' format"
         ) from error
+    if tokenizer.get_vocab_size() <= len(SPECIAL_TOKENS):  # what transformers makes of no file
+        raise TrainingError(
+            f"the text backbone {source!r} has no tokenizer.json or vocab.txt: download it again"
+        )
     return tokenizer
 
 

@@ -64,7 +64,7 @@ def demo(
 
 _TRAINING = (
     "--preset", "tiny", "--text", TEXT, "--group-by", "product_type",
-    "--epochs", "12", "--learning-rate", "1e-3", "--validate-every", "6",
+    "--epochs", "10", "--learning-rate", "1e-3", "--validate-every", "6",
     "--validate-queries", "200",
 )  # fmt: skip
 

@@ -82,13 +82,15 @@ def evaluate(
     figures = {"model_id": engine.model_id, **result.figures}
     if json_file is not None:
         write_json(json_file, figures)
-    table = Table(title=f"{engine.model_id} on {feed.name}, {figures['queries']} queries each way")
-    for column in ("direction", "candidates", "stage"):
-        table.add_column(column)
-    for column in ("Rank@1 (95 %)", "Rank@5", "Rank@10", "mean rank", "Rank@last"):
-        table.add_column(column, justify="right")
-    for row in table_rows(figures):
-        table.add_row(*row)
-    out().print(table)
+    out().print(f"{engine.model_id} on {feed.name}, {figures['queries']:,} queries each way")
+    for direction in ("text_to_image", "image_to_text"):
+        table = Table(title=direction.replace("_to_", " → "), box=None, title_justify="left")
+        for column in ("among", "stage"):
+            table.add_column(column, no_wrap=True)
+        for column in ("R@1", "95 %", "R@5", "R@10", "mean", "R@last"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in table_rows(figures[direction]):
+            table.add_row(*row)
+        out().print(table)
     matching = figures["matching"]
     out().print(f"matching: accuracy {matching['accuracy']:.1f}, AUC {matching['auc']:.1f}")

@@ -50,6 +50,10 @@ def train(
     epochs: Annotated[float, typer.Option(help="Passes over the feed.", min=0)] = 10,
     batch_size: Annotated[int, typer.Option(help="Products a step and process.", min=2)] = 64,
     learning_rate: Annotated[float, typer.Option(help="The highest, after warm-up.")] = 1e-4,
+    head_learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of what no backbone brings along; --learning-rate by default."),
+    ] = None,
     negatives: Annotated[int, typer.Option(help="Match negatives a side.", min=1)] = 1,
     same_group: Annotated[
         float,
@@ -116,6 +120,7 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
         negatives=negatives,
         same_group=same_group if group_by else 0.0,
         group_by=group_by,

@@ -95,7 +95,7 @@ def small() -> FashionBertConfig:
         initializer_range=0.2,
         joint_from=2,
         recall_size=16,
-        match_residual=True,
+        stack_recall=True,
         patches="conv",
         patch_feature_size=32,
         image_size=64,
@@ -110,6 +110,6 @@ def unseen_set(
     tokenizer: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> TrainingSet:
-    """`unseen` prepared for `small`, grouped by category."""
+    """`unseen` prepared for `small`, grouped by product type."""
     inputs = prepare_inputs(FashionBertModel(small), unseen, tmp_path_factory.mktemp("cache"))
-    return TrainingSet(unseen, inputs, tokenizer, small.max_text_tokens, "category")
+    return TrainingSet(unseen, inputs, tokenizer, small.max_text_tokens, "product_type")

@@ -228,7 +228,7 @@ def network(joint_from: int, recall_size: int) -> FashionBertModel:
             image_size=64,
             joint_from=joint_from,
             recall_size=recall_size,
-            match_residual=False,
+            stack_recall=False,
         )
     )
 

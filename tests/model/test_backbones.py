@@ -40,7 +40,7 @@ def test_the_preset_paper_is_the_papers(bert: Path, resnet: Path) -> None:
     config = new_config("paper", text_backbone=str(bert), cnn=str(resnet), cnn_image_size=32)
     model = new_model(config, str(bert))
     assert (config.joint_from, config.patches, config.max_text_tokens) == (0, "crop", 448)
-    assert (config.num_patches, config.freeze_cnn, config.match_residual) == (64, True, False)
+    assert (config.num_patches, config.freeze_cnn, config.stack_recall) == (64, True, False)
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.1
     assert model.recall_head is None
     assert not any(parameter.requires_grad for parameter in model.patch_network.parameters())
@@ -126,10 +126,10 @@ def test_weights_that_are_missing_or_damaged(resnet: Path, tmp_path: Path) -> No
     config = small_config(cnn=str(folder), patches="grid")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(TrainingError, match="the weights of the CNN .* cannot be loaded"):
+    with pytest.raises(TrainingError, match=r"the weights of the CNN .* cannot be loaded"):
         new_model(config)
     weights.unlink()
-    with pytest.raises(TrainingError, match="the weights of the CNN .* cannot be loaded"):
+    with pytest.raises(TrainingError, match=r"the weights of the CNN .* cannot be loaded"):
         new_model(config)
 
 
@@ -171,9 +171,11 @@ def test_weights_of_another_shape(bert: Path, resnet: Path) -> None:
     before = narrow(hidden_size=16)
     with pytest.raises(TrainingError, match=r"has shape \(1000, 32\), the configuration wants"):
         load_bert(before, weights)
-    with pytest.raises(TrainingError, match="no weight 'encoder.layer.3.attention.self.query"):
+    with pytest.raises(
+        TrainingError, match=r"no weight 'encoder\.layer\.3\.attention\.self\.query"
+    ):
         load_bert(narrow(num_hidden_layers=4), weights)
-    with pytest.raises(TrainingError, match="no weight 'embeddings.word_embeddings.weight'"):
+    with pytest.raises(TrainingError, match=r"no weight 'embeddings\.word_embeddings\.weight'"):
         load_bert(narrow(), {})
 
 

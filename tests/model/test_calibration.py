@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.calibration import calibrate, fit_correction
+from model.calibration import calibrate, fit_stacking, stacked_rank1
 from model.evaluate import Sample
 
 
@@ -85,12 +85,7 @@ def test_what_holds_no_information_is_left_as_it_is() -> None:
 
 
 def sample(
-    *,
-    scale: float,
-    similarity: tuple[float, float],
-    correction: tuple[float, float],
-    bias: float = -3.0,
-    queries: int = 1500,
+    similarity: tuple[float, float], logit: tuple[float, float], queries: int = 1500
 ) -> Sample:
     """Normal scores: (by how much the right one's mean is higher, standard deviation) of each.
 
@@ -98,55 +93,66 @@ def sample(
     """
     rng = np.random.default_rng(6)
     shape = (queries, 31)
-    similarities = rng.normal(0, similarity[1], shape)
-    similarities[:, 0] += similarity[0]
-    corrections = rng.normal(0, correction[1], shape)
-    corrections[:, 0] += correction[0]
-    recalled = similarities.astype(np.float32)
-    logits = (scale * recalled + bias + corrections).astype(np.float32)
-    return Sample(recalled, logits, np.ones(shape, dtype=np.bool_))
+    scores = []
+    for difference, deviation in (similarity, logit):
+        drawn = rng.normal(0, deviation, shape)
+        drawn[:, 0] += difference
+        scores.append(drawn.astype(np.float32))
+    return Sample(scores[0], scores[1] - 3, np.ones(shape, dtype=np.bool_))
 
 
-@pytest.mark.parametrize("scale", [1.0, 20.0, 100.0])
 @pytest.mark.parametrize(
-    ("correction", "weight"),
+    ("logit", "weight"),
     [((1.0, 1.0), 1.0), ((2.0, 2.0), 0.5), ((8.0, 8.0), 0.125), ((0.5, 0.5), 2.0)],
 )
-def test_an_informative_correction_gets_its_weight(
-    scale: float, correction: tuple[float, float], weight: float
-) -> None:
-    drawn = sample(scale=scale, similarity=(0.2, 0.3), correction=correction)
-    of_similarity, of_correction = fit_correction([drawn, drawn], scale, -3.0)
-    assert of_similarity * scale == pytest.approx(0.2 / 0.3**2, rel=0.15)
-    assert of_correction == pytest.approx(weight, rel=0.12)
+def test_informative_logits_get_their_weight(logit: tuple[float, float], weight: float) -> None:
+    drawn = sample((0.2, 0.3), logit)
+    of_similarity, of_logit = fit_stacking([drawn, drawn])
+    assert of_similarity == pytest.approx(0.2 / 0.3**2, rel=0.15)
+    assert of_logit == pytest.approx(weight, rel=0.12)
 
 
 @pytest.mark.parametrize("deviation", [0.5, 5.0, 50.0])
-def test_a_correction_of_noise_gets_next_to_none(deviation: float) -> None:
-    drawn = sample(scale=20, similarity=(0.3, 0.3), correction=(0, deviation))
-    of_similarity, of_correction = fit_correction([drawn], 20, -3.0)
+def test_logits_of_noise_get_next_to_no_weight(deviation: float) -> None:
+    of_similarity, of_logit = fit_stacking([sample((0.3, 0.3), (0, deviation))])
     assert of_similarity > 0
-    assert 0 <= of_correction * deviation < 0.08
+    assert 0 <= of_logit * deviation < 0.08
 
 
-def test_a_correction_that_misleads_gets_none() -> None:
-    drawn = sample(scale=20, similarity=(0.3, 0.3), correction=(-2, 2))
-    of_similarity, of_correction = fit_correction([drawn], 20, -3.0)
-    assert of_similarity > 0
-    assert of_correction == 0
+@pytest.mark.parametrize(
+    ("similarity", "logit", "zero"), [((0.3, 0.3), (-2, 2), 1), ((-0.3, 0.3), (2, 2), 0)]
+)
+def test_what_misleads_gets_no_weight(
+    similarity: tuple[float, float], logit: tuple[float, float], zero: int
+) -> None:
+    weights = fit_stacking([sample(similarity, logit)])
+    assert weights[zero] == 0
+    assert weights[1 - zero] > 0
 
 
-def test_the_fit_ranks_no_worse_than_either_alone() -> None:
-    drawn = sample(scale=20, similarity=(0.4, 0.3), correction=(6, 8))
-    of_similarity, of_correction = fit_correction([drawn], 20, -3.0)
-    similarity = 20 * drawn.recalled
-    correction = drawn.logits + 3 - similarity
+def test_stacking_ranks_better_than_either_alone() -> None:
+    drawn = sample((0.4, 0.3), (6, 8))
+    of_similarity, of_logit = fit_stacking([drawn])
 
     def rank1(scores: np.ndarray) -> float:
-        return float((scores.argmax(axis=1) == 0).mean())
+        return 100 * float((scores.argmax(axis=1) == 0).mean())
 
-    fitted = rank1(of_similarity * similarity + of_correction * correction)
-    assert fitted > max(rank1(similarity), rank1(correction), rank1(drawn.logits))
+    fitted = rank1(of_similarity * drawn.recalled + of_logit * drawn.logits)
+    assert fitted > max(rank1(drawn.recalled), rank1(drawn.logits)) + 5
+    assert stacked_rank1([drawn]) == pytest.approx(fitted)
+
+
+def test_only_what_is_scored_counts() -> None:
+    drawn = sample((0.4, 0.3), (6, 8))
+    scored = drawn.scored.copy()
+    scored[:, 20:] = False
+    scored[:300] = False  # the right answer of these was not among the recall's first
+    logits = np.where(scored, drawn.logits, 1e6).astype(np.float32)
+    partly = Sample(drawn.recalled, logits, scored)
+    expected = Sample(drawn.recalled[300:, :20], drawn.logits[300:, :20], scored[300:, :20])
+    assert fit_stacking([partly]) == pytest.approx(fit_stacking([expected]), rel=1e-6)
+    share = (len(scored) - 300) / len(scored)
+    assert stacked_rank1([partly]) == pytest.approx(stacked_rank1([expected]) * share)
 
 
 @pytest.mark.parametrize("level", [0.0, -7.0, 1e4])
@@ -158,23 +164,20 @@ def test_scores_that_are_all_equal_stay_finite(level: float) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fit_correction([equal], 20, -3.0) == (1.0, 1.0)
-
-
-def test_a_head_that_corrects_nothing_stays_as_it_is() -> None:
-    drawn = sample(scale=20, similarity=(0.3, 0.3), correction=(0, 0))
-    of_similarity, of_correction = fit_correction([drawn], 20, -3.0)
-    assert of_similarity * 20 == pytest.approx(0.3 / 0.3**2, rel=0.1)
-    assert of_correction == pytest.approx(1, abs=0.1)
+        assert np.isfinite(fit_stacking([equal])).all()
+    assert stacked_rank1([equal]) == 0  # a tie goes to the others
 
 
 def test_perfect_and_hopeless_samples_stay_finite() -> None:
     recalled = np.array([[1, -1, -1]] * 9, dtype=np.float32)
     scored = np.ones((9, 3), dtype=np.bool_)
-    perfect = fit_correction([Sample(recalled, 20 * recalled + 5 * recalled, scored)], 20, 0)
+    perfect = fit_stacking([Sample(recalled, 5 * recalled, scored)])
     assert np.isfinite(perfect).all()
     assert min(perfect) > 0
-    hopeless = Sample(-recalled, -25 * recalled, scored)
-    assert fit_correction([hopeless], 20, 0) == (1.0, 1.0)
+    similarity, logit = fit_stacking([Sample(-recalled, -25 * recalled, scored)])
+    assert similarity > 0  # neither helps: the recall's order is left
+    assert logit == 0
     broken = Sample(recalled, np.full((9, 3), np.nan, dtype=np.float32), scored)
-    assert fit_correction([broken], 20, 0) == (1.0, 1.0)
+    assert np.isfinite(fit_stacking([broken])).all()
+    unscored = Sample(recalled, recalled, np.zeros((9, 3), dtype=np.bool_))
+    assert fit_stacking([unscored]) == (10.0, 1.0)

@@ -9,7 +9,7 @@ from model.config import PRESETS, FashionBertConfig, check_config
 from model.errors import TrainingError
 
 #: Field values of the servable presets, and the sentence that refuses one wrong value.
-SERVABLE: dict[str, Any] = {"joint_from": 6, "recall_size": 256, "match_residual": True}
+SERVABLE: dict[str, Any] = {"joint_from": 6, "recall_size": 256, "stack_recall": True}
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -20,7 +20,7 @@ def test_the_defaults_are_the_papers() -> None:
         768,
         12,
     )
-    assert (config.joint_from, config.recall_size, config.match_residual) == (0, 0, False)
+    assert (config.joint_from, config.recall_size, config.stack_recall) == (0, 0, False)
     assert (config.patches, config.num_patches, config.freeze_cnn) == ("crop", 64, True)
     assert config.max_text_tokens + config.num_patches == 512
 
@@ -32,7 +32,7 @@ def test_the_defaults_are_the_papers() -> None:
         ({"joint_from": 12}, "joint_from=12: at least one of the 12 layers must be joint"),
         ({"joint_from": -1}, "joint_from=-1"),
         ({"hidden_size": 770}, "hidden_size=770 is not a multiple of num_attention_heads=12"),
-        ({"recall_size": 0}, "match_residual needs a recall head"),
+        ({"recall_size": 0}, "stack_recall needs a recall head"),
         ({"joint_from": 0}, "set joint_from above 0"),
         ({"max_text_tokens": 513}, "more than the text backbone's 512 positions"),
         ({"image_size": 250}, "image_size=250 is not a multiple of patch_grid=8"),

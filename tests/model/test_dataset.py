@@ -26,7 +26,7 @@ def training_set(
         array = np.broadcast_to(
             np.arange(views, dtype=np.uint8)[:, None, None, None], (views, SIZE, SIZE, 3)
         )
-    return TrainingSet(catalogue, ImageInputs(array), tokenizer, 48, "category")
+    return TrainingSet(catalogue, ImageInputs(array), tokenizer, 48, "product_type")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def balanced(learn: Catalogue, tokenizer: Path) -> TrainingSet:
     sizes = {"a": 8, "b": 16, "c": 24}
     groups = [name for name, size in sizes.items() for _ in range(size)]
     chosen = [
-        replace(product, attributes={"category": group})
+        replace(product, attributes={"product_type": group})
         for product, group in zip(learn.products, groups, strict=False)
     ]
     return training_set(replace(learn, products=chosen), tokenizer)
@@ -67,11 +67,14 @@ def test_an_epoch_has_each_product_at_most_once(
     assert order.shape == (96 // batch_size, batch_size)
     assert order.dtype == np.int64
     assert len(np.unique(order)) == order.size
-    assert 0 <= order.min()
+    assert order.min() >= 0
     assert order.max() < 96
     # What is left out one time has its turn another time.
-    seen = {int(row) for epoch in range(20) for row in products.epoch_order(
-        epoch, batch_size, same_group, 0).flat}
+    seen = {
+        int(row)
+        for epoch in range(20)
+        for row in products.epoch_order(epoch, batch_size, same_group, 0).flat
+    }
     assert len(seen) == 96
 
 

@@ -239,7 +239,7 @@ def test_a_model_without_recall_head_is_refused(bundle: Bundle, tmp_path: Path) 
         num_hidden_layers=2,
         joint_from=1,
         recall_size=0,
-        match_residual=False,
+        stack_recall=False,
     )
     tokenizer = bundle.path / "tokenizer.json"
     headless, _ = export_bundle(new_model(config), tokenizer, tmp_path / "headless")

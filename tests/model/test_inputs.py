@@ -22,10 +22,6 @@ from model.pictures import TarPictures
 from model.preprocess import decode_image
 
 
-class Interrupted(Exception):
-    """Somebody pressed Ctrl-C, say."""
-
-
 class Fragile(TarPictures):
     """A tar that counts what is read of it, and breaks at one of the readings."""
 
@@ -37,7 +33,7 @@ class Fragile(TarPictures):
     def read(self, name: str) -> bytes:
         self.names.append(name)
         if len(self.names) == self.breaks_at:
-            raise Interrupted
+            raise KeyboardInterrupt
         return super().read(name)
 
 
@@ -128,7 +124,7 @@ def test_interrupted_it_goes_on(
     cache = tmp_path / "cache"
 
     broken, _ = fragile(learn, tar, breaks_at=80)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         prepare_inputs(model, broken, cache)
     assert list(cache.glob("*.npy")) == []
     (note,) = cache.glob("*.json")
@@ -136,7 +132,7 @@ def test_interrupted_it_goes_on(
     assert done in (32, 64)
 
     # Interrupted a second time, before there is anything new.
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         prepare_inputs(model, fragile(learn, tar, breaks_at=1)[0], cache)
     rest, pictures = fragile(learn, tar)
     found = prepare_inputs(model, rest, cache)
@@ -226,7 +222,7 @@ def test_a_folder_that_cannot_be_made(
     learn: Catalogue, pixels_model: FashionBertModel, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError, match="cannot be written to .*/file/cache"):
+    with pytest.raises(TrainingError, match=r"cannot be written to .*/file/cache"):
         prepare_inputs(pixels_model, learn, tmp_path / "file" / "cache")
 
 

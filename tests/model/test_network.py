@@ -65,7 +65,7 @@ def reference(model: FashionBertModel, ids: Tensor, mask: Tensor, pixels: Tensor
 @pytest.mark.parametrize("k", [0, 1, 3])
 @torch.inference_mode()
 def test_split_and_whole_encoder_agree(small: FashionBertConfig, k: int) -> None:
-    model = network(altered(small, joint_from=k, match_residual=False))
+    model = network(altered(small, joint_from=k, stack_recall=False))
     (ids, mask), pixels = texts(), pictures()
     states = reference(model, ids, mask, pixels)
     text_states, _ = model.encode_text(ids, mask)
@@ -83,7 +83,7 @@ def test_split_and_whole_encoder_agree(small: FashionBertConfig, k: int) -> None
 
 @torch.inference_mode()
 def test_with_k_0_states_are_the_embeddings(small: FashionBertConfig) -> None:
-    model = network(altered(small, joint_from=0, match_residual=False))
+    model = network(altered(small, joint_from=0, stack_recall=False))
     ids, mask = texts()
     states, embedding = model.encode_text(ids, mask)
     assert torch.equal(states, model.text_embeddings(ids))
@@ -110,7 +110,7 @@ def test_recall_embeddings_are_unit_vectors(small: FashionBertConfig) -> None:
 
 
 def test_without_a_recall_head(small: FashionBertConfig) -> None:
-    model = network(altered(small, recall_size=0, match_residual=False))
+    model = network(altered(small, recall_size=0, stack_recall=False))
     assert model.recall_head is None
     assert not [name for name in model.state_dict() if "recall" in name]
     assert model.encode_text(*texts())[1] is None
@@ -140,7 +140,7 @@ def test_first_only_is_row_0(small: FashionBertConfig) -> None:
 @pytest.mark.parametrize("k", [0, 2])
 @torch.inference_mode()
 def test_padding_changes_nothing(small: FashionBertConfig, k: int) -> None:
-    model = network(altered(small, joint_from=k, match_residual=k > 0))
+    model = network(altered(small, joint_from=k, stack_recall=k > 0))
     ids, mask = texts()
     junk = torch.randint(5, 1000, (3, 9))
     padded, padded_mask = torch.cat([ids, junk], 1), torch.cat([mask, torch.zeros_like(junk)], 1)
@@ -156,34 +156,37 @@ def test_padding_changes_nothing(small: FashionBertConfig, k: int) -> None:
 
 
 @torch.inference_mode()
-def test_the_residual_form_starts_as_the_recall(small: FashionBertConfig) -> None:
-    torch.manual_seed(0)
-    model = FashionBertModel(small).eval()
+def test_the_recall_similarity_is_stacked(small: FashionBertConfig) -> None:
+    model = network(small)
     ids, mask = texts(1)
     text_states, text_embedding = model.encode_text(ids, mask)
     image_states, image_embeddings = model.encode_image(pictures(12))
     assert text_embedding is not None
     assert image_embeddings is not None
     similarity = image_embeddings @ text_embedding[0]
-    logits = model.match(text_states.expand(12, -1, -1), mask.expand(12, -1), image_states)
-    torch.testing.assert_close(logits, 10 * similarity - 5)
-    assert logits.argsort().tolist() == similarity.argsort().tolist()
-    # Then the joint layers have their say.
-    model.match_head.classifier.weight.normal_()
-    corrected = model.match(text_states.expand(12, -1, -1), mask.expand(12, -1), image_states)
-    assert (corrected - logits).abs().max() > 0.1
+
+    def match(one: FashionBertModel) -> Tensor:
+        return one.match(text_states.expand(12, -1, -1), mask.expand(12, -1), image_states)
+
+    # Nothing of it while training: the joint layers learn to match by themselves.
+    alone = match(model)
+    plain = network(altered(small, stack_recall=False))
+    plain.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(alone, match(plain))
+    model.match_head.recall_weight.fill_(7)
+    torch.testing.assert_close(match(model), alone + 7 * similarity)
+    model.match_head.classifier.weight.zero_()
+    assert match(model).argsort().tolist() == similarity.argsort().tolist()
 
 
-def test_only_the_residual_form_has_its_parameters(small: FashionBertConfig) -> None:
-    def names(model: FashionBertModel) -> set[str]:
-        return {name for name, _ in model.named_parameters()}
-
-    plain = FashionBertModel(altered(small, match_residual=False))
-    assert names(FashionBertModel(small)) - names(plain) == {
-        "match_head.similarity_scale",
-        "match_head.similarity_bias",
-    }
-    assert plain.match_head.classifier.weight.abs().max() > 0
+def test_stacking_is_not_learnt(small: FashionBertConfig) -> None:
+    stacked, plain = (
+        FashionBertModel(altered(small, stack_recall=stacks)) for stacks in (True, False)
+    )
+    assert stacked.state_dict().keys() - plain.state_dict().keys() == {"match_head.recall_weight"}
+    assert [name for name, _ in stacked.named_parameters()] == [
+        name for name, _ in plain.named_parameters()
+    ]
 
 
 def test_the_temperature_is_bounded(small: FashionBertConfig) -> None:
@@ -204,8 +207,7 @@ def test_saved_and_loaded_it_is_the_same(resnet: Path, tmp_path: Path) -> None:
         "tiny", vocab_size=1000, cnn=str(cnn), patches="grid", image_size=64, freeze_cnn=True
     )
     model = new_model(config).eval()
-    with torch.no_grad():
-        model.match_head.classifier.weight.normal_()
+    model.match_head.recall_weight.fill_(7)
     model.save_pretrained(tmp_path / "saved")
     for file in cnn.iterdir():
         file.unlink()  # a checkpoint needs nothing else

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from model.errors import TrainingError
 from model.wordpiece import SPECIAL_TOKENS, backbone_tokenizer, save_tokenizer, train_wordpiece
 
 TEXTS = [
@@ -95,3 +96,31 @@ def test_a_backbone_with_a_vocabulary_only_is_converted(tmp_path: Path) -> None:
     encoded = converted.encode("A red Dresses")
     assert encoded.tokens == ["[CLS]", "a", "red", "dress", "##es", "[SEP]"]
     assert encoded.ids == [2, 8, 5, 6, 7, 3]
+
+
+def test_the_same_texts_give_the_same_tokenizer() -> None:
+    texts = [f"striped cotton dress number {number} in blue-green" for number in range(40)]
+    first, again = (train_wordpiece(texts, 150).to_str() for _ in range(2))
+    assert first == again
+
+
+def test_a_letter_inside_a_word_is_no_special_token(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("##e").tokens != ["[CLS]", "##e", "[SEP]"]
+    added = json.loads(tokenizer.to_str())["added_tokens"]
+    assert [token["content"] for token in added] == list(SPECIAL_TOKENS)
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "nobody/has-this"])
+def test_a_backbone_that_cannot_be_reached(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(TrainingError, match=f"text backbone '{source}' cannot be loaded"):
+        backbone_tokenizer(source)
+
+
+def test_a_backbone_without_its_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(TrainingError, match=r"has no tokenizer\.json or vocab\.txt: download"):
+        backbone_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(TrainingError, match="cannot be loaded"):
+        backbone_tokenizer(str(tmp_path))

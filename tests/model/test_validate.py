@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.calibration import calibrate, fit_stacking
+from model.config import FashionBertConfig
+from model.dataset import TrainingSet
+from model.engine import Engine
+from model.errors import TrainingError
+from model.export import export_bundle
+from model.network import FashionBertModel
+from model.states import QuantisedStates
+from model.validate import Validation, encode_products, fit_to_unseen, torch_match, validate
+
+
+@pytest.fixture
+def network(small: FashionBertConfig) -> FashionBertModel:
+    torch.manual_seed(0)
+    model = FashionBertModel(small).eval()
+    model.match_head.recall_weight.fill_(5)
+    return model
+
+
+@pytest.fixture
+def engine(network: FashionBertModel, tokenizer: Path, tmp_path: Path) -> Engine:
+    """The same network as it is served."""
+    return Engine(export_bundle(network, tokenizer, tmp_path / "bundle")[0], threads=1)
+
+
+def test_products_are_encoded_as_they_are_served(
+    network: FashionBertModel, engine: Engine, unseen_set: TrainingSet, unseen: object
+) -> None:
+    with torch.inference_mode():
+        encoded = encode_products(network, unseen_set)
+    products = unseen.products  # type: ignore[attr-defined]
+    served = engine.encode_texts([product.text for product in products])
+    pixels = unseen_set.inputs.array
+    images = engine.encode_images(np.asarray(pixels))
+    assert len(encoded) == len(products) == 32
+    assert np.array_equal(encoded.first_image, unseen_set.first_image)
+    assert np.array_equal(encoded.groups, unseen_set.groups)
+    assert len(set(encoded.groups.tolist())) > 1
+    assert np.array_equal(encoded.texts.scales > 0, served.states.scales > 0)
+    # bf16 steps are 1/256 of a value; states are a layer norm's output, about 1.
+    for ours, theirs in ((encoded.texts, served.states), (encoded.images, images.states)):
+        assert np.abs(ours.dequantise() - theirs.dequantise()).mean() < 0.02
+    for mine, wanted in (
+        (encoded.text_embeddings, served.embeddings),
+        (encoded.image_embeddings, images.embeddings),
+    ):
+        assert wanted is not None
+        assert (mine * wanted).sum(axis=1).min() > 0.999
+
+
+def test_pairs_are_matched_as_they_are_served(
+    network: FashionBertModel, engine: Engine, unseen: object
+) -> None:
+    texts = engine.encode_texts(["red dress", "a blue coat with two pockets and a belt"]).states
+    images = engine.encode_images(
+        np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    ).states
+    cases: list[tuple[QuantisedStates, QuantisedStates]] = [
+        (texts[:1], images),
+        (texts, images[:1]),
+        (texts, images[:2]),
+    ]
+    with torch.inference_mode():
+        for some, others in cases:
+            ours, theirs = torch_match(network, some, others), engine.match(some, others)
+            assert ours.shape == theirs.shape == (max(len(some), len(others)),)
+            assert ours.dtype == np.float32
+            assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("weight", ["text_embeddings.norm.bias", "patch_embeddings.norm.bias"])
+def test_a_diverged_network_is_not_ranked(
+    weight: str, network: FashionBertModel, unseen_set: TrainingSet
+) -> None:
+    with torch.no_grad():
+        network.get_parameter(weight)[0] = torch.nan
+    with pytest.raises(TrainingError, match=r"not finite, .* lower the learning rate"):
+        validate(network, Validation(unseen_set, queries=4))
+    assert network.training
+
+
+@pytest.mark.parametrize("rerank_all", [False, True])
+def test_validation(network: FashionBertModel, unseen_set: TrainingSet, rerank_all: bool) -> None:
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    validation = Validation(unseen_set, queries=10)
+    result = validate(network, validation, rerank_all=rerank_all)
+    assert network.training  # as training goes on
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    for way in ("text_to_image", "image_to_text"):
+        stages = result.figures[way]["sampled"]
+        assert ("rerank" in stages) == rerank_all
+        assert {stages[name]["rank_last"] for name in stages} == {100}
+        assert stages["two_stage"]["queries"] == 10
+    again = validate(network, validation, rerank_all=rerank_all)
+    assert again.figures == result.figures
+
+
+def test_without_a_recall_head_everything_is_reranked(
+    small: FashionBertConfig, unseen_set: TrainingSet
+) -> None:
+    config = copy.deepcopy(small)
+    config.recall_size, config.stack_recall = 0, False
+    torch.manual_seed(0)
+    result = validate(FashionBertModel(config), Validation(unseen_set, queries=5))
+    assert "rerank" in result.figures["image_to_text"]["sampled"]
+
+
+def test_what_is_fitted_is_set_in_the_head(
+    network: FashionBertModel, unseen_set: TrainingSet
+) -> None:
+    validation = Validation(unseen_set, queries=32)
+    head = network.match_head
+    head.recall_weight.zero_()  # as it is while training
+    weight = head.classifier.weight.detach().clone()
+    bias = head.classifier.bias.detach().fill_(0.25).clone()
+    before = validate(network, validation, rerank_all=True)
+    similarity, match = fit_stacking(before.samples)
+    slope, intercept = fit_to_unseen(network, before)
+    assert slope > 0
+    assert np.isfinite(intercept)
+    assert head.recall_weight.item() == pytest.approx(similarity)
+    torch.testing.assert_close(head.classifier.weight.detach(), match * weight)
+    torch.testing.assert_close(head.classifier.bias.detach(), match * bias)
+    # The logits then are what was fitted, and the probability is of them.
+    after = validate(network, validation, rerank_all=True)
+    for old, new in zip(before.samples, after.samples, strict=True):
+        assert np.abs(new.logits - (similarity * old.recalled + match * old.logits)).max() < 0.1
+    logits = np.concatenate([sample.logits for sample in after.samples])
+    assert (slope, intercept) == pytest.approx(calibrate(logits[:, 0], logits[:, 1]), abs=0.1)
+
+
+def test_without_stacking_nothing_is_adjusted(
+    small: FashionBertConfig, unseen_set: TrainingSet
+) -> None:
+    config = copy.deepcopy(small)
+    config.stack_recall = False
+    torch.manual_seed(0)
+    network = FashionBertModel(config)
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    evaluation = validate(network, Validation(unseen_set, queries=8), rerank_all=True)
+    slope, intercept = fit_to_unseen(network, evaluation)
+    assert np.isfinite([slope, intercept]).all()
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())

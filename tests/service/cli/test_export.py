@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.backbones import new_config, new_model
+from model.bundle import Bundle
+
+Shell = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained checkpoint with what a training says about itself."""
+    folder = tmp_path_factory.mktemp("run") / "best"
+    torch.manual_seed(0)
+    new_model(new_config("tiny", vocab_size=1000, image_size=64)).save_pretrained(folder)
+    shutil.copyfile(bundle.path / "tokenizer.json", folder / "tokenizer.json")
+    (folder / "training.json").write_text(json.dumps({"calibration": [2.0, -1.0]}))
+    return folder
+
+
+def test_export(checkpoint: Path, shell: Shell, tmp_path: Path) -> None:
+    ran = shell("export", checkpoint, "--out", tmp_path / "bundle")
+    assert (ran.code, ran.out) == (0, "")
+    written = Bundle.open(tmp_path / "bundle")
+    assert tuple(written.manifest.calibration) == (2.0, -1.0)
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"model {written.model_id}, fp32, in {tmp_path / 'bundle'}: at most ")
+    # A second time into the same folder: the same content has the same name.
+    assert shell("export", checkpoint, "--out", tmp_path / "bundle").code == 0
+    assert Bundle.open(tmp_path / "bundle").model_id == written.model_id
+
+
+def test_mistakes_are_one_line(checkpoint: Path, shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "letter.txt").write_text("dear")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(checkpoint, damaged)
+    (damaged / "model.safetensors").write_bytes(b"")
+    for source, target, told in (
+        (tmp_path / "none", tmp_path / "b", f"{tmp_path / 'none'} is no checkpoint (it has no"),
+        (checkpoint.parent, tmp_path / "b", "give a run's best/ folder"),
+        (damaged, tmp_path / "b", f"{damaged} cannot be loaded"),
+        (checkpoint, tmp_path / "letters", "holds something that is no bundle"),
+    ):
+        ran = shell("export", source, "--out", target)
+        assert (ran.code, ran.out) == (2, "")
+        (line,) = ran.err.splitlines()
+        assert line.startswith("error: ")
+        assert told in line
+    assert not (tmp_path / "b").exists()
+    assert [path.name for path in (tmp_path / "letters").iterdir()] == ["letter.txt"]

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.bundle import Bundle
+
+Shell = Callable[..., Any]
+MAIN = [sys.executable, "-c", "from service.cli import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def few_products(demo_catalogue: Path, tmp_path: Path, count: int) -> Path:
+    """The first products of the feed, beside its pictures."""
+    with (demo_catalogue / "train.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    with (tmp_path / "few.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows[: count + 1])
+    return tmp_path / "few.csv"
+
+
+TEXT = ("--text", "{title}. {colour}")
+
+
+def test_from_a_feed_to_figures(demo_catalogue: Path, shell: Shell, tmp_path: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    command = ["train", demo_catalogue / "train.csv", "--out", run, "--preset", "tiny", *TEXT]
+    command += ["--valid", demo_catalogue / "val.csv", "--group-by", "product_type"]
+    command += ["--epochs", "2", "--batch-size", "48", "--validate-queries", "16"]
+    trained = shell(*command)
+    assert trained.code == 0, trained.err
+    assert trained.out == ""
+    assert "train.csv: 96 rows, 96 products" in trained.err
+    assert f"the best checkpoint is {run}/best" in trained.err
+    settings = json.loads((run / "run.json").read_text())
+    assert (settings["epochs"], settings["same_group"], settings["preset"]) == (2, 0.5, "tiny")
+    log = (run / "log.jsonl").read_text()
+    assert log.count('"hardness"') == 4  # a line a step
+
+    again = shell(*command)  # there is nothing left to do
+    assert again.code == 0, again.err
+    assert (run / "log.jsonl").read_text() == log
+    other = shell(*command, "--seed", "1")
+    assert (other.code, other.out) == (2, "")
+    assert other.err.splitlines()[-1].startswith(
+        f"error: {run} holds a run with other settings (seed): choose another folder"
+    )
+
+    exported = shell("export", run / "best", "--out", bundle)
+    assert exported.code == 0, exported.err
+    model_id = Bundle.open(bundle).model_id
+    assert f"model {model_id}, fp32, in {bundle}: at most " in exported.err
+    assert Bundle.open(bundle).manifest.text_template == TEXT[1]
+
+    figures = tmp_path / "figures.json"
+    evaluated = shell(
+        "evaluate", demo_catalogue / "val.csv", "--bundle", bundle, "--queries", "8",
+        "--group-by", "product_type", "--candidates", "8", "--json", figures, "--threads", "1",
+    )  # fmt: skip
+    assert evaluated.code == 0, evaluated.err
+    told = json.loads(figures.read_text())
+    assert (told["model_id"], told["queries"], told["products"]) == (model_id, 8, 32)
+    for way in ("text_to_image", "image_to_text"):
+        for stage in told[way]["sampled"].values():
+            assert stage["rank_last"] == 100
+    assert model_id in evaluated.out
+    assert "matching: accuracy" in evaluated.out
+
+
+def test_a_share_is_held_out_without_valid(
+    demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    feed = few_products(demo_catalogue, tmp_path, 20)
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny"]
+    command += ["--epochs", "1", "--batch-size", "8", "--cache", tmp_path / "cache"]
+    ran = shell(*command, "--out", tmp_path / "run", "--hold-out", "0.2")
+    assert ran.code == 0, ran.err
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "validation" not in line] == [0, 1]  # 16 products
+    assert [line["validation"]["products"] for line in log if "validation" in line] == [4, 4]
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+    assert not (tmp_path / "run" / "cache").exists()
+    ran = shell(*command, "--out", tmp_path / "other", "--hold-out", "0.001")
+    assert (ran.code, ran.out) == (2, "")
+    assert "cannot be held out: give validation products with --valid" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--preset", "smal"], "there is no preset 'smal': choose one of paper, base, small, tiny"),
+        (["--preset", "small", "--text-backbone", "/no/folder"], "'/no/folder' cannot be loaded"),
+        (["--preset", "small", "--text-backbone", "nobody/has-this"], "a hub id that can be"),
+        (["--preset", "tiny", "--group-by", "brand"], "--group-by brand: the feed has no such"),
+        (["--preset", "tiny", "--learning-rate", "nan"], "learning_rate=nan: give a number above"),
+        (["--preset", "tiny", "--epochs", "0"], "epochs=0: give a number above 0"),
+        (["--preset", "tiny", "--mixed-precision", "fp8"], "mixed_precision='fp8': bf16, fp16 or"),
+        (["--preset", "tiny", "--joint-from", "4"], "at least one of the 4 layers must be joint"),
+        (["--preset", "tiny", "--text", "{brand}"], "brand"),
+        (["--preset", "tiny", "--valid", "/no/val.csv"], "/no/val.csv"),
+        (
+            ["--preset", "tiny", "--learning-rate", "1e30", "--epochs", "9", "--batch-size", "4"],
+            "lower the learning rate",
+        ),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line(
+    options: list[str], told: str, demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    feed = few_products(demo_catalogue, tmp_path, 8)
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--hold-out", "0.25"]
+    ran = shell(*command, "--out", tmp_path / "run", *options)
+    assert (ran.code, ran.out) == (2, "")
+    (error,) = (line for line in ran.err.splitlines() if line.startswith("error: "))
+    assert told in error
+    assert "Traceback" not in ran.err
+
+
+def test_the_cnn_by_its_folder(
+    demo_catalogue: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertConfig, BertModel, ViTConfig, ViTModel
+
+    from model.catalogue import read_catalogue
+    from model.wordpiece import save_tokenizer, train_wordpiece
+
+    feed = few_products(demo_catalogue, tmp_path, 8)
+    bert, vit = tmp_path / "bert", tmp_path / "vit"
+    shape: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(num_hidden_layers=4, vocab_size=400, **shape)).save_pretrained(bert)
+    with read_catalogue(feed, images=demo_catalogue / "images.tar") as catalogue:
+        texts = [product.text for product in catalogue.products]
+    save_tokenizer(train_wordpiece(texts, 400), bert / "tokenizer.json")
+    ViTModel(ViTConfig(num_hidden_layers=1, image_size=64, patch_size=8, **shape)).save_pretrained(
+        vit
+    )
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--hold-out", "0.25"]
+    command += ["--text-backbone", bert, "--cnn", vit, "--out", tmp_path / "run", "--epochs", "1"]
+    ran = shell(*command)
+    assert ran.code == 2
+    assert "does not take pictures of 256×256 pixels" in ran.err
+    ran = shell(*command, "--cnn-image-size", "64")
+    assert ran.code == 0, ran.err
+    ran = shell("export", tmp_path / "run" / "best", "--out", tmp_path / "bundle")
+    assert ran.code == 0, ran.err
+
+
+def test_a_process_of_its_own_says_nothing_else(demo_catalogue: Path, tmp_path: Path) -> None:
+    """No library's warning, no log line, no traceback: what a person sees is ours."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    feed = few_products(demo_catalogue, tmp_path, 8)
+    shutil.copyfile(demo_catalogue / "images.tar", tmp_path / "images.tar")
+    command = ["train", feed, "--preset", "tiny", "--out", tmp_path / "run", "--epochs", "1"]
+    ran = subprocess.run(
+        [*MAIN, *command, "--hold-out", "0.25"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+    for word in ("Warning", "warning", "Traceback", "deprecated"):
+        assert word not in ran.stderr
