@@ -23,6 +23,9 @@ TEXT = "{title}. {description}"
 
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where all of it goes.")] = Path("demo"),
+    products: Annotated[int, typer.Option(help="Products to train on.", min=2)] = 2400,
+    held_out: Annotated[int, typer.Option(help="Products to index and search.", min=2)] = 400,
+    epochs: Annotated[float, typer.Option(help="Passes over the products.", min=0)] = 10,
     port: Annotated[int, typer.Option(help="Port of the page.", envvar="FASHIONBERT_PORT")] = 8080,
     serve: Annotated[
         bool, typer.Option(help="Serve at the end; --no-serve stops before that.")
@@ -40,22 +43,29 @@ def demo(
     options.require_training()
     catalogue, run = folder / "catalogue", folder / "run"
     bundle, snapshots, figures = folder / "bundle", folder / "snapshots", folder / "figures.json"
-    train_feed, held_out = catalogue / "train.csv", catalogue / "val.csv"
+    train_feed, unseen = catalogue / "train.csv", catalogue / "val.csv"
 
     if not train_feed.exists():  # written last, so it stands for the whole catalogue
-        _run("catalogue", "demo", catalogue)
+        _run("catalogue", "demo", catalogue, "--products", products, "--held-out", held_out)
     if not _trained(run / "best"):
-        _run("train", train_feed, "--valid", held_out, "--out", run, *_TRAINING)
+        # Chooses by a share of its own products, so that the held-out ones are new to all of it.
+        _run("train", train_feed, "--out", run, "--epochs", f"{epochs:g}", *_TRAINING)
     if not (bundle / "manifest.json").exists():
         _run("export", run / "best", "--out", bundle)
     if not (snapshots / "CURRENT").exists():
-        _run("index", "build", held_out, "--bundle", bundle, "--out", snapshots)
+        _run("index", "build", unseen, "--bundle", bundle, "--out", snapshots)
     if not figures.exists():
         _run(
-            "evaluate", held_out, "--bundle", bundle, "--group-by", "product_type",
+            "evaluate", unseen, "--bundle", bundle, "--group-by", "product_type",
             "--json", figures,
         )  # fmt: skip
     _report(figures)
+    Console(stderr=True, soft_wrap=True).print(
+        f"\nFor the other commands:\n  export FASHIONBERT_BUNDLE={bundle} "
+        f"FASHIONBERT_SNAPSHOTS={snapshots}",
+        markup=False,
+        highlight=False,
+    )
     if serve:
         arguments = ["serve", "--bundle", bundle, "--snapshots", snapshots, "--port", str(port)]
         # In place of this process, so that the service gets the signals itself.
@@ -64,8 +74,7 @@ def demo(
 
 _TRAINING = (
     "--preset", "tiny", "--text", TEXT, "--group-by", "product_type",
-    "--epochs", "10", "--learning-rate", "1e-3", "--validate-every", "6",
-    "--validate-queries", "200",
+    "--learning-rate", "1e-3", "--validate-every", "5",
 )  # fmt: skip
 
 

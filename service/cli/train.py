@@ -54,6 +54,10 @@ def train(
         float | None,
         typer.Option(help="Of what no backbone brings along; --learning-rate by default."),
     ] = None,
+    weighting: Annotated[
+        str,
+        typer.Option(help="Of the tasks: equal, adaptive-loss or adaptive-gradient (the paper's)."),
+    ] = "equal",
     negatives: Annotated[int, typer.Option(help="Match negatives a side.", min=1)] = 1,
     same_group: Annotated[
         float,
@@ -121,6 +125,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
+        weighting=weighting,
         negatives=negatives,
         same_group=same_group if group_by else 0.0,
         group_by=group_by,

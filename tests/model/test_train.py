@@ -158,7 +158,10 @@ def test_the_log_has_a_line_a_step(straight: Path) -> None:
     log = lines(straight)
     steps = [line for line in log if "validation" not in line]
     assert [line["step"] for line in steps] == list(range(6))
-    assert set(steps[0]) == {"step", "recall", "match", "match_accuracy", "hardness", "lr"}
+    assert set(steps[0]) == {
+        "step", "recall", "match", "match_accuracy", "weights", "hardness", "lr"
+    }  # fmt: skip
+    assert all(line["weights"] == {"recall": 0.5, "match": 0.5} for line in steps)
     assert [line["step"] for line in log if "validation" in line] == [3, 6, 6]
     assert [line["step"] for line in log if line.get("final")] == [6]
 
@@ -414,6 +417,17 @@ def test_it_learns(shop: Shop, tmp_path: Path) -> None:
     assert last["recall"] < math.log(32) / 2
     assert last["match"] < first["match"]
     assert [log[0]["hardness"], log[-1]["hardness"]] == [0, 1]
+
+
+@pytest.mark.parametrize("weighting", ["adaptive-loss", "adaptive-gradient"])
+def test_the_tasks_can_be_weighted(weighting: str, shop: Shop, tmp_path: Path) -> None:
+    shop.trainer(tmp_path, epochs=1, weighting=weighting).run()
+    weights = [line["weights"] for line in lines(tmp_path) if "validation" not in line]
+    assert weights[0] == {"recall": 0.5, "match": 0.5}  # Algorithm 1 starts at 1/K
+    for one in weights:
+        assert sum(one.values()) == pytest.approx(1, abs=1e-5)
+        assert all(1 / 3 - 1e-5 <= weight <= 2 / 3 + 1e-5 for weight in one.values())
+    assert any(one["recall"] != pytest.approx(0.5, abs=1e-4) for one in weights[1:])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,216 @@
+"""A training run on disk: what it is, where it stands, and its best checkpoint.
+
+    best/            the checkpoint with the best validation rank: `from_pretrained` reads it
+    checkpoints/     the newest exact state, for resuming
+    log.jsonl        a line a step, a line a validation
+    run.json         the settings
+    tokenizer.json
+
+Every folder in it appears whole, by a rename; a crash leaves the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from model.errors import TrainingError
+from model.files import write_json
+from model.network import FashionBertModel
+
+#: What a full disk makes of saving: safetensors and torch have errors of their own for it.
+_WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
+
+
+@dataclass
+class Progression:
+    """Where a run is; saved with every checkpoint."""
+
+    step: int = 0
+    best_score: float = -1.0
+    best_step: int = 0
+    stale: int = 0
+    stopped: bool = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """For accelerate."""
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """For accelerate."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class RunFolder:
+    """One run's folder; made if need be. With several processes only the main one writes.
+
+    Args:
+        path: the folder.
+        accelerator: knows which process is the main one, and saves its state.
+        described: the settings and the feed, as JSON holds them.
+
+    Raises:
+        TrainingError: it cannot be written to, or holds the checkpoints of another run.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, described: dict[str, Any]) -> None:
+        self.path = path
+        self.accelerator = accelerator
+        self.best = path / "best"
+        self.tokenizer = path / "tokenizer.json"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._claim(described)
+        except OSError as error:
+            raise TrainingError(
+                f"{path} cannot be written to ({error}): choose another folder"
+            ) from error
+
+    def _claim(self, described: dict[str, Any]) -> None:
+        """Write run.json, or see that the run that is there already is this one."""
+        source = self.path / "run.json"
+        if source.exists():
+            before = json.loads(source.read_text())
+            changed = sorted(name for name in described if before.get(name) != described[name])
+            if changed and (self.path / "checkpoints").exists():
+                raise TrainingError(
+                    f"{self.path} holds a run with other settings ({', '.join(changed)}): "
+                    "choose another folder, or remove this one to start again"
+                )
+            if changed and self.accelerator.is_main_process:
+                self.tokenizer.unlink(missing_ok=True)  # of the settings before
+        if self.accelerator.is_main_process:
+            write_json(source, described)
+        self.accelerator.wait_for_everyone()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line to log.jsonl."""
+        if self.accelerator.is_main_process:
+            with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def write_best(self, network: FashionBertModel, training: dict[str, Any]) -> None:
+        """Replace the best checkpoint; `training` goes into its training.json."""
+
+        def write(folder: Path) -> None:
+            network.save_pretrained(folder)
+            shutil.copyfile(self.tokenizer, folder / "tokenizer.json")
+            write_json(folder / "training.json", training)
+
+        if self.accelerator.is_main_process:
+            _replace(self.best, write)
+
+    def read_best(self) -> dict[str, Any]:
+        """The best checkpoint's training.json.
+
+        Raises:
+            TrainingError: there is no best checkpoint.
+        """
+        source = self.best / "training.json"
+        if not source.is_file():
+            raise TrainingError(
+                f"{self.best} is gone, though the run in {self.path} is at its end: remove "
+                f"{self.path / 'checkpoints'} to start again"
+            )
+        training: dict[str, Any] = json.loads(source.read_text())
+        return training
+
+    def save_state(self, step: int) -> None:
+        """Save the exact state of all processes; the older one is removed.
+
+        Raises:
+            TrainingError: it cannot be written; the one before stands.
+        """
+        folder = self.path / "checkpoints" / f"step-{step:08d}"
+        part = folder.with_name(f".{folder.name}.part")
+        try:
+            if self.accelerator.is_main_process:
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(part))
+            if self.accelerator.is_main_process:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.rename(part, folder)
+                for older in folder.parent.glob("step-*"):
+                    if older.name < folder.name:
+                        shutil.rmtree(older, ignore_errors=True)
+        except _WRITE_ERRORS as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise TrainingError(
+                f"the checkpoint {folder} cannot be written ({error}): the one before stands; "
+                "make room and start again with the same command"
+            ) from error
+        self.accelerator.wait_for_everyone()
+
+    def resume(self, progression: Progression) -> None:
+        """Load the newest state, if there is one, into all that the accelerator knows.
+
+        Raises:
+            TrainingError: it is damaged or of another shape.
+        """
+        if self.accelerator.is_main_process:
+            _restore(self.best)
+        found = sorted((self.path / "checkpoints").glob("step-*"))
+        if not found:
+            (self.path / "log.jsonl").unlink(missing_ok=True)
+            return
+        try:
+            self.accelerator.load_state(str(found[-1]))
+        except Exception as error:  # safetensors, torch, zip and pickle have each their own
+            raise TrainingError(
+                f"{found[-1]} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}): "
+                "it is of another shape or damaged; remove it to start again"
+            ) from error
+        if self.accelerator.is_main_process:
+            self._trim_log(progression.step)
+
+    def _trim_log(self, step: int) -> None:
+        """Drop the lines of steps that will be done again."""
+        source = self.path / "log.jsonl"
+        if not source.exists():
+            return
+        kept = []
+        for text in source.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                line = json.loads(text)
+                if line["step"] < step + ("validation" in line):
+                    kept.append(text)
+        source.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _replace(folder: Path, write: Any) -> None:
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write(part)
+    except _WRITE_ERRORS as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise TrainingError(f"{folder} cannot be written ({error}): make room") from error
+    old = _old(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _restore(folder: Path) -> None:
+    """Bring back what stood there, if the process died between the two renames."""
+    if _old(folder).exists() and not folder.exists():
+        os.rename(_old(folder), folder)

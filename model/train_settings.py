@@ -1,0 +1,74 @@
+"""The knobs of a training run, and what each of them may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from model.adaptive import WEIGHTINGS
+from model.backbones import known_preset
+from model.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """The knobs of a run; docs and `fashionbert train --help` say what each does.
+
+    `batch_size` is per process. `head_learning_rate` is for what no text backbone brings along, the
+    patch embeddings and the two heads; None takes `learning_rate`. `hard_from` and `hard_until`
+    are shares of the run between which TIA's negatives harden from random to drawn by recall
+    similarity. `weighting` of the tasks is one of `model.adaptive.WEIGHTINGS` but `fixed`.
+    `patience` counts validations without a better rank.
+    """
+
+    preset: str = "small"
+    text_backbone: str | None = None
+    cnn: str | None = None
+    vocab_size: int = 4000
+    epochs: float = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    head_learning_rate: float | None = None
+    cnn_learning_rate: float = 1e-5
+    weighting: str = "equal"
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    negatives: int = 1
+    hard_from: float = 0.1
+    hard_until: float = 0.6
+    same_group: float = 0.5
+    group_by: str | None = None
+    augment: bool = True
+    mixed_precision: str = "bf16"
+    seed: int = 0
+    validate_every: float = 1.0
+    validate_queries: int = 200
+    patience: int = 3
+    checkpoint_steps: int = 200
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Refuse settings that no run can have, before anything is written.
+
+    Raises:
+        TrainingError: naming the setting and what it may be.
+    """
+    known_preset(settings.preset)
+    for name in ("epochs", "learning_rate", "cnn_learning_rate", "validate_every"):
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            raise TrainingError(f"{name}={value:g}: give a number above 0")
+    weightings = [name for name in WEIGHTINGS if name != "fixed"]
+    if settings.weighting not in weightings:
+        raise TrainingError(f"weighting={settings.weighting!r}: choose of {', '.join(weightings)}")
+    if settings.mixed_precision not in ("bf16", "fp16", "no"):
+        raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: bf16, fp16 or no")
+    if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise TrainingError("mixed_precision='fp16' needs a GPU: bf16 is for both, no for neither")
