@@ -61,15 +61,9 @@ def check(
     Example:
       fashionbert catalogue check feed.csv --images pictures/ --report bad.csv
     """
-    from model.catalogue import ColumnMapping, read_catalogue
+    from model.catalogue import read_catalogue
 
-    columns = ColumnMapping(
-        id=id_column,
-        image=image_column,
-        title=title_column,
-        description=description_column,
-        separator=separator,
-    )
+    columns = options.columns(id_column, image_column, title_column, description_column, separator)
     with read_catalogue(
         feed,
         images=images,

@@ -69,19 +69,13 @@ def build(
     """
     from index.build import build as build_snapshot
     from model.bundle import Bundle
-    from model.catalogue import ColumnMapping, read_catalogue
+    from model.catalogue import read_catalogue
     from model.engine import Engine
 
     settings = load_settings(bundle=bundle, snapshots=snapshots, threads=threads, device=device)
     model = Bundle.open(settings.bundle)
     text = text if text is not None else model.manifest.text_template
-    columns = ColumnMapping(
-        id=id_column,
-        image=image_column,
-        title=title_column,
-        description=description_column,
-        separator=separator,
-    )
+    columns = options.columns(id_column, image_column, title_column, description_column, separator)
     # The pictures are not checked here: the build decodes each of them anyway.
     with read_catalogue(
         feed,
