@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,16 @@ class Batch:
     """B products of one step.
 
     `images` is {"pixels": uint8 [B, S, S, 3]} or {"features": float32 [B, P, F]};
-    `text_numbers` int64 [B] are equal where the texts are.
+    `text_numbers` and `title_numbers` int64 [B] are equal where the products' texts and titles
+    are; `titled` bool [B] says which products are shown by their title only.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     images: dict[str, Tensor]
     text_numbers: Tensor
+    title_numbers: Tensor
+    titled: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -39,7 +42,23 @@ class Batch:
             self.attention_mask.to(device),
             {name: value.to(device) for name, value in self.images.items()},
             self.text_numbers.to(device),
+            self.title_numbers.to(device),
+            self.titled.to(device),
         )
+
+    def same(self, gather: Callable[[Tensor], Tensor]) -> Tensor:
+        """Which pairs are not each other's negatives: bool [B, W · B].
+
+        Those with the same text; and those with the same title, where one is shown by it alone.
+
+        Args:
+            gather: joins the rows of all W processes.
+        """
+        texts, titles, titled = (
+            (own[:, None], gather(own)[None, :])
+            for own in (self.text_numbers, self.title_numbers, self.titled)
+        )
+        return (texts[0] == texts[1]) | ((titles[0] == titles[1]) & (titled[0] | titled[1]))
 
 
 class TrainingSet:
@@ -51,6 +70,8 @@ class TrainingSet:
         tokenizer: path of a `tokenizer.json`.
         max_text_tokens: texts are cut to this.
         group_by: attribute that holds the sub-category.
+        title_share: share of the products that a batch shows by their title instead of their
+            text, as people search with few words; 0 to 1.
     """
 
     def __init__(
@@ -60,9 +81,14 @@ class TrainingSet:
         tokenizer: Path,
         max_text_tokens: int,
         group_by: str | None = None,
+        title_share: float = 0.0,
     ) -> None:
         texts = [product.text for product in catalogue.products]
-        tokens = TextTokenizer(tokenizer, max_text_tokens).encode(texts)
+        titles = [product.title for product in catalogue.products]
+        encoder = TextTokenizer(tokenizer, max_text_tokens)
+        tokens, self.titles = encoder.encode(texts), encoder.encode(titles)
+        self.title_numbers = number_by_value(titles)
+        self.title_share = title_share
         self.input_ids = tokens.input_ids
         self.attention_mask = tokens.attention_mask
         self.lengths = tokens.attention_mask.sum(axis=1)
@@ -100,17 +126,41 @@ class TrainingSet:
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator, augment: bool) -> Batch:
         """One step's products, each by a random view, padded to the longest text."""
-        longest = int(self.lengths[rows].max())
+        texts = self.batch_texts(rows, rng)
         views = self.first_image[rows + 1] - self.first_image[rows]
         images = self.inputs.batch(self.first_image[rows] + rng.integers(0, views))
         if augment and "pixels" in images:
             images = {"pixels": torch.from_numpy(augmented(images["pixels"].numpy(), rng))}
+        ids, mask, titled = (torch.from_numpy(values) for values in texts)
         return Batch(
-            torch.from_numpy(self.input_ids[rows, :longest]),
-            torch.from_numpy(self.attention_mask[rows, :longest]),
+            ids,
+            mask,
             images,
             torch.from_numpy(self.text_numbers[rows]),
+            torch.from_numpy(self.title_numbers[rows]),
+            titled,
         )
+
+    def batch_texts(
+        self, rows: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Token ids and mask [B, T], and which rows [B] are titles."""
+        titled = np.zeros(len(rows), dtype=np.bool_)
+        if self.title_share:  # nothing is drawn otherwise
+            titled = rng.random(len(rows)) < self.title_share
+        width = max(self.input_ids.shape[1], self.titles.input_ids.shape[1])
+        columns = []
+        for texts, titles in (
+            (self.input_ids, self.titles.input_ids),
+            (self.attention_mask, self.titles.attention_mask),
+        ):
+            both = np.zeros((len(rows), width), dtype=np.int64)
+            both[:, : texts.shape[1]] = texts[rows]
+            both[titled] = 0
+            both[titled, : titles.shape[1]] = titles[rows[titled]]
+            columns.append(both)
+        longest = int(columns[1].sum(axis=1).max())
+        return columns[0][:, :longest], columns[1][:, :longest], titled
 
     def batches(
         self,

@@ -33,7 +33,7 @@ class TrainingModel(nn.Module):
         texts, text_embeddings = network.encode_text(batch.input_ids, batch.attention_mask)
         images, image_embeddings = network.encode_image(**batch.images)
         size = len(texts)
-        same = batch.text_numbers[:, None] == gather(batch.text_numbers)[None, :]
+        same = batch.same(gather)
         local = same[:, offset : offset + size]
         losses: dict[str, Tensor] = {}
         similarity = texts.new_zeros(size, size)

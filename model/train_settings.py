@@ -22,7 +22,8 @@ class TrainSettings:
     patch embeddings and the two heads; None takes `learning_rate`. `hard_from` and `hard_until`
     are shares of the run between which TIA's negatives harden from random to drawn by recall
     similarity. `weighting` of the tasks is one of `model.adaptive.WEIGHTINGS` but `fixed`.
-    `patience` counts validations without a better rank.
+    `title_share` of the products are shown by their title alone, `same_group` of them come in
+    batches of one sub-category. `patience` counts validations without a better rank.
     """
 
     preset: str = "small"
@@ -44,6 +45,7 @@ class TrainSettings:
     hard_until: float = 0.6
     same_group: float = 0.5
     group_by: str | None = None
+    title_share: float = 0.0
     augment: bool = True
     mixed_precision: str = "bf16"
     seed: int = 0

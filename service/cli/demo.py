@@ -74,7 +74,7 @@ def demo(
 
 _TRAINING = (
     "--preset", "tiny", "--text", TEXT, "--group-by", "product_type",
-    "--learning-rate", "1e-3", "--validate-every", "5",
+    "--learning-rate", "1e-3", "--title-share", "0.3", "--validate-every", "5",
 )  # fmt: skip
 
 

@@ -63,6 +63,14 @@ def train(
         float,
         typer.Option(help="Share of products in batches of one group.", min=0, max=1),
     ] = 0.5,
+    title_share: Annotated[
+        float,
+        typer.Option(
+            help="Share of products shown by their title alone, so that short queries are learnt.",
+            min=0,
+            max=1,
+        ),
+    ] = 0.0,
     validate_every: Annotated[float, typer.Option(help="In epochs.")] = 1.0,
     validate_queries: Annotated[int, typer.Option(help="Queries each way.", min=1)] = 200,
     patience: Annotated[
@@ -129,6 +137,7 @@ def train(
         negatives=negatives,
         same_group=same_group if group_by else 0.0,
         group_by=group_by,
+        title_share=title_share,
         validate_every=validate_every,
         validate_queries=validate_queries,
         patience=patience,

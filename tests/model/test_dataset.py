@@ -255,3 +255,38 @@ def test_a_batch_moves_to_a_device(products: TrainingSet) -> None:
     moved = batch.to(torch.device("meta"))
     assert {moved.input_ids.device.type, moved.images["pixels"].device.type} == {"meta"}
     assert moved.text_numbers.shape == (2,)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_some_products_are_shown_by_their_title(
+    share: float, products: TrainingSet, learn: Catalogue, tokenizer: Path
+) -> None:
+    shown = TrainingSet(learn, products.inputs, tokenizer, 48, "product_type", title_share=share)
+    encoder = TextTokenizer(tokenizer, 48)
+    rows = np.arange(64)
+    batch = shown.batch(rows, np.random.default_rng(0), augment=False)
+    for row, titled in zip(rows, batch.titled.tolist(), strict=True):
+        product = learn.products[row]
+        wanted = encoder.encode([product.title if titled else product.text]).input_ids[0]
+        length = int(batch.attention_mask[row].sum())
+        assert batch.input_ids[row, :length].tolist() == wanted.tolist()
+        assert not batch.input_ids[row, length:].any()
+    assert batch.titled.sum().item() == pytest.approx(64 * share, abs=12 if share == 0.5 else 0)
+    assert batch.attention_mask.shape[1] == int(batch.attention_mask.sum(1).max())
+
+
+def test_who_is_nobodys_negative(learn: Catalogue, tokenizer: Path) -> None:
+    names = [("a", "t"), ("a", "t"), ("b", "t"), ("c", "u"), ("d", "t")]
+    chosen = [
+        replace(product, text=text, title=title)
+        for product, (text, title) in zip(learn.products, names, strict=False)
+    ]
+    products = training_set(replace(learn, products=chosen), tokenizer)
+    batch = products.batch(np.arange(5), np.random.default_rng(0), augment=False)
+    batch = replace(batch, titled=torch.tensor([False, False, False, True, True]))
+    same = batch.same(lambda own: own)
+    pairs = {(i, j) for i in range(5) for j in range(5) if i != j and same[i, j]}
+    # 0 and 1 have one text; 4 is shown as "t", which is the title of 0, 1 and 2 as well.
+    symmetric = {(0, 1), (0, 4), (1, 4), (2, 4)}
+    assert pairs == symmetric | {(j, i) for i, j in symmetric}
+    assert bool(same.diagonal().all())
