@@ -17,7 +17,8 @@ class FashionBertConfig(PreTrainedConfig):
     """Shape of the network.
 
     The defaults are the paper's model (arXiv 2005.09801): BERT-base over a text and an 8×8 grid
-    of patches, attending jointly from the first layer, without a recall head.
+    of patches, attending jointly from the first layer, without a recall head; its two masked
+    tasks are off here, as they change the training and not the served model.
 
     Args:
         max_text_tokens: texts are cut to this many tokens, `[CLS]` and `[SEP]` included.
@@ -36,6 +37,8 @@ class FashionBertConfig(PreTrainedConfig):
         cnn_image_size: side of what `crop` and `grid` give to the CNN, in pixels.
         freeze_cnn: the CNN is not trained, and its features may be computed once.
         patch_feature_size: width F of a patch's feature.
+        mlm: train masked language modelling too, with a head of its own.
+        mpm: train masked patch modelling too, with a head of its own.
     """
 
     model_type = "fashionbert"
@@ -65,6 +68,9 @@ class FashionBertConfig(PreTrainedConfig):
     cnn_image_size: int = 224
     freeze_cnn: bool = True
     patch_feature_size: int = 2048
+
+    mlm: bool = False
+    mpm: bool = False
 
     @property
     def num_patches(self) -> int:
@@ -116,11 +122,17 @@ _SERVABLE: dict[str, Any] = {
 
 #: Where each preset starts from. A text backbone, where one is named, sets the widths itself.
 PRESETS: dict[str, dict[str, Any]] = {
-    # The paper's model exactly: k = 0, crops, a frozen CNN, no recall head.
+    # The paper's model exactly: k = 0, crops, a frozen CNN, no recall head, its three tasks.
     "paper": {
         "text_backbone": "google-bert/bert-base-uncased",
         "cnn": "microsoft/resnet-50",
-        "config": {"patches": "crop", "joint_from": 0, "max_text_tokens": 448},
+        "config": {
+            "patches": "crop",
+            "joint_from": 0,
+            "max_text_tokens": 448,
+            "mlm": True,
+            "mpm": True,
+        },
     },
     "base": {
         "text_backbone": "google-bert/bert-base-uncased",

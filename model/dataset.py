@@ -15,6 +15,7 @@ from torch import Tensor
 from model.catalogue import Catalogue
 from model.evaluate import first_images, groups_of
 from model.inputs import ImageInputs
+from model.masking import PATCH_SHARE, Masking, mask_patches
 from model.preprocess import TextTokenizer
 from model.ranking import number_by_value
 
@@ -26,6 +27,10 @@ class Batch:
     `images` is {"pixels": uint8 [B, S, S, 3]} or {"features": float32 [B, P, F]};
     `text_numbers` and `title_numbers` int64 [B] are equal where the products' texts and titles
     are; `titled` bool [B] says which products are shown by their title only.
+
+    Where words are hidden: `masked_ids` int64 [B, T] is the text without them, and
+    `masked_tokens` bool [B, T] says where they were. Where patches are: `masked_patches`
+    bool [B, P].
     """
 
     input_ids: Tensor
@@ -34,6 +39,9 @@ class Batch:
     text_numbers: Tensor
     title_numbers: Tensor
     titled: Tensor
+    masked_ids: Tensor | None = None
+    masked_tokens: Tensor | None = None
+    masked_patches: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -44,6 +52,10 @@ class Batch:
             self.text_numbers.to(device),
             self.title_numbers.to(device),
             self.titled.to(device),
+            *(
+                None if value is None else value.to(device)
+                for value in (self.masked_ids, self.masked_tokens, self.masked_patches)
+            ),
         )
 
     def same(self, gather: Callable[[Tensor], Tensor]) -> Tensor:
@@ -72,6 +84,7 @@ class TrainingSet:
         group_by: attribute that holds the sub-category.
         title_share: share of the products that a batch shows by their title instead of their
             text, as people search with few words; 0 to 1.
+        masking: what is hidden in a batch; nothing by default.
     """
 
     def __init__(
@@ -82,6 +95,7 @@ class TrainingSet:
         max_text_tokens: int,
         group_by: str | None = None,
         title_share: float = 0.0,
+        masking: Masking | None = None,
     ) -> None:
         texts = [product.text for product in catalogue.products]
         titles = [product.title for product in catalogue.products]
@@ -96,6 +110,7 @@ class TrainingSet:
         self.groups = groups_of(catalogue, group_by)
         self.first_image = first_images(catalogue)
         self.inputs = inputs
+        self.masking = masking or Masking()
 
     def __len__(self) -> int:
         return len(self.text_numbers)
@@ -132,6 +147,14 @@ class TrainingSet:
         if augment and "pixels" in images:
             images = {"pixels": torch.from_numpy(augmented(images["pixels"].numpy(), rng))}
         ids, mask, titled = (torch.from_numpy(values) for values in texts)
+        # Drawn last, and only if wanted: what comes before is then the same without them.
+        masked_ids = masked_tokens = masked_patches = None
+        if self.masking.words is not None:
+            hidden, tokens = self.masking.words.mask(texts[0], texts[1], rng)
+            masked_ids, masked_tokens = torch.from_numpy(hidden), torch.from_numpy(tokens)
+        if self.masking.patches:
+            patches = mask_patches(len(rows), self.masking.patches, PATCH_SHARE, rng)
+            masked_patches = torch.from_numpy(patches)
         return Batch(
             ids,
             mask,
@@ -139,6 +162,9 @@ class TrainingSet:
             torch.from_numpy(self.text_numbers[rows]),
             torch.from_numpy(self.title_numbers[rows]),
             titled,
+            masked_ids,
+            masked_tokens,
+            masked_patches,
         )
 
     def batch_texts(

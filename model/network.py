@@ -1,4 +1,4 @@
-"""The network: embeddings, a split encoder, and the heads.
+"""The network: embeddings and a split encoder, under the heads of `model.heads`.
 
 Shapes: B pairs, T text tokens, P patches, H hidden width, E recall width, F patch feature width.
 With `joint_from` = k, layers 0…k−1 see one modality at a time and layers k… see both; k = 0 is
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from model.config import FashionBertConfig, check_config
+from model.heads import MaskedLanguageHead, MaskedPatchHead, MatchHead, RecallHead
 from model.patches import build_patch_network
 
 logging.disable_progress_bar()  # one a file loaded or saved; our own say what takes time
@@ -127,60 +128,6 @@ class EncoderLayer(nn.Module):
         return out
 
 
-class RecallHead(nn.Module):
-    """Mean over the real states → linear → a unit vector; one projection a modality."""
-
-    def __init__(self, config: FashionBertConfig) -> None:
-        super().__init__()
-        self.text = nn.Linear(config.hidden_size, config.recall_size)
-        self.image = nn.Linear(config.hidden_size, config.recall_size)
-        # exp(2.66) = 1 / 0.07, CLIP's first temperature
-        self.log_scale = nn.Parameter(torch.tensor(2.66))
-
-    def embed_text(self, states: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, H], [B, T] → [B, E], unit length."""
-        weights = mask.to(states.dtype).unsqueeze(-1)
-        pooled = (states * weights).sum(1) / weights.sum(1)
-        return F.normalize(self.text(pooled).float(), dim=-1)
-
-    def embed_image(self, states: Tensor) -> Tensor:
-        """[B, P, H] → [B, E], unit length."""
-        return F.normalize(self.image(states.mean(1)).float(), dim=-1)
-
-    @property
-    def scale(self) -> Tensor:
-        """Inverse temperature, at most 100 (CLIP's bound against collapse)."""
-        return self.log_scale.clamp(max=4.6052).exp()
-
-
-class MatchHead(nn.Module):
-    """BERT's pooler on `[CLS]`, then one logit.
-
-    The paper has two logits under a softmax cross-entropy; its score is their difference, which
-    is this one logit under a binary cross-entropy.
-    """
-
-    def __init__(self, config: FashionBertConfig) -> None:
-        super().__init__()
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        # What the recall similarity adds to the logit: nothing while training, so that the joint
-        # layers learn to match by themselves; `model.calibration` sets it on held-out products.
-        if config.stack_recall:
-            self.register_buffer("recall_weight", torch.zeros(()))
-
-    recall_weight: Tensor
-
-    def forward(self, cls: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """[B, H], and recall cosines [B] where they are stacked → logit [B]."""
-        pooled = torch.tanh(self.pooler(cls))
-        logit: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1).float()
-        if similarity is not None:
-            logit = logit + self.recall_weight * similarity
-        return logit
-
-
 class FashionBertModel(PreTrainedModel):
     """FashionBERT: `encode_text`, `encode_image`, `match`.
 
@@ -200,6 +147,9 @@ class FashionBertModel(PreTrainedModel):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.match_head = MatchHead(config)
         self.recall_head = RecallHead(config) if config.recall_size else None
+        # For training only: no exported graph holds them.
+        self.masked_language_head = MaskedLanguageHead(config) if config.mlm else None
+        self.masked_patch_head = MaskedPatchHead(config) if config.mpm else None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -223,7 +173,7 @@ class FashionBertModel(PreTrainedModel):
 
     # Text and picture alone.
 
-    def _alone(self, states: Tensor, mask: Tensor | None, layers: nn.ModuleList) -> Tensor:
+    def _through(self, states: Tensor, mask: Tensor | None, layers: nn.ModuleList) -> Tensor:
         for layer in layers:
             states = layer(states, mask)
         return states
@@ -242,11 +192,11 @@ class FashionBertModel(PreTrainedModel):
         """
         mask = additive_mask(attention_mask)
         k = self.config.joint_from
-        states = self._alone(self.text_embeddings(input_ids), mask, self.layers[:k])
+        states = self._through(self.text_embeddings(input_ids), mask, self.layers[:k])
         if self.recall_head is None:
             return states, None
         # With k = 0 nothing contextual is there to pool: all layers, each modality alone.
-        pooled = states if k else self._alone(states, mask, self.layers)
+        pooled = states if k else self._through(states, mask, self.layers)
         return states, self.recall_head.embed_text(pooled, attention_mask)
 
     def encode_image(
@@ -264,13 +214,37 @@ class FashionBertModel(PreTrainedModel):
         if features is None:
             features = self.patch_network(pixels)
         k = self.config.joint_from
-        states = self._alone(self.patch_embeddings(features), None, self.layers[:k])
+        states = self._through(self.patch_embeddings(features), None, self.layers[:k])
         if self.recall_head is None:
             return states, None
-        pooled = states if k else self._alone(states, None, self.layers)
+        pooled = states if k else self._through(states, None, self.layers)
         return states, self.recall_head.embed_image(pooled)
 
     # Both together.
+
+    def _below_last(
+        self, text_states: Tensor, text_mask: Tensor, image_states: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Joint layers but the last: states [B, T + P, H], and their mask."""
+        patch_mask = text_mask.new_ones(1, 1).expand(image_states.shape[0], image_states.shape[1])
+        mask = additive_mask(torch.cat([text_mask, patch_mask], dim=1))
+        states = torch.cat([text_states, image_states], dim=1)
+        return self._through(states, mask, self.layers[self.config.joint_from : -1]), mask
+
+    def joint_states(self, text_states: Tensor, text_mask: Tensor, image_states: Tensor) -> Tensor:
+        """All states of the last layer, which the masked tasks need; `match` needs `[CLS]` alone.
+
+        Args:
+            text_states: [B, T, H] after layer k.
+            text_mask: [B, T], 1 for a token, 0 for padding.
+            image_states: [B, P, H] after layer k.
+
+        Returns:
+            [B, T + P, H].
+        """
+        states, mask = self._below_last(text_states, text_mask, image_states)
+        out: Tensor = self.layers[-1](states, mask)
+        return out
 
     def match(self, text_states: Tensor, text_mask: Tensor, image_states: Tensor) -> Tensor:
         """Joint layers over `[CLS] text [SEP] patches` → raw match logits.
@@ -283,13 +257,8 @@ class FashionBertModel(PreTrainedModel):
         Returns:
             float32 [B].
         """
-        patch_mask = text_mask.new_ones(1, 1).expand(image_states.shape[0], image_states.shape[1])
-        mask = additive_mask(torch.cat([text_mask, patch_mask], dim=1))
-        states = torch.cat([text_states, image_states], dim=1)
-        joint = self.layers[self.config.joint_from :]
-        for layer in joint[:-1]:
-            states = layer(states, mask)
-        cls = joint[-1](states, mask, first_only=True)[:, 0]
+        states, mask = self._below_last(text_states, text_mask, image_states)
+        cls = self.layers[-1](states, mask, first_only=True)[:, 0]
         similarity = None
         if self.config.stack_recall and self.recall_head is not None and not self.training:
             texts = self.recall_head.embed_text(text_states, text_mask)

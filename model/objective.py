@@ -1,4 +1,11 @@
-"""The network with its training tasks."""
+"""The network with its training tasks.
+
+Masked language and patch modelling (MLM, MPM), where the configuration has them, take a second
+pass over the batch's true pairs, with words and patches hidden; recall and match see everything.
+The paper hides for all its tasks in one pass, negative pairs included. But here one encoding of a
+product serves all its pairs, recall and match are trained on what they are served with, and a
+hidden word can be told only from a picture that it describes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,14 @@ from torch import Tensor, nn
 
 from model.dataset import Batch
 from model.network import FashionBertModel
-from model.tasks import contrastive_loss, draw_negatives, gather, match_loss
+from model.tasks import (
+    contrastive_loss,
+    draw_negatives,
+    gather,
+    match_loss,
+    mlm_loss,
+    mpm_loss,
+)
 
 
 class TrainingModel(nn.Module):
@@ -31,7 +45,10 @@ class TrainingModel(nn.Module):
         """
         network = self.network
         texts, text_embeddings = network.encode_text(batch.input_ids, batch.attention_mask)
-        images, image_embeddings = network.encode_image(**batch.images)
+        inputs = batch.images
+        if batch.masked_patches is not None and "features" not in inputs:
+            inputs = {"features": network.patch_network(inputs["pixels"])}  # once, for both passes
+        images, image_embeddings = network.encode_image(**inputs)
         size = len(texts)
         same = batch.same(gather)
         local = same[:, offset : offset + size]
@@ -63,5 +80,39 @@ class TrainingModel(nn.Module):
             drawn.usable.to(rows.device),
         )
         losses["match"] = match.loss
+        losses.update(self._masked_losses(batch, inputs.get("features"), texts, images))
         losses["match_accuracy"] = match.accuracy
+        return losses
+
+    def _masked_losses(
+        self, batch: Batch, features: Tensor | None, texts: Tensor, images: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of the masked tasks that the network has heads for.
+
+        Args:
+            batch: with what is hidden.
+            features: [B, P, F], all that MPM needs more.
+            texts: states [B, T, H] with nothing hidden, taken where no words are.
+            images: states [B, P, H] with nothing hidden, taken where no patches are.
+        """
+        network = self.network
+        tokens, patches = batch.masked_tokens, batch.masked_patches
+        losses: dict[str, Tensor] = {}
+        if tokens is None and patches is None:
+            return losses
+        if batch.masked_ids is not None:
+            texts, _ = network.encode_text(batch.masked_ids, batch.attention_mask)
+        if features is not None and patches is not None:
+            # The feature is gone, position and type stay.
+            hidden = features.masked_fill(patches.unsqueeze(-1), 0.0)
+            images, _ = network.encode_image(features=hidden)
+        states = network.joint_states(texts, batch.attention_mask, images)
+        length = texts.shape[1]
+        if network.masked_language_head is not None and tokens is not None:
+            words = network.text_embeddings.word.weight
+            logits = network.masked_language_head(states[:, :length][tokens], words)
+            losses["mlm"] = mlm_loss(logits, batch.input_ids[tokens])
+        if network.masked_patch_head is not None and features is not None and patches is not None:
+            predictions = network.masked_patch_head(states[:, length:][patches])
+            losses["mpm"] = mpm_loss(predictions, features[patches])
         return losses

@@ -22,7 +22,13 @@ def learning_rate_at(step: int, steps: int, warmup: float) -> float:
 
 
 #: What no text backbone brings along, and what may learn faster therefore.
-_HEADS = ("patch_embeddings.", "recall_head.", "match_head.")
+_HEADS = (
+    "patch_embeddings.",
+    "recall_head.",
+    "match_head.",
+    "masked_language_head.",
+    "masked_patch_head.",
+)
 
 
 def new_optimizer(network: FashionBertModel, settings: TrainSettings) -> torch.optim.AdamW:

@@ -3,8 +3,8 @@
 - recall: symmetric contrastive loss over the batch (InfoNCE, CLIP's form).
 - match: text and image alignment (TIA, paper §3.4): binary cross-entropy on positives and
   negatives, and a rank term, which is what reranking needs.
-
-Masked language and masked patch modelling have their place here.
+- mlm, mpm: masked language and masked patch modelling (paper §3.4), where the configuration has
+  them.
 """
 
 from __future__ import annotations
@@ -132,3 +132,27 @@ def match_loss(
     loss = ((alignment / 2 + rank / 2) * weight).sum() / total
     right = (positive > 0).float() / 2 + (negatives < 0).float().mean(dim=1) / 2
     return MatchLoss(loss, ((right * weight).sum() / total).detach())
+
+
+def mlm_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Masked language modelling: the mean cross-entropy of M hidden tokens; 0 where M = 0.
+
+    Args:
+        logits: [M, V].
+        tokens: int64 [M], what they were.
+    """
+    return F.cross_entropy(logits, tokens, reduction="sum") / max(1, len(tokens))
+
+
+def mpm_loss(predictions: Tensor, features: Tensor) -> Tensor:
+    """Masked patch modelling: the mean of KL(softmax(feature) ‖ softmax(prediction)).
+
+    This is the direction of the released code; the paper prints it the other way round.
+
+    Args:
+        predictions: [M, F], of M hidden patches.
+        features: [M, F], what they were; no gradient flows into them.
+    """
+    target = features.detach().float().log_softmax(dim=1)
+    predicted = predictions.float().log_softmax(dim=1)
+    return F.kl_div(predicted, target, reduction="batchmean", log_target=True)

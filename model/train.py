@@ -23,6 +23,7 @@ from model.catalogue import Catalogue
 from model.dataset import Batch, TrainingSet
 from model.errors import TrainingError
 from model.inputs import prepare_inputs
+from model.masking import Masking, WordMasker
 from model.network import FashionBertModel
 from model.objective import TrainingModel
 from model.progress import progress_bars
@@ -87,14 +88,25 @@ class Trainer:
         described["betas"] = list(settings.betas)
         self.folder = RunFolder(out, self.accelerator, described)
         network = self._new_network(train)
+        config = network.config
+        masking = Masking(
+            words=WordMasker(self.folder.tokenizer) if config.mlm else None,
+            patches=config.num_patches if config.mpm else 0,
+        )
         cache = cache or out / "cache"
         network.to(self.device)
         with self._bars() as bars, self.accelerator.main_process_first():
             inputs = prepare_inputs(network, train, cache, progress=bars)
             valid_inputs = prepare_inputs(network, valid, cache, progress=bars) if valid else None
-        tokens, tokenizer = network.config.max_text_tokens, self.folder.tokenizer
+        tokens, tokenizer = config.max_text_tokens, self.folder.tokenizer
         self.train_set = TrainingSet(
-            train, inputs, self.folder.tokenizer, tokens, settings.group_by
+            train,
+            inputs,
+            tokenizer,
+            tokens,
+            settings.group_by,
+            title_share=settings.title_share,
+            masking=masking,
         )
         self.validation = None
         if valid is not None and valid_inputs is not None:

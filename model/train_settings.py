@@ -19,7 +19,7 @@ class TrainSettings:
     """The knobs of a run; docs and `fashionbert train --help` say what each does.
 
     `batch_size` is per process. `head_learning_rate` is for what no text backbone brings along, the
-    patch embeddings and the two heads; None takes `learning_rate`. `hard_from` and `hard_until`
+    patch embeddings and the heads; None takes `learning_rate`. `hard_from` and `hard_until`
     are shares of the run between which TIA's negatives harden from random to drawn by recall
     similarity. `weighting` of the tasks is one of `model.adaptive.WEIGHTINGS` but `fixed`.
     `title_share` of the products are shown by their title alone, `same_group` of them come in

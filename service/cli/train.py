@@ -58,6 +58,16 @@ def train(
         str,
         typer.Option(help="Of the tasks: equal, adaptive-loss or adaptive-gradient (the paper's)."),
     ] = "equal",
+    mlm: Annotated[
+        bool | None,
+        typer.Option(
+            "--mlm/--no-mlm", help="Hide words and learn to tell them; the preset's by default."
+        ),
+    ] = None,
+    mpm: Annotated[
+        bool | None,
+        typer.Option("--mpm/--no-mpm", help="Hide patches and learn to tell them; likewise."),
+    ] = None,
     negatives: Annotated[int, typer.Option(help="Match negatives a side.", min=1)] = 1,
     same_group: Annotated[
         float,
@@ -125,6 +135,10 @@ def train(
         overrides["cnn_image_size"] = cnn_image_size
     if train_cnn:
         overrides["freeze_cnn"] = False
+    if mlm is not None:
+        overrides["mlm"] = mlm
+    if mpm is not None:
+        overrides["mpm"] = mpm
     settings = TrainSettings(
         preset=preset,
         text_backbone=text_backbone,

@@ -57,3 +57,12 @@ def test_presets_name_fields_that_there_are(preset: str) -> None:
     fields = FashionBertConfig().to_dict()
     assert set(PRESETS[preset]["config"]) <= set(fields)
     assert set(PRESETS[preset]) == {"text_backbone", "cnn", "config"}
+
+
+def test_the_masked_tasks_are_the_papers() -> None:
+    on = {
+        name: [preset["config"].get(task, False) for task in ("mlm", "mpm")]
+        for name, preset in PRESETS.items()
+    }
+    assert on.pop("paper") == [True, True]
+    assert on == {name: [False, False] for name in ("base", "small", "tiny")}

@@ -198,6 +198,59 @@ def test_the_temperature_is_bounded(small: FashionBertConfig) -> None:
     assert head.scale.item() == pytest.approx(100, rel=1e-4)
 
 
+@pytest.mark.parametrize("k", [0, 2])
+@torch.inference_mode()
+def test_joint_states_are_all_rows_of_the_last_layer(small: FashionBertConfig, k: int) -> None:
+    model = network(altered(small, joint_from=k, stack_recall=False))
+    (ids, mask), pixels = texts(), pictures()
+    texts_alone, images_alone = model.encode_text(ids, mask)[0], model.encode_image(pixels)[0]
+    states = model.joint_states(texts_alone, mask, images_alone)
+    wanted = reference(model, ids, mask, pixels)[-1]
+    assert states.shape == (3, 7 + 64, 32)
+    real = torch.cat([mask, mask.new_ones(3, 64)], dim=1).bool()
+    torch.testing.assert_close(states[real], wanted[real])
+    logits = model.match(texts_alone, mask, images_alone)
+    torch.testing.assert_close(logits, model.match_head(states[:, 0]))
+
+
+def test_heads_of_the_masked_tasks(small: FashionBertConfig, tmp_path: Path) -> None:
+    plain, both = (network(altered(small, mlm=on, mpm=on)) for on in (False, True))
+    ours, theirs = both.state_dict(), plain.state_dict()
+    assert {name: tuple(ours[name].shape) for name in ours.keys() - theirs.keys()} == {
+        "masked_language_head.dense.weight": (32, 32),
+        "masked_language_head.dense.bias": (32,),
+        "masked_language_head.norm.weight": (32,),
+        "masked_language_head.norm.bias": (32,),
+        "masked_language_head.bias": (1000,),
+        "masked_patch_head.decoder.weight": (32, 32),
+    }
+    assert not theirs.keys() - ours.keys()
+    with torch.no_grad():
+        assert both.masked_language_head is not None
+        both.masked_language_head.bias.normal_()
+    both.save_pretrained(tmp_path)
+    loaded = FashionBertModel.from_pretrained(tmp_path)
+    assert [n for n, v in loaded.state_dict().items() if not torch.equal(v, ours[n])] == []
+    assert network(altered(small, mpm=True)).masked_language_head is None
+
+
+def test_the_decoder_is_the_word_embeddings(small: FashionBertConfig) -> None:
+    model = network(altered(small, mlm=True))
+    head, words = model.masked_language_head, model.text_embeddings.word.weight
+    assert head is not None
+    with torch.no_grad():
+        head.bias.normal_()
+    states = torch.randn(5, 32)
+    logits = head(states, words)
+    inner = torch.nn.functional.gelu(states @ head.dense.weight.T + head.dense.bias)
+    inner = (inner - inner.mean(1, keepdim=True)) / (inner.var(1, correction=0, keepdim=True)
+        + 1e-5).sqrt()  # fmt: skip
+    torch.testing.assert_close(logits, inner @ words.T + head.bias, rtol=1e-4, atol=1e-4)
+    logits[:, 7].sum().backward()
+    assert words.grad is not None
+    assert words.grad.abs().sum(1).nonzero().flatten().tolist() == [7]
+
+
 def test_saved_and_loaded_it_is_the_same(resnet: Path, tmp_path: Path) -> None:
     cnn = tmp_path / "cnn"
     cnn.mkdir()

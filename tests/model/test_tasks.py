@@ -8,7 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.tasks import contrastive_loss, draw_negatives, gather, match_loss
+from model.tasks import (
+    contrastive_loss,
+    draw_negatives,
+    gather,
+    match_loss,
+    mlm_loss,
+    mpm_loss,
+)
 
 
 def unit(rows: int, seed: int) -> Tensor:
@@ -174,3 +181,45 @@ def test_match_loss_with_several_negatives_and_with_none() -> None:
     assert float(nothing.loss.detach()) == 0
     assert positive.grad is not None
     assert float(positive.grad) == 0
+
+
+def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponents = np.exp(values - values.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
+    return shares
+
+
+def test_mlm_loss_by_hand() -> None:
+    logits = np.random.default_rng(0).normal(size=(4, 9)) * 3
+    tokens = [0, 8, 3, 3]
+    wanted = -np.log(softmax(logits)[np.arange(4), tokens]).mean()
+    found = mlm_loss(torch.from_numpy(logits), torch.tensor(tokens))
+    assert float(found) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_mlm_loss_of_nothing_hidden() -> None:
+    weight = torch.ones(3, 9, requires_grad=True)
+    loss = mlm_loss(torch.zeros(0, 3) @ weight, torch.zeros(0, dtype=torch.int64))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == 0
+    # A gradient of 0, not none: the other processes of a run wait for it.
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_mpm_loss_by_hand() -> None:
+    rng = np.random.default_rng(1)
+    features, predictions = rng.normal(size=(2, 5, 7)).astype(np.float32) * 2
+    p, q = softmax(features.astype(np.float64)), softmax(predictions.astype(np.float64))
+    wanted = (p * (np.log(p) - np.log(q))).sum(axis=1).mean()
+    other_way = (q * (np.log(q) - np.log(p))).sum(axis=1).mean()
+    target = torch.from_numpy(features).requires_grad_()
+    predicted = torch.from_numpy(predictions).requires_grad_()
+    found = mpm_loss(predicted, target)
+    assert float(found.detach()) == pytest.approx(wanted, rel=1e-5)
+    assert abs(wanted - other_way) > 0.01
+    found.backward()  # type: ignore[no-untyped-call]
+    assert target.grad is None
+    assert predicted.grad is not None
+    assert torch.allclose(predicted.grad, torch.from_numpy(q - p).float() / 5, atol=1e-6)
+    assert float(mpm_loss(target, target).detach()) == pytest.approx(0, abs=1e-6)

@@ -419,6 +419,14 @@ def test_it_learns(shop: Shop, tmp_path: Path) -> None:
     assert [log[0]["hardness"], log[-1]["hardness"]] == [0, 1]
 
 
+def test_titles_are_for_training_only(shop: Shop, tmp_path: Path) -> None:
+    trainer = shop.trainer(tmp_path, title_share=1.0)
+    batch = next(iter(trainer._batches()))
+    assert bool(batch.titled.all())
+    assert trainer.validation is not None
+    assert trainer.validation.products.title_share == 0
+
+
 @pytest.mark.parametrize("weighting", ["adaptive-loss", "adaptive-gradient"])
 def test_the_tasks_can_be_weighted(weighting: str, shop: Shop, tmp_path: Path) -> None:
     shop.trainer(tmp_path, epochs=1, weighting=weighting).run()
@@ -449,6 +457,90 @@ def test_other_forms_train_too(overrides: dict[str, Any], shop: Shop, tmp_path: 
     assert load_checkpoint(best).config.joint_from == overrides.get("joint_from", 2)
     figures = json.loads((best / "training.json").read_text())["figures"]
     assert figures["image_to_text"]["sampled"]["rerank"]["rank_last"] == 100
+
+
+ALL_TASKS = {**SMALL, "mlm": True, "mpm": True}
+
+
+def test_with_the_masked_tasks_it_goes_on_to_the_bit(shop: Shop, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"overrides": ALL_TASKS, "weighting": "adaptive-gradient"}
+    shop.trainer(tmp_path / "straight", **changes).run()
+    with pytest.raises(KeyboardInterrupt):
+        shop.trainer(tmp_path / "again", Interrupted, **changes).run()
+    torch.manual_seed(5)
+    shop.trainer(tmp_path / "again", **changes).run()
+    assert_same_run(tmp_path / "again", tmp_path / "straight")
+    log = [line for line in lines(tmp_path / "straight") if "validation" not in line]
+    assert log[0]["weights"] == dict.fromkeys(("recall", "match", "mlm", "mpm"), 0.25)
+    for line in log:
+        assert sum(line["weights"].values()) == pytest.approx(1, abs=1e-5)
+        assert all(1 / 5 - 1e-5 <= w <= 4 / 13 + 1e-5 for w in line["weights"].values())
+    assert any(line["weights"] != log[0]["weights"] for line in log[1:])
+    load_checkpoint(tmp_path / "straight" / "best")
+
+
+def test_the_masked_tasks_are_learnt(shop: Shop, resnet: Path, tmp_path: Path) -> None:
+    # A frozen CNN: what is to be told of a patch does not move.
+    overrides = {**ALL_TASKS, "patches": "grid", "cnn_image_size": 64, "freeze_cnn": True}
+    trainer = shop.trainer(
+        tmp_path,
+        valid=False,
+        cnn=str(resnet),
+        epochs=20,
+        learning_rate=3e-3,
+        overrides={**overrides, "hidden_dropout_prob": 0.0},
+    )
+    trainer.run()
+    log = lines(tmp_path)
+    vocabulary = math.log(trainer.network.config.vocab_size)
+    assert log[0]["mlm"] == pytest.approx(vocabulary, rel=0.1)  # chance
+    first, last = (
+        {task: np.mean([line[task] for line in part]) for task in ("mlm", "mpm", "recall")}
+        for part in (log[:4], log[-4:])
+    )
+    assert last["mlm"] < 0.8 * first["mlm"]
+    assert last["mpm"] < 0.5 * first["mpm"]
+    assert last["recall"] < 0.8 * first["recall"]
+
+
+@pytest.mark.parametrize("task", ["mlm", "mpm"])
+def test_one_masked_task_without_the_other(task: str, shop: Shop, tmp_path: Path) -> None:
+    trainer = shop.trainer(tmp_path, valid=False, epochs=1, overrides={**SMALL, task: True})
+    trainer.run()
+    assert set(lines(tmp_path)[0]["weights"]) == {"recall", "match", task}
+
+
+@pytest.mark.parametrize("weighting", ["adaptive-loss", "adaptive-gradient"])
+def test_the_papers_three_tasks(weighting: str, shop: Shop, resnet: Path, tmp_path: Path) -> None:
+    overrides = {**ALL_TASKS, "joint_from": 0, "stack_recall": False, "recall_size": 0}
+    overrides |= {"patches": "crop", "cnn_image_size": 16, "freeze_cnn": True, "patch_grid": 4}
+    changes: dict[str, Any] = {"cnn": str(resnet), "overrides": overrides, "epochs": 1}
+    trainer = shop.trainer(tmp_path, weighting=weighting, **changes)
+    heads = (trainer.network.masked_language_head, trainer.network.masked_patch_head)
+    before = [[value.clone() for value in head.state_dict().values()] for head in heads if head]
+    best = trainer.run()
+    log = [line for line in lines(tmp_path) if "validation" not in line]
+    assert set(log[0]["weights"]) == {"match", "mlm", "mpm"}
+    assert all(math.isfinite(line[task]) for line in log for task in ("match", "mlm", "mpm"))
+    after = [list(head.state_dict().values()) for head in heads if head]
+    for old, new in zip(before, after, strict=True):
+        assert not any(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+    assert load_checkpoint(best).config.mpm
+
+
+def test_recall_and_match_see_everything(shop: Shop, tmp_path: Path) -> None:
+    """At the first step recall and match are what they are without the masked tasks."""
+    overrides = {**SMALL, "hidden_dropout_prob": 0.0}
+    changes: dict[str, Any] = {"valid": False, "epochs": 1}
+    plain = shop.trainer(tmp_path / "plain", overrides=overrides, **changes)
+    overrides = {**overrides, "mlm": True, "mpm": True}
+    tasks = shop.trainer(tmp_path / "tasks", overrides=overrides, **changes)
+    tasks.network.load_state_dict(plain.network.state_dict(), strict=False)
+    for trainer in (plain, tasks):
+        trainer.run()
+    first = [lines(tmp_path / name)[0] for name in ("plain", "tasks")]
+    for task in ("recall", "match", "match_accuracy"):
+        assert first[0][task] == pytest.approx(first[1][task], rel=1e-5)
 
 
 def test_a_frozen_cnn_is_read_once_and_kept(shop: Shop, resnet: Path, tmp_path: Path) -> None:
@@ -499,7 +591,9 @@ feed, out, results = map(Path, sys.argv[1:])
 settings = TrainSettings(
     preset="tiny", epochs=1, batch_size=16, learning_rate=1e-3, validate_queries=10,
     group_by="product_type",
-    overrides={"hidden_size": 64, "num_hidden_layers": 3, "image_size": 64},
+    overrides={
+        "hidden_size": 64, "num_hidden_layers": 3, "image_size": 64, "mlm": True, "mpm": True
+    },
 )
 learn = read_catalogue(feed / "train.csv", check_images=False)
 unseen = read_catalogue(feed / "val.csv", check_images=False)

@@ -98,6 +98,27 @@ def test_a_share_is_held_out_without_valid(
     assert "cannot be held out: give validation products with --valid" in ran.err
 
 
+def test_the_masked_tasks_are_asked_for(demo_catalogue: Path, shell: Shell, tmp_path: Path) -> None:
+    feed = few_products(demo_catalogue, tmp_path, 20)
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny"]
+    command += ["--epochs", "1", "--batch-size", "8", "--cache", tmp_path / "cache"]
+    for wanted, overrides in (
+        ([], {}),
+        (["--mlm", "--no-mpm"], {"mlm": True, "mpm": False}),
+        (["--mlm", "--mpm"], {"mlm": True, "mpm": True}),
+    ):
+        run = tmp_path / "-".join(["run", *wanted])
+        ran = shell(*command, "--out", run, "--hold-out", "0.2", *wanted)
+        assert ran.code == 0, ran.err
+        assert json.loads((run / "run.json").read_text())["overrides"] == overrides
+        first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
+        tasks = {"recall", "match"} | {task for task, on in overrides.items() if on}
+        assert first["weights"].keys() == tasks
+    ran = shell("export", run / "best", "--out", tmp_path / "bundle")
+    assert ran.code == 0, ran.err
+    assert Bundle.open(tmp_path / "bundle").manifest.config["mpm"] is True
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

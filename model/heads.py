@@ -1,0 +1,96 @@
+"""The heads of the network: recall, match, and those of the two masked tasks.
+
+Shapes: B pairs, T text tokens, P patches, H hidden width, E recall width, F patch feature width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import FashionBertConfig
+
+
+class RecallHead(nn.Module):
+    """Mean over the real states → linear → a unit vector; one projection a modality."""
+
+    def __init__(self, config: FashionBertConfig) -> None:
+        super().__init__()
+        self.text = nn.Linear(config.hidden_size, config.recall_size)
+        self.image = nn.Linear(config.hidden_size, config.recall_size)
+        # exp(2.66) = 1 / 0.07, CLIP's first temperature
+        self.log_scale = nn.Parameter(torch.tensor(2.66))
+
+    def embed_text(self, states: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, H], [B, T] → [B, E], unit length."""
+        weights = mask.to(states.dtype).unsqueeze(-1)
+        pooled = (states * weights).sum(1) / weights.sum(1)
+        return F.normalize(self.text(pooled).float(), dim=-1)
+
+    def embed_image(self, states: Tensor) -> Tensor:
+        """[B, P, H] → [B, E], unit length."""
+        return F.normalize(self.image(states.mean(1)).float(), dim=-1)
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature, at most 100 (CLIP's bound against collapse)."""
+        return self.log_scale.clamp(max=4.6052).exp()
+
+
+class MatchHead(nn.Module):
+    """BERT's pooler on `[CLS]`, then one logit.
+
+    The paper has two logits under a softmax cross-entropy; its score is their difference, which
+    is this one logit under a binary cross-entropy.
+    """
+
+    def __init__(self, config: FashionBertConfig) -> None:
+        super().__init__()
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        # What the recall similarity adds to the logit: nothing while training, so that the joint
+        # layers learn to match by themselves; `model.calibration` sets it on held-out products.
+        if config.stack_recall:
+            self.register_buffer("recall_weight", torch.zeros(()))
+
+    recall_weight: Tensor
+
+    def forward(self, cls: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """[B, H], and recall cosines [B] where they are stacked → logit [B]."""
+        pooled = torch.tanh(self.pooler(cls))
+        logit: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1).float()
+        if similarity is not None:
+            logit = logit + self.recall_weight * similarity
+        return logit
+
+
+class MaskedLanguageHead(nn.Module):
+    """BERT's: dense + GELU + LayerNorm, then the word embeddings as decoder, + a bias a token."""
+
+    def __init__(self, config: FashionBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, states: Tensor, words: Tensor) -> Tensor:
+        """[M, H], and the word embeddings [V, H] → float32 logits [M, V].
+
+        The embeddings are given, not owned: so they are tied, and saved once.
+        """
+        return F.linear(self.norm(F.gelu(self.dense(states))), words, self.bias).float()
+
+
+class MaskedPatchHead(nn.Module):
+    """Linear H→F without bias: the logits of a patch's feature."""
+
+    def __init__(self, config: FashionBertConfig) -> None:
+        super().__init__()
+        self.decoder = nn.Linear(config.hidden_size, config.patch_feature_size, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[M, H] → float32 [M, F]."""
+        out: Tensor = self.decoder(states)
+        return out.float()
