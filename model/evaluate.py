@@ -26,6 +26,9 @@ from model.states import QuantisedStates
 
 Match = Callable[[QuantisedStates, QuantisedStates], NDArray[np.float32]]
 
+#: Keys of an evaluation's figures, in the order of its samples.
+DIRECTIONS = ("text_to_image", "image_to_text")
+
 #: Recall candidates that the two-stage search reranks.
 CANDIDATES = 64
 
@@ -214,41 +217,28 @@ def evaluate(
     pools = sampled_candidates(
         encoded.text_numbers, encoded.groups, chosen, negatives=negatives, seed=seed
     )
-    directions = {
-        "text_to_image": (recall_scores(encoded), match_text),
-        "image_to_text": (_picture_scores(encoded), match_image),
-    }
+    scorers = (recall_scores(encoded), match_text), (_picture_scores(encoded), match_image)
     figures: dict[str, Any] = {"queries": len(chosen), "products": len(encoded)}
     samples = []
-    total = len(directions) * len(chosen) * (2 if full else 1)
+    total = len(DIRECTIONS) * len(chosen) * (2 if full else 1)
     task = progress.add_task("ranking", total=total) if progress is not None else None
 
     def advance() -> None:
         if progress is not None and task is not None:
             progress.advance(task)
 
-    for direction, (recall, match_one) in directions.items():
+    for direction, (recall, match_one) in zip(DIRECTIONS, scorers, strict=True):
         recalled = np.take_along_axis(recall[chosen], pools, axis=1)
-        staged = _ranked_first(recalled) < candidates
-        scored = np.ones_like(staged) if rerank_all else staged
+        scored = _ranked_first(recalled) < candidates
+        if rerank_all:
+            scored[:] = True
         logits = np.zeros_like(recalled)
         for row, query in enumerate(chosen):
             columns = np.flatnonzero(scored[row])
             logits[row, columns] = match_one(encoded, match, int(query), pools[row, columns])
             advance()
         samples.append(Sample(recalled, logits, scored))
-        width = pools.shape[1]
-        sampled = {
-            "recall": ranks_among(recalled),
-            "two_stage": ranks_among(_above(recalled, logits, staged)),
-        }
-        if rerank_all:
-            sampled["rerank"] = ranks_among(logits)
-        result: dict[str, Any] = {
-            "sampled": {
-                stage: rank_figures(ranks, width).as_dict() for stage, ranks in sampled.items()
-            }
-        }
+        result: dict[str, Any] = {"sampled": sampled_figures(samples[-1], candidates)}
         if full:
             both = recall[chosen].astype(np.float64)
             for row, query in enumerate(chosen):
@@ -266,13 +256,36 @@ def evaluate(
             }
         figures[direction] = result
     if rerank_all:
-        positive = np.concatenate([sample.logits[:, 0] for sample in samples])
-        negative = np.concatenate([sample.logits[:, 1] for sample in samples])
-        figures["matching"] = {
-            "accuracy": round(50 * float((positive > 0).mean() + (negative <= 0).mean()), 2),
-            "auc": round(100 * area_under_curve(positive, negative), 2),
-        }
+        figures["matching"] = matching_figures(samples)
     return Evaluation(figures, tuple(samples))
+
+
+def sampled_figures(sample: Sample, candidates: int) -> dict[str, Any]:
+    """Figures of one direction's sampled protocol, by stage.
+
+    Args:
+        sample: at least the recall's first `candidates` of each row scored.
+        candidates: how many the two-stage search reranks.
+    """
+    staged = _ranked_first(sample.recalled) < candidates
+    ranks = {
+        "recall": ranks_among(sample.recalled),
+        "two_stage": ranks_among(_above(sample.recalled, sample.logits, staged)),
+    }
+    if sample.scored.all():
+        ranks["rerank"] = ranks_among(sample.logits)
+    width = sample.recalled.shape[1]
+    return {stage: rank_figures(found, width).as_dict() for stage, found in ranks.items()}
+
+
+def matching_figures(samples: Sequence[Sample]) -> dict[str, float]:
+    """Accuracy and AUC in percent of telling a true pair from the first negative drawn for it."""
+    positive = np.concatenate([sample.logits[:, 0] for sample in samples])
+    negative = np.concatenate([sample.logits[:, 1] for sample in samples])
+    return {
+        "accuracy": round(50 * float((positive > 0).mean() + (negative <= 0).mean()), 2),
+        "auc": round(100 * area_under_curve(positive, negative), 2),
+    }
 
 
 def _ranked_first(recalled: NDArray[np.float32]) -> NDArray[np.int64]:

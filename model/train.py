@@ -212,11 +212,10 @@ class Trainer:
             return
         network = FashionBertModel.from_pretrained(self.folder.best).to(self.device)
         before = validate(network, self.validation, bars, rerank_all=True)
-        training["calibration"] = fit_to_unseen(network, before)
-        after = validate(network, self.validation, bars, rerank_all=True)
-        training["figures"], training["figures_before_fit"] = after.figures, before.figures
+        training["calibration"], figures = fit_to_unseen(network, before)
+        training["figures"], training["figures_before_fit"] = figures, before.figures
         self.folder.write_best(network, training)
-        self.folder.log({"step": self.progression.step, "validation": after.figures, "final": True})
+        self.folder.log({"step": self.progression.step, "validation": figures, "final": True})
 
     def _batches(self) -> Iterator[Batch]:
         """Batches from the current step to the end, each made while the one before is trained."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,14 @@ from rich.progress import Progress
 from model.calibration import calibrate, fit_stacking
 from model.dataset import TrainingSet
 from model.errors import TrainingError
-from model.evaluate import EncodedCatalogue, Evaluation, evaluate
+from model.evaluate import (
+    DIRECTIONS,
+    EncodedCatalogue,
+    Evaluation,
+    evaluate,
+    matching_figures,
+    sampled_figures,
+)
 from model.network import FashionBertModel
 from model.states import QuantisedStates, quantise
 
@@ -142,7 +150,9 @@ def validate(
         network.train()
 
 
-def fit_to_unseen(network: FashionBertModel, evaluation: Evaluation) -> tuple[float, float]:
+def fit_to_unseen(
+    network: FashionBertModel, evaluation: Evaluation
+) -> tuple[tuple[float, float], dict[str, Any]]:
     """Stack recall similarity and match logit, in place, and fit the match probability.
 
     Args:
@@ -150,19 +160,22 @@ def fit_to_unseen(network: FashionBertModel, evaluation: Evaluation) -> tuple[fl
         evaluation: of this network, every pair scored.
 
     Returns:
-        (slope, intercept) of the probability for the adjusted network.
+        (slope, intercept) of the probability, and the figures, both for the adjusted network.
     """
     head = network.match_head
-    logits = [sample.logits.astype(np.float64) for sample in evaluation.samples]
+    samples = list(evaluation.samples)
     if network.config.stack_recall:
-        similarity, match = fit_stacking(evaluation.samples)
+        similarity, match = fit_stacking(samples)
         with torch.no_grad():
             head.recall_weight.fill_(similarity)
             head.classifier.weight.mul_(match)
             head.classifier.bias.mul_(match)
-        logits = [
-            similarity * sample.recalled + match * rows
-            for sample, rows in zip(evaluation.samples, logits, strict=True)
+        samples = [
+            replace(sample, logits=similarity * sample.recalled + match * sample.logits)
+            for sample in samples
         ]
-    both = np.concatenate(logits)
-    return calibrate(both[:, 0], both[:, 1])
+    figures = {**evaluation.figures, "matching": matching_figures(samples)}
+    for direction, sample in zip(DIRECTIONS, samples, strict=True):
+        figures[direction] = {"sampled": sampled_figures(sample, _CANDIDATES)}
+    both = np.concatenate([sample.logits for sample in samples]).astype(np.float64)
+    return calibrate(both[:, 0], both[:, 1]), figures

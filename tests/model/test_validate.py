@@ -124,7 +124,7 @@ def test_what_is_fitted_is_set_in_the_head(
     bias = head.classifier.bias.detach().fill_(0.25).clone()
     before = validate(network, validation, rerank_all=True)
     similarity, match = fit_stacking(before.samples)
-    slope, intercept = fit_to_unseen(network, before)
+    (slope, intercept), figures = fit_to_unseen(network, before)
     assert slope > 0
     assert np.isfinite(intercept)
     assert head.recall_weight.item() == pytest.approx(similarity)
@@ -134,6 +134,10 @@ def test_what_is_fitted_is_set_in_the_head(
     after = validate(network, validation, rerank_all=True)
     for old, new in zip(before.samples, after.samples, strict=True):
         assert np.abs(new.logits - (similarity * old.recalled + match * old.logits)).max() < 0.1
+    for way in ("text_to_image", "image_to_text"):
+        for stage, told in figures[way]["sampled"].items():
+            seen = after.figures[way]["sampled"][stage]["rank1"]
+            assert told["rank1"] == pytest.approx(seen, abs=100 / 32 + 0.01)  # one query
     logits = np.concatenate([sample.logits for sample in after.samples])
     assert (slope, intercept) == pytest.approx(calibrate(logits[:, 0], logits[:, 1]), abs=0.1)
 
@@ -147,6 +151,6 @@ def test_without_stacking_nothing_is_adjusted(
     network = FashionBertModel(config)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     evaluation = validate(network, Validation(unseen_set, queries=8), rerank_all=True)
-    slope, intercept = fit_to_unseen(network, evaluation)
+    (slope, intercept), _ = fit_to_unseen(network, evaluation)
     assert np.isfinite([slope, intercept]).all()
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
