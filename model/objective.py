@@ -69,8 +69,12 @@ class TrainingModel(nn.Module):
         repeated = rows.repeat_interleave(count)
         text_rows = torch.cat([rows, repeated, drawn.texts.flatten().to(rows.device)])
         image_rows = torch.cat([rows, drawn.images.flatten().to(rows.device), repeated])
+        # `index_select`, since the gradient of plain indexing adds up in the order of the threads,
+        # and a resumed run must be the same to the bit.
         logits = network.match(
-            texts[text_rows], batch.attention_mask[text_rows], images[image_rows]
+            texts.index_select(0, text_rows),
+            batch.attention_mask.index_select(0, text_rows),
+            images.index_select(0, image_rows),
         )
         positive, with_images, with_texts = logits.split([size, size * count, size * count])
         match = match_loss(
@@ -110,9 +114,14 @@ class TrainingModel(nn.Module):
         length = texts.shape[1]
         if network.masked_language_head is not None and tokens is not None:
             words = network.text_embeddings.word.weight
-            logits = network.masked_language_head(states[:, :length][tokens], words)
+            logits = network.masked_language_head(_rows(states[:, :length], tokens), words)
             losses["mlm"] = mlm_loss(logits, batch.input_ids[tokens])
         if network.masked_patch_head is not None and features is not None and patches is not None:
-            predictions = network.masked_patch_head(states[:, length:][patches])
+            predictions = network.masked_patch_head(_rows(states[:, length:], patches))
             losses["mpm"] = mpm_loss(predictions, features[patches])
         return losses
+
+
+def _rows(states: Tensor, chosen: Tensor) -> Tensor:
+    """[B, L, H] and bool [B, L] → the chosen states [M, H]; see above for `index_select`."""
+    return states.flatten(0, 1).index_select(0, chosen.flatten().nonzero().squeeze(1))

@@ -28,10 +28,12 @@ BASE = "docker.io/library/python:3.11-slim"
 def _run(
     *command: str | Path, env: dict[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
+    # An engine's network helpers lie where an ordinary user's PATH does not look.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     return subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, "PATH": path, **(env or {})},
         capture_output=True,
         text=True,
         timeout=timeout,
