@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from model.evaluate import (
     DIRECTIONS,
     EncodedCatalogue,
     Evaluation,
+    Sample,
     evaluate,
     matching_figures,
     sampled_figures,
@@ -162,20 +164,39 @@ def fit_to_unseen(
     Returns:
         (slope, intercept) of the probability, and the figures, both for the adjusted network.
     """
-    head = network.match_head
     samples = list(evaluation.samples)
+    similarity, match = 0.0, 1.0
     if network.config.stack_recall:
         similarity, match = fit_stacking(samples)
+    samples = _weighted(samples, similarity, match, 0.0)
+    both = np.concatenate([sample.logits for sample in samples]).astype(np.float64)
+    slope, intercept = calibrate(both[:, 0], both[:, 1])
+    if network.config.stack_recall:
+        # The intercept goes into the logit, so that 0 divides pairs from others there too.
+        shift = intercept / slope
+        samples = _weighted(samples, 0.0, 1.0, shift)
+        intercept = 0.0
+        head = network.match_head
         with torch.no_grad():
             head.recall_weight.fill_(similarity)
             head.classifier.weight.mul_(match)
-            head.classifier.bias.mul_(match)
-        samples = [
-            replace(sample, logits=similarity * sample.recalled + match * sample.logits)
-            for sample in samples
-        ]
+            head.classifier.bias.mul_(match).add_(shift)
     figures = {**evaluation.figures, "matching": matching_figures(samples)}
     for direction, sample in zip(DIRECTIONS, samples, strict=True):
         figures[direction] = {"sampled": sampled_figures(sample, _CANDIDATES)}
-    both = np.concatenate([sample.logits for sample in samples]).astype(np.float64)
-    return calibrate(both[:, 0], both[:, 1]), figures
+    return (slope, intercept), figures
+
+
+def _weighted(
+    samples: Sequence[Sample], similarity: float, match: float, shift: float
+) -> list[Sample]:
+    """The samples with similarity · recall + match · logit + shift for logits."""
+    return [
+        replace(
+            sample,
+            logits=np.asarray(
+                similarity * sample.recalled + match * sample.logits + shift, dtype=np.float32
+            ),
+        )
+        for sample in samples
+    ]
