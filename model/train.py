@@ -33,8 +33,6 @@ from model.train_settings import TrainSettings, check_settings
 from model.validate import Validation, fit_to_unseen, validate
 from model.wordpiece import backbone_tokenizer, save_tokenizer, train_wordpiece
 
-__all__ = ["TrainSettings", "Trainer", "hardness_at", "learning_rate_at"]
-
 
 class Trainer:
     """One run in one folder: starts, goes on, validates, keeps the best.

@@ -105,7 +105,8 @@ def train(
     options.require_training()
     from model.catalogue import read_catalogue
     from model.holdout import hold_out as split
-    from model.train import Trainer, TrainSettings
+    from model.train import Trainer
+    from model.train_settings import TrainSettings
 
     columns = options.columns(id_column, image_column, title_column, description_column, separator)
 

@@ -3,11 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +20,8 @@ from model.checkpoint import load_checkpoint
 from model.dataset import Batch
 from model.errors import TrainingError
 from model.preprocess import TextTokenizer
-from model.train import Trainer, TrainSettings, hardness_at, learning_rate_at
+from model.train import Trainer
+from model.train_settings import TrainSettings
 
 #: A small network with dropout, so that the state of the random generators counts.
 SMALL = {
@@ -561,82 +559,3 @@ def test_a_frozen_cnn_is_read_once_and_kept(shop: Shop, resnet: Path, tmp_path: 
         if not torch.equal(weights[f"patch_network.cnn.{name}"], value)
     ]
     assert len(moved) > len(pretrained) / 2
-
-
-def test_schedules() -> None:
-    settings = TrainSettings(hard_from=0.1, hard_until=0.6)
-    assert [hardness_at(p, settings) for p in (0.0, 0.1, 0.6, 1.0)] == [0, 0, 1, 1]
-    assert hardness_at(0.35, settings) == pytest.approx(0.5)
-    at_once = TrainSettings(hard_from=0.5, hard_until=0.5)
-    assert [hardness_at(p, at_once) for p in (0.49, 0.51)] == [0, 1]
-    rates = [learning_rate_at(step, 100, 0.1) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == 1
-    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
-    assert rates[100] == 0
-    assert [learning_rate_at(step, 1, 0.1) for step in (0, 1)] == [1, 0]
-
-
-# Three steps on each of two processes, and what both of them then have.
-WORKER = """
-import sys
-from pathlib import Path
-import torch
-from safetensors.torch import save_file
-from model.catalogue import read_catalogue
-from model.tasks import contrastive_loss
-from model.train import Trainer, TrainSettings
-
-feed, out, results = map(Path, sys.argv[1:])
-settings = TrainSettings(
-    preset="tiny", epochs=1, batch_size=16, learning_rate=1e-3, validate_queries=10,
-    group_by="product_type",
-    overrides={
-        "hidden_size": 64, "num_hidden_layers": 3, "image_size": 64, "mlm": True, "mpm": True
-    },
-)
-learn = read_catalogue(feed / "train.csv", check_images=False)
-unseen = read_catalogue(feed / "val.csv", check_images=False)
-trainer = Trainer(settings, learn, unseen, out)
-trainer.run()
-rank = trainer.accelerator.process_index
-state = {name: value.detach().contiguous() for name, value in trainer.network.named_parameters()}
-
-generator = torch.Generator().manual_seed(0)
-texts, images = torch.nn.functional.normalize(torch.randn(2, 8, 5, generator=generator), dim=-1)
-numbers = torch.tensor([0, 1, 2, 0, 3, 4, 1, 5])
-rows = slice(4 * rank, 4 * rank + 4)
-same = numbers[rows, None] == numbers[None, :]
-scale = torch.tensor(9.0)
-state["contrastive"] = contrastive_loss(texts[rows], images[rows], scale, same, 4 * rank)
-save_file(state, results / f"{rank}.safetensors")
-trainer.accelerator.end_training()
-"""
-
-
-def test_two_processes_train_one_network(demo_catalogue: Path, tmp_path: Path) -> None:
-    from model.tasks import contrastive_loss
-
-    (tmp_path / "worker.py").write_text(WORKER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ran = subprocess.run(
-        [*launch, tmp_path / "worker.py", demo_catalogue, tmp_path / "run", tmp_path],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr
-    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
-    losses = torch.stack([part.pop("contrastive") for part in (first, second)])
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    log = lines(tmp_path / "run")
-    assert [line["step"] for line in log if "validation" not in line] == [0, 1, 2]
-    load_checkpoint(tmp_path / "run" / "best")
-    # Each process's rows against the columns of both are, together, the loss of one process.
-    generator = torch.Generator().manual_seed(0)
-    texts, images = torch.nn.functional.normalize(torch.randn(2, 8, 5, generator=generator), dim=-1)
-    numbers = torch.tensor([0, 1, 2, 0, 3, 4, 1, 5])
-    whole = contrastive_loss(texts, images, torch.tensor(9.0), numbers[:, None] == numbers[None, :])
-    torch.testing.assert_close(losses.mean(), whole)

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from model.schedule import hardness_at, learning_rate_at
+from model.train_settings import TrainSettings
+
+
+def test_schedules() -> None:
+    settings = TrainSettings(hard_from=0.1, hard_until=0.6)
+    assert [hardness_at(p, settings) for p in (0.0, 0.1, 0.6, 1.0)] == [0, 0, 1, 1]
+    assert hardness_at(0.35, settings) == pytest.approx(0.5)
+    at_once = TrainSettings(hard_from=0.5, hard_until=0.5)
+    assert [hardness_at(p, at_once) for p in (0.49, 0.51)] == [0, 1]
+    rates = [learning_rate_at(step, 100, 0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == 1
+    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    assert rates[100] == 0
+    assert [learning_rate_at(step, 1, 0.1) for step in (0, 1)] == [1, 0]
+
+
+# Three steps on each of two processes, and what both of them then have.
