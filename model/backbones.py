@@ -106,6 +106,9 @@ def new_config(
         fields["vocab_size"] = vocab_size
     fields.update(start["config"])
     fields.update(overrides)
+    if fields["patches"] == "grid" and "image_size" in overrides:
+        # The CNN sees the whole picture, as it is unless something else was asked for.
+        fields["cnn_image_size"] = overrides.get("cnn_image_size", overrides["image_size"])
     cnn = cnn or start["cnn"]
     if fields["patches"] == "conv":
         fields["patch_feature_size"] = fields["hidden_size"]

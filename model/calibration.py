@@ -1,6 +1,6 @@
 """What is fitted on held-out products once the network is trained: two small things.
 
-- How much the recall similarity and the match logit weigh in the served score (stacking, Wolpert
+- How much recall similarity, match logit and alignment weigh in the served score (stacking, Wolpert
   1992). The joint layers learn the training products by heart sooner than the recall head does, so
   what each is worth on new products can only be seen on such.
 - The match probability (Platt's scaling), from positives and as many negatives.
@@ -26,8 +26,8 @@ def _minimise(
     Undamped it runs away where the logits saturate, as there is hardly any curvature there.
 
     Args:
-        objective: value, gradient [2] and Hessian [2, 2] at a point.
-        start: where to begin, [2].
+        objective: value, gradient [F] and Hessian [F, F] at a point.
+        start: where to begin, [F].
     """
     point = start
     value, gradient, hessian = objective(point)
@@ -80,25 +80,51 @@ def calibrate(
     return float(solution[0]), float(solution[1])
 
 
-def fit_stacking(samples: Sequence[Sample]) -> tuple[float, float]:
+def fit_stacking(
+    samples: Sequence[Sample], aligned: Sequence[NDArray[np.float32]] = ()
+) -> tuple[float, ...]:
     """Weights of similarity and match logit that make held-out right answers likeliest.
 
-    Finds (a, c) in a · similarity + c · logit under a softmax over each query's scored
-    candidates; the likelihood is concave in both.
+    Finds (a, c) in a · similarity + c · logit, or (a, c, d) with + d · alignment, under a softmax
+    over each query's scored candidates; the likelihood is concave in all of them.
 
     Args:
         samples: of the bare match logits; queries whose right answer is not scored do not count.
+        aligned: token-to-patch alignments [Q, C] of each sample, where the network has them.
 
     Returns:
-        (a, c), neither below 0 and c 0 where the logits do not help.
+        (a, c) or (a, c, d), none below 0 and 0 for what does not help.
     """
-    parts = [np.stack([sample.recalled, sample.logits], axis=-1) for sample in samples]
+    parts = [_scores(samples, aligned, at) for at in range(len(samples))]
     scored = np.concatenate([sample.scored for sample in samples])
-    features = np.concatenate(parts).astype(np.float64)[scored[:, 0]]  # [Q, C, 2]
+    features = np.concatenate(parts)[scored[:, 0]]  # [Q, C, F]
     scored = scored[scored[:, 0]]
-    prior = np.array([10.0, 1.0])  # next to no weight, but a useless feature stays finite
+    # Next to no weight, but a useless score stays finite.
+    prior = np.array([10.0, 1.0, 10.0])[: features.shape[-1]]
     if not len(features):
-        return 10.0, 1.0
+        return tuple(prior.tolist())
+    used = np.ones(len(prior), dtype=np.bool_)
+    while used.any():
+        weights = np.zeros(len(prior))
+        weights[used] = _most_likely(features[..., used], scored, prior[used])
+        if not np.isfinite(weights).all():
+            break
+        if weights.min() >= 0:
+            return tuple(weights.tolist())
+        used &= weights > weights.min()  # what misleads most goes, the others are fitted again
+    return (10.0, *[0.0] * (len(prior) - 1))  # nothing ranks better than chance: the recall's order
+
+
+def _scores(
+    samples: Sequence[Sample], aligned: Sequence[NDArray[np.float32]], at: int
+) -> NDArray[np.float64]:
+    """[Q, C, F]: recall similarity, match logit, and alignment where it is there."""
+    scores = [samples[at].recalled, samples[at].logits, *aligned[at : at + 1]]
+    return np.stack(scores, axis=-1).astype(np.float64)
+
+
+def _most_likely(features: NDArray[np.float64], scored: NDArray[np.bool_], prior: _Point) -> _Point:
+    """Weights [F] of features [Q, C, F] with the right answer in column 0."""
 
     def objective(point: _Point) -> tuple[float, _Point, NDArray[np.float64]]:
         logits = np.where(scored, features @ point, -np.inf)
@@ -113,21 +139,18 @@ def fit_stacking(samples: Sequence[Sample]) -> tuple[float, float]:
         return (
             loss + 5e-7 * float((point - prior) @ (point - prior)),
             (expected - features[:, 0]).mean(axis=0) + 1e-6 * (point - prior),
-            hessian + 1e-6 * np.eye(2),
+            hessian + 1e-6 * np.eye(len(point)),
         )
 
-    similarity, match = (float(weight) for weight in _minimise(objective, prior))
-    if not (np.isfinite(similarity) and np.isfinite(match)) or max(similarity, match) <= 0:
-        return 10.0, 0.0  # neither ranks better than chance: leave the recall's order
-    return max(0.0, similarity), max(0.0, match)
+    return _minimise(objective, prior)
 
 
-def stacked_rank1(samples: Sequence[Sample]) -> float:
+def stacked_rank1(samples: Sequence[Sample], aligned: Sequence[NDArray[np.float32]] = ()) -> float:
     """Rank@1 in percent of the fitted score over what is scored, mean of the directions."""
-    similarity, match = fit_stacking(samples)
+    weights = np.array(fit_stacking(samples, aligned))
     shares = []
-    for sample in samples:
-        scores = similarity * sample.recalled.astype(np.float64) + match * sample.logits
+    for at, sample in enumerate(samples):
+        scores = _scores(samples, aligned, at) @ weights
         scores[~sample.scored] = -np.inf
         first = sample.scored[:, 0] & (scores[:, 1:] < scores[:, :1]).all(axis=1)
         shares.append(100 * float(first.mean()))

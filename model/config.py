@@ -28,6 +28,8 @@ class FashionBertConfig(PreTrainedConfig):
         recall_size: width E of the recall embeddings; 0 leaves the recall head out.
         stack_recall: the served match logit adds the recall similarity, with weights fitted on
             held-out products after training (`model.calibration`); needs a recall head.
+        alignment_size: width D of the token-to-patch alignment; 0 leaves it out. It is a score of
+            its own that the served match logit adds, weighted as the recall similarity is.
         patches: `crop` (each patch through the CNN: the paper), `grid` (the CNN's feature map of
             the whole picture), `conv` (a small stem learnt from scratch).
         patch_grid: patches a side; P = patch_grid².
@@ -36,6 +38,8 @@ class FashionBertConfig(PreTrainedConfig):
         cnn_config: the CNN's own configuration, kept so that a checkpoint needs nothing else.
         cnn_image_size: side of what `crop` and `grid` give to the CNN, in pixels.
         freeze_cnn: the CNN is not trained, and its features may be computed once.
+        frozen_cnn_stages: of a CNN that is trained, the stem and this many of its first stages
+            stay as they were; 0 trains all of it.
         patch_feature_size: width F of a patch's feature.
         mlm: train masked language modelling too, with a head of its own.
         mpm: train masked patch modelling too, with a head of its own.
@@ -59,6 +63,7 @@ class FashionBertConfig(PreTrainedConfig):
     joint_from: int = 0
     recall_size: int = 0
     stack_recall: bool = False
+    alignment_size: int = 0
 
     patches: str = "crop"
     patch_grid: int = 8
@@ -67,6 +72,7 @@ class FashionBertConfig(PreTrainedConfig):
     cnn_config: dict[str, Any] | None = None
     cnn_image_size: int = 224
     freeze_cnn: bool = True
+    frozen_cnn_stages: int = 0
     patch_feature_size: int = 2048
 
     mlm: bool = False
@@ -102,6 +108,8 @@ def check_config(config: FashionBertConfig) -> None:
         raise TrainingError("stack_recall needs a recall head: set recall_size, 256 say")
     if config.stack_recall and not config.joint_from:
         raise TrainingError("stack_recall pools the states after layer k: set joint_from above 0")
+    if config.alignment_size and not config.stack_recall:
+        raise TrainingError("alignment_size is a part of the stacked score: set stack_recall too")
     if config.max_text_tokens > config.max_position_embeddings:
         raise TrainingError(
             f"max_text_tokens={config.max_text_tokens} is more than the text backbone's "
@@ -132,6 +140,16 @@ PRESETS: dict[str, dict[str, Any]] = {
             "max_text_tokens": 448,
             "mlm": True,
             "mpm": True,
+        },
+        # Settings of `TrainSettings`, unless others are asked for.
+        "training": {
+            "batch_size": 64,
+            "learning_rate": 2e-5,
+            "betas": (0.95, 0.999),
+            "weight_decay": 1e-4,
+            "warmup": 5000,
+            "weighting": "adaptive-loss",
+            "rank_loss": False,
         },
     },
     "base": {

@@ -19,6 +19,9 @@ from model.masking import PATCH_SHARE, Masking, mask_patches
 from model.preprocess import TextTokenizer
 from model.ranking import number_by_value
 
+#: Batches of the whole catalogue that are sorted by the length of their texts.
+_LIKE_LENGTH = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -126,17 +129,23 @@ class TrainingSet:
             same_group: share of the products that come in batches of one sub-category, which
                 makes every other product of the batch a hard negative for the recall head.
             seed: of the training.
+
+        The other batches are drawn over the whole catalogue, with texts of like length together,
+        so that little of a batch is padding.
         """
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(self))
+        steps = len(self) // batch_size
+        order = rng.permutation(len(self))[: steps * batch_size]  # any may be left out
         cut = round(same_group * len(order))
         grouped, mixed = order[:cut], order[cut:]
         # Whole groups after one another, in random order: a stable sort keeps the shuffle inside.
         keys = rng.permutation(int(self.groups.max(initial=0)) + 1)
         grouped = grouped[np.argsort(keys[self.groups[grouped]], kind="stable")]
+        for start in range(0, len(mixed), _LIKE_LENGTH * batch_size):
+            part = slice(start, start + _LIKE_LENGTH * batch_size)
+            mixed[part] = mixed[part][np.argsort(self.lengths[mixed[part]], kind="stable")]
         order = np.concatenate([grouped, mixed])
-        steps = len(order) // batch_size
-        batches = order[len(order) - steps * batch_size :].reshape(steps, batch_size)
+        batches = order.reshape(steps, batch_size)
         return rng.permutation(batches).astype(np.int64)
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator, augment: bool) -> Batch:

@@ -1,6 +1,7 @@
-"""The heads of the network: recall, match, and those of the two masked tasks.
+"""The heads of the network: recall, alignment, match, and those of the two masked tasks.
 
-Shapes: B pairs, T text tokens, P patches, H hidden width, E recall width, F patch feature width.
+Shapes: B pairs, T text tokens, P patches, H hidden width, E recall width, D alignment width,
+F patch feature width.
 """
 
 from __future__ import annotations
@@ -38,6 +39,49 @@ class RecallHead(nn.Module):
         return self.log_scale.clamp(max=4.6052).exp()
 
 
+class AlignmentHead(nn.Module):
+    """Token-to-patch alignment: how well each token finds a patch that shows it.
+
+    Late interaction (MaxSim; Khattab and Zaharia, arXiv 2004.12832) with a learnt weight a token;
+    the paper names such an alignment as its first next step. One projection a modality.
+    """
+
+    def __init__(self, config: FashionBertConfig) -> None:
+        super().__init__()
+        self.text = nn.Linear(config.hidden_size, config.alignment_size)
+        self.image = nn.Linear(config.hidden_size, config.alignment_size)
+        self.salience = nn.Linear(config.hidden_size, 1)
+        self.log_scale = nn.Parameter(torch.tensor(2.66))  # as the recall head's
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature, at most 100."""
+        return self.log_scale.clamp(max=4.6052).exp()
+
+    def tokens(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, H], [B, T] → unit vectors [B, T, D] and weights [B, T], a text's summing to 1."""
+        salience = self.salience(states).squeeze(-1).float() + (1.0 - mask.float()) * -1e4
+        return F.normalize(self.text(states).float(), dim=-1), salience.softmax(dim=-1)
+
+    def patches(self, states: Tensor) -> Tensor:
+        """[B, P, H] → unit vectors [B, P, D]."""
+        return F.normalize(self.image(states).float(), dim=-1)
+
+    def forward(self, text_states: Tensor, mask: Tensor, image_states: Tensor) -> Tensor:
+        """Alignment of B pairs: [B, T, H], [B, T], [B, P, H] → [B], from −1 to 1."""
+        tokens, weights = self.tokens(text_states, mask)
+        cosines = tokens @ self.patches(image_states).transpose(1, 2)  # [B, T, P]
+        return (cosines.amax(dim=-1) * weights).sum(-1)
+
+    def all_pairs(self, text_states: Tensor, mask: Tensor, image_states: Tensor) -> Tensor:
+        """Alignment of each of B texts with each of C pictures: [B, C]."""
+        tokens, weights = self.tokens(text_states, mask)
+        patches = self.patches(image_states)
+        cosines = tokens.flatten(0, 1) @ patches.flatten(0, 1).T  # [B · T, C · P]
+        best = cosines.unflatten(1, patches.shape[:2]).amax(dim=-1)  # [B · T, C]
+        return (best.unflatten(0, tokens.shape[:2]) * weights.unsqueeze(-1)).sum(1)
+
+
 class MatchHead(nn.Module):
     """BERT's pooler on `[CLS]`, then one logit.
 
@@ -50,19 +94,26 @@ class MatchHead(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        # What the recall similarity adds to the logit: nothing while training, so that the joint
+        # What the other two scores add to the logit: nothing while training, so that the joint
         # layers learn to match by themselves; `model.calibration` sets it on held-out products.
         if config.stack_recall:
             self.register_buffer("recall_weight", torch.zeros(()))
+        if config.alignment_size:
+            self.register_buffer("alignment_weight", torch.zeros(()))
 
     recall_weight: Tensor
+    alignment_weight: Tensor
 
-    def forward(self, cls: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """[B, H], and recall cosines [B] where they are stacked → logit [B]."""
+    def forward(
+        self, cls: Tensor, similarity: Tensor | None = None, alignment: Tensor | None = None
+    ) -> Tensor:
+        """[B, H], and recall cosines and alignments [B] where they are stacked → logit [B]."""
         pooled = torch.tanh(self.pooler(cls))
         logit: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1).float()
         if similarity is not None:
             logit = logit + self.recall_weight * similarity
+        if alignment is not None:
+            logit = logit + self.alignment_weight * alignment
         return logit
 
 

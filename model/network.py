@@ -14,7 +14,13 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from model.config import FashionBertConfig, check_config
-from model.heads import MaskedLanguageHead, MaskedPatchHead, MatchHead, RecallHead
+from model.heads import (
+    AlignmentHead,
+    MaskedLanguageHead,
+    MaskedPatchHead,
+    MatchHead,
+    RecallHead,
+)
 from model.patches import build_patch_network
 
 logging.disable_progress_bar()  # one a file loaded or saved; our own say what takes time
@@ -147,6 +153,7 @@ class FashionBertModel(PreTrainedModel):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.match_head = MatchHead(config)
         self.recall_head = RecallHead(config) if config.recall_size else None
+        self.alignment_head = AlignmentHead(config) if config.alignment_size else None
         # For training only: no exported graph holds them.
         self.masked_language_head = MaskedLanguageHead(config) if config.mlm else None
         self.masked_patch_head = MaskedPatchHead(config) if config.mpm else None
@@ -259,12 +266,14 @@ class FashionBertModel(PreTrainedModel):
         """
         states, mask = self._below_last(text_states, text_mask, image_states)
         cls = self.layers[-1](states, mask, first_only=True)[:, 0]
-        similarity = None
+        similarity = alignment = None
         if self.config.stack_recall and self.recall_head is not None and not self.training:
             texts = self.recall_head.embed_text(text_states, text_mask)
             images = self.recall_head.embed_image(image_states)
             similarity = (texts * images).sum(-1)
-        logit: Tensor = self.match_head(cls, similarity)
+            if self.alignment_head is not None:
+                alignment = self.alignment_head(text_states, text_mask, image_states)
+        logit: Tensor = self.match_head(cls, similarity, alignment)
         return logit
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.dataset import Batch
 from model.network import FashionBertModel
 from model.tasks import (
+    alignment_loss,
     contrastive_loss,
     draw_negatives,
     gather,
@@ -27,10 +28,11 @@ from model.tasks import (
 class TrainingModel(nn.Module):
     """The network with its tasks: one forward a step, so that any wrapper (DDP) sees one."""
 
-    def __init__(self, network: FashionBertModel, negatives: int) -> None:
+    def __init__(self, network: FashionBertModel, negatives: int, rank_loss: bool = True) -> None:
         super().__init__()
         self.network = network
         self.negatives = negatives
+        self.rank_loss = rank_loss
 
     def forward(
         self, batch: Batch, hardness: float, generator: torch.Generator, offset: int
@@ -62,6 +64,9 @@ class TrainingModel(nn.Module):
             similarity = head.scale * text_embeddings @ image_embeddings.T
         else:
             hardness = 0.0
+        if network.alignment_head is not None:
+            scores = network.alignment_head.all_pairs(texts, batch.attention_mask, images)
+            losses["alignment"] = alignment_loss(scores, network.alignment_head.scale, local)
 
         count = self.negatives
         drawn = draw_negatives(similarity, local, hardness, count, generator)
@@ -82,6 +87,7 @@ class TrainingModel(nn.Module):
             with_images.view(size, count),
             with_texts.view(size, count),
             drawn.usable.to(rows.device),
+            self.rank_loss,
         )
         losses["match"] = match.loss
         losses.update(self._masked_losses(batch, inputs.get("features"), texts, images))

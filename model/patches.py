@@ -60,18 +60,22 @@ class _CnnPatches(nn.Module):
         self.input_size = config.cnn_image_size
         self.frozen = config.freeze_cnn
         self.cnn = build_cnn(config)
+        self.cnn.eval()
         # Persistent: from_pretrained builds on the meta device and fills only what was saved.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         if self.frozen:
             self.cnn.requires_grad_(False)
-            self.cnn.eval()
+        elif config.frozen_cnn_stages:
+            freeze_stages(self.cnn, config.frozen_cnn_stages)
 
     def train(self, mode: bool = True) -> _CnnPatches:
-        """A frozen CNN stays in evaluation mode: its batch-norm statistics must not move."""
+        """The CNN stays in evaluation mode: its batch-norm statistics must not move.
+
+        Of a CNN that is trained, too: batches of one sub-category are no sample of the pictures.
+        """
         super().train(mode)
-        if self.frozen:
-            self.cnn.eval()
+        self.cnn.eval()
         return self
 
     def feature_map(self, pixels: Tensor) -> Tensor:
@@ -144,6 +148,42 @@ class ConvPatches(nn.Module):
         images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         features: Tensor = self.stem(images.contiguous(memory_format=torch.channels_last))
         return features.flatten(2).transpose(1, 2)
+
+
+def freeze_stages(cnn: nn.Module, count: int) -> None:
+    """Keep what comes before a vision model's stage `count` as it is, in place.
+
+    Stages are a ResNet's or ConvNeXt's stages, or a vision transformer's layers; its stem counts
+    with the first, whatever follows the last with the last.
+
+    Raises:
+        TrainingError: there are not that many, or it has none that are known.
+    """
+    encoder: Any = getattr(cnn, "encoder", cnn)
+    stages = next(
+        (
+            getattr(encoder, name)
+            for name in ("stages", "layer", "layers")
+            if isinstance(getattr(encoder, name, None), nn.ModuleList)
+        ),
+        None,
+    )
+    if stages is None:
+        raise TrainingError(
+            f"frozen_cnn_stages={count}: a {type(cnn).__name__} has no stages that can be told "
+            "apart; set it to 0 to train all of it"
+        )
+    if not count < len(stages):
+        raise TrainingError(
+            f"frozen_cnn_stages={count}: the CNN has {len(stages)} stages, and at least one must "
+            "be left to train; freeze_cnn keeps all of them"
+        )
+    trained = {id(parameter) for parameter in stages[count:].parameters()}
+    for name, module in cnn.named_children():
+        if "norm" in name:  # a vision transformer's last
+            trained.update(id(parameter) for parameter in module.parameters())
+    for parameter in cnn.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
 
 
 def build_cnn(config: FashionBertConfig) -> nn.Module:

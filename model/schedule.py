@@ -16,8 +16,15 @@ def hardness_at(progress: float, settings: TrainSettings) -> float:
 
 
 def learning_rate_at(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then linear decay to 0, as a factor."""
-    warm = max(1, round(warmup * steps))
+    """Linear warm-up, then linear decay to 0, as a factor.
+
+    Args:
+        step: from 0.
+        steps: of the run.
+        warmup: a share of the steps or, above 1, a number of them, of which a short run takes no
+            more than half: it would never get to its rate.
+    """
+    warm = max(1, round(warmup * steps if warmup <= 1 else min(warmup, steps / 2)))
     return min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
 
 
@@ -25,6 +32,7 @@ def learning_rate_at(step: int, steps: int, warmup: float) -> float:
 _HEADS = (
     "patch_embeddings.",
     "recall_head.",
+    "alignment_head.",
     "match_head.",
     "masked_language_head.",
     "masked_patch_head.",

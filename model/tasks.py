@@ -1,6 +1,7 @@
 """The training tasks: each takes the network's outputs for a batch of B products to one loss.
 
 - recall: symmetric contrastive loss over the batch (InfoNCE, CLIP's form).
+- alignment: the same over token-to-patch scores, where the configuration has them.
 - match: text and image alignment (TIA, paper §3.4): binary cross-entropy on positives and
   negatives, and a rank term, which is what reranking needs.
 - mlm, mpm: masked language and masked patch modelling (paper §3.4), where the configuration has
@@ -40,6 +41,20 @@ def contrastive_loss(
         logits = (scale * queries @ gallery.T).masked_fill(ignored, -1e4)
         loss = loss + F.cross_entropy(logits, target)
     return loss / 2
+
+
+def alignment_loss(scores: Tensor, scale: Tensor, same: Tensor) -> Tensor:
+    """InfoNCE both ways over the scores of all pairs of this process's batch.
+
+    Args:
+        scores: [B, B], texts by pictures.
+        scale: inverse temperature.
+        same: bool [B, B], pairs with the same text; the diagonal is ignored.
+    """
+    ignored = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    logits = (scale * scores).masked_fill(ignored, -1e4)
+    target = torch.arange(len(same), device=same.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def gather(values: Tensor) -> Tensor:
@@ -109,7 +124,11 @@ class MatchLoss:
 
 
 def match_loss(
-    positive: Tensor, with_images: Tensor, with_texts: Tensor, usable: Tensor
+    positive: Tensor,
+    with_images: Tensor,
+    with_texts: Tensor,
+    usable: Tensor,
+    ranked: bool = True,
 ) -> MatchLoss:
     """TIA's binary cross-entropy, 1:1 between positives and negatives, and the rank term.
 
@@ -118,6 +137,7 @@ def match_loss(
         with_images: [B, M] logits of each text with its negative pictures.
         with_texts: [B, M] logits of each picture with its negative texts.
         usable: bool [B], rows whose negatives are ones.
+        ranked: with the rank term, which the paper has not.
     """
     weight = usable.float()
     total = weight.sum().clamp(min=1)
@@ -129,7 +149,8 @@ def match_loss(
     for others in (with_images, with_texts):
         candidates = torch.cat([positive.unsqueeze(1), others], dim=1)
         rank = rank - candidates.log_softmax(dim=1)[:, 0]
-    loss = ((alignment / 2 + rank / 2) * weight).sum() / total
+    terms = alignment + rank if ranked else alignment
+    loss = (terms / 2 * weight).sum() / total
     right = (positive > 0).float() / 2 + (negatives < 0).float().mean(dim=1) / 2
     return MatchLoss(loss, ((right * weight).sum() / total).detach())
 

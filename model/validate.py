@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from model.evaluate import (
     DIRECTIONS,
     EncodedCatalogue,
     Evaluation,
+    Match,
     Sample,
     evaluate,
     matching_figures,
@@ -117,6 +119,32 @@ def torch_match(
     return result
 
 
+def torch_align(
+    network: FashionBertModel, texts: QuantisedStates, images: QuantisedStates
+) -> NDArray[np.float32]:
+    """Token-to-patch alignments of pairs, as `torch_match` gives their logits."""
+    head = network.alignment_head
+    if head is None:
+        raise ValueError("the network has no alignment head")
+    device = next(network.parameters()).device
+    mask = torch.from_numpy((texts.scales > 0).astype(np.int64)).to(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        alignment = head(
+            torch.from_numpy(texts.dequantise()).to(device),
+            mask,
+            torch.from_numpy(images.dequantise()).to(device),
+        )
+    result: NDArray[np.float32] = alignment.float().cpu().numpy()
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Validated(Evaluation):
+    """An evaluation with the alignments [Q, C] of each sample, where the network has them."""
+
+    aligned: tuple[NDArray[np.float32], ...] = ()
+
+
 #: Recall candidates that validation reranks: few, as it runs many times.
 _CANDIDATES = 16
 
@@ -127,7 +155,7 @@ def validate(
     progress: Progress | None = None,
     *,
     rerank_all: bool = False,
-) -> Evaluation:
+) -> Validated:
     """Sampled-101 both ways; the network is left in training mode.
 
     Args:
@@ -139,23 +167,33 @@ def validate(
     network.eval()  # type: ignore[no-untyped-call]
     try:
         with torch.inference_mode():
-            return evaluate(
-                encode_products(network, validation.products),
-                lambda texts, images: torch_match(network, texts, images),
-                queries=validation.queries,
-                candidates=_CANDIDATES,
-                rerank_all=rerank_all or not network.config.recall_size,
-                full=False,
-                progress=progress,
-            )
+            encoded = encode_products(network, validation.products)
+
+            def scored_by(match: Match, progress: Progress | None) -> Evaluation:
+                return evaluate(
+                    encoded,
+                    match,
+                    queries=validation.queries,
+                    candidates=_CANDIDATES,
+                    rerank_all=rerank_all or not network.config.recall_size,
+                    full=False,
+                    progress=progress,
+                )
+
+            matched = scored_by(partial(torch_match, network), progress)
+            aligned: tuple[NDArray[np.float32], ...] = ()
+            if network.alignment_head is not None:
+                alignment = scored_by(partial(torch_align, network), None)
+                aligned = tuple(sample.logits for sample in alignment.samples)
+            return Validated(matched.figures, matched.samples, aligned)
     finally:
         network.train()
 
 
 def fit_to_unseen(
-    network: FashionBertModel, evaluation: Evaluation
+    network: FashionBertModel, evaluation: Validated
 ) -> tuple[tuple[float, float], dict[str, Any]]:
-    """Stack recall similarity and match logit, in place, and fit the match probability.
+    """Stack recall similarity, match logit and alignment in place; fit the match probability.
 
     Args:
         network: whose match head is adjusted, if it is made for stacking.
@@ -165,38 +203,42 @@ def fit_to_unseen(
         (slope, intercept) of the probability, and the figures, both for the adjusted network.
     """
     samples = list(evaluation.samples)
-    similarity, match = 0.0, 1.0
+    weights: tuple[float, ...] = (0.0, 1.0)
     if network.config.stack_recall:
-        similarity, match = fit_stacking(samples)
-    samples = _weighted(samples, similarity, match, 0.0)
+        weights = fit_stacking(samples, evaluation.aligned)
+    samples = _weighted(samples, evaluation.aligned, weights, 0.0)
     both = np.concatenate([sample.logits for sample in samples]).astype(np.float64)
     slope, intercept = calibrate(both[:, 0], both[:, 1])
     if network.config.stack_recall:
         # The intercept goes into the logit, so that 0 divides pairs from others there too.
         shift = intercept / slope
-        samples = _weighted(samples, 0.0, 1.0, shift)
+        samples = _weighted(samples, (), (0.0, 1.0), shift)
         intercept = 0.0
         head = network.match_head
         with torch.no_grad():
-            head.recall_weight.fill_(similarity)
-            head.classifier.weight.mul_(match)
-            head.classifier.bias.mul_(match).add_(shift)
+            head.recall_weight.fill_(weights[0])
+            head.classifier.weight.mul_(weights[1])
+            head.classifier.bias.mul_(weights[1]).add_(shift)
+            if evaluation.aligned:
+                head.alignment_weight.fill_(weights[2])
     figures = {**evaluation.figures, "matching": matching_figures(samples)}
+    figures["stacking"] = [round(weight, 4) for weight in weights]
     for direction, sample in zip(DIRECTIONS, samples, strict=True):
         figures[direction] = {"sampled": sampled_figures(sample, _CANDIDATES)}
     return (slope, intercept), figures
 
 
 def _weighted(
-    samples: Sequence[Sample], similarity: float, match: float, shift: float
+    samples: Sequence[Sample],
+    aligned: Sequence[NDArray[np.float32]],
+    weights: Sequence[float],
+    shift: float,
 ) -> list[Sample]:
-    """The samples with similarity · recall + match · logit + shift for logits."""
-    return [
-        replace(
-            sample,
-            logits=np.asarray(
-                similarity * sample.recalled + match * sample.logits + shift, dtype=np.float32
-            ),
-        )
-        for sample in samples
-    ]
+    """The samples with the weighted sum of their scores + shift for logits."""
+    result = []
+    for at, sample in enumerate(samples):
+        logits = weights[0] * sample.recalled + weights[1] * sample.logits + shift
+        if aligned:
+            logits = logits + weights[2] * aligned[at]
+        result.append(replace(sample, logits=np.asarray(logits, dtype=np.float32)))
+    return result

@@ -181,3 +181,27 @@ def test_perfect_and_hopeless_samples_stay_finite() -> None:
     assert np.isfinite(fit_stacking([broken])).all()
     unscored = Sample(recalled, recalled, np.zeros((9, 3), dtype=np.bool_))
     assert fit_stacking([unscored]) == (10.0, 1.0)
+
+
+def test_an_alignment_gets_its_weight_too() -> None:
+    drawn = sample((0.2, 0.3), (2.0, 2.0))
+    aligned = sample((0.2, 0.25), (1, 1), queries=1500).recalled[::-1].copy()
+    weights = fit_stacking([drawn], [aligned])
+    expected = (0.2 / 0.3**2, 0.5, 0.2 / 0.25**2)
+    assert weights == pytest.approx(expected, rel=0.2)
+    assert stacked_rank1([drawn], [aligned]) > stacked_rank1([drawn]) + 1
+
+
+@pytest.mark.parametrize("misleads", [0, 1, 2])
+def test_of_three_only_what_misleads_is_left_out(misleads: int) -> None:
+    scores = [sample((0.3, 0.4), (1, 1)).recalled]
+    rng = np.random.default_rng(11)
+    for _ in range(2):
+        drawn = rng.normal(0, 0.4, scores[0].shape).astype(np.float32)
+        drawn[:, 0] += 0.3
+        scores.append(drawn)
+    scores[misleads] = -scores[misleads]
+    rows = Sample(scores[0], scores[1], np.ones(scores[0].shape, dtype=np.bool_))
+    weights = fit_stacking([rows], [scores[2]])
+    assert weights[misleads] == 0
+    assert min(weight for at, weight in enumerate(weights) if at != misleads) > 0.5

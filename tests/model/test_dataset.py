@@ -290,3 +290,19 @@ def test_who_is_nobodys_negative(learn: Catalogue, tokenizer: Path) -> None:
     symmetric = {(0, 1), (0, 4), (1, 4), (2, 4)}
     assert pairs == symmetric | {(j, i) for i, j in symmetric}
     assert bool(same.diagonal().all())
+
+
+def test_mixed_batches_hold_texts_of_like_length(learn: Catalogue, tokenizer: Path) -> None:
+    products = training_set(learn, tokenizer)
+    order = products.epoch_order(0, 8, 0.0, 3)
+    sorted_padding = sum(
+        int(products.lengths[rows].max()) * len(rows) - int(products.lengths[rows].sum())
+        for rows in order
+    )
+    shuffled = np.random.default_rng(0).permutation(order.ravel()).reshape(order.shape)
+    random_padding = sum(
+        int(products.lengths[rows].max()) * len(rows) - int(products.lengths[rows].sum())
+        for rows in shuffled
+    )
+    assert sorted_padding < random_padding / 2
+    assert sorted(order.ravel().tolist()) == sorted(set(order.ravel().tolist()))

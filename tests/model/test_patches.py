@@ -14,7 +14,13 @@ from model.backbones import new_config, new_model
 from model.config import FashionBertConfig
 from model.errors import TrainingError
 from model.network import FashionBertModel
-from model.patches import IMAGENET_MEAN, IMAGENET_STD, build_cnn, build_patch_network
+from model.patches import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    build_cnn,
+    build_patch_network,
+    freeze_stages,
+)
 
 
 def model_with(patches: str, cnn: Path | None = None, **overrides: Any) -> FashionBertModel:
@@ -152,7 +158,9 @@ def test_a_network_that_is_not_frozen_learns(patches: str, resnet: Path) -> None
     model.encode_image(pictures())[0][:, 0, 0].sum().backward()
     assert all(parameter.grad is not None for parameter in model.patch_network.parameters())
     after = statistics(model.patch_network)
-    assert all(not torch.equal(before[name], after[name]) for name in before)
+    # A pretrained CNN keeps its own: batches of one sub-category are no sample of the pictures.
+    kept = patches == "grid"
+    assert all(torch.equal(before[name], after[name]) == kept for name in before)
 
 
 def test_conv_halves_down_to_the_grid(small: FashionBertConfig) -> None:
@@ -167,3 +175,36 @@ def test_conv_halves_down_to_the_grid(small: FashionBertConfig) -> None:
 def test_a_cnn_needs_its_configuration(small: FashionBertConfig) -> None:
     with pytest.raises(TrainingError, match="make the configuration with `new_config`"):
         build_cnn(small)
+
+
+def test_upper_stages_are_trained_and_lower_ones_stay(resnet: Path) -> None:
+    network = model_with("grid", resnet, freeze_cnn=False, frozen_cnn_stages=1)
+    network.train()
+    cnn: Any = network.patch_network.cnn
+    before = {name: value.clone() for name, value in cnn.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in cnn.parameters() if p.requires_grad], lr=1.0)
+    network.patch_network(pictures()).square().mean().backward()
+    optimizer.step()
+    changed = {
+        name for name, value in cnn.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed
+    assert all(name.startswith("encoder.stages.") for name in changed)
+    assert not any(name.startswith("encoder.stages.0.") for name in changed)
+    # Statistics of a batch of look-alikes must not get into the network.
+    assert not any("running" in name or "tracked" in name for name in changed)
+
+
+def test_layers_of_a_vision_transformer_are_stages(vit: Path) -> None:
+    cnn: Any = AutoModel.from_pretrained(vit)
+    freeze_stages(cnn, 0)
+    trained = {name.split(".")[0] for name, p in cnn.named_parameters() if p.requires_grad}
+    assert "layernorm" in trained
+    assert "embeddings" not in trained
+    with pytest.raises(TrainingError, match="1 stages, and at least one"):
+        freeze_stages(cnn, 1)
+
+
+def test_a_network_without_stages_is_refused() -> None:
+    with pytest.raises(TrainingError, match="no stages that can be told apart"):
+        freeze_stages(torch.nn.Linear(2, 2), 1)

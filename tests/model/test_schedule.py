@@ -21,3 +21,14 @@ def test_schedules() -> None:
 
 
 # Three steps on each of two processes, and what both of them then have.
+
+
+def test_warming_up_by_a_number_of_steps() -> None:
+    """The paper's: 5,000 steps, then linear decay."""
+    rates = [learning_rate_at(step, 41_000, 5000) for step in (0, 2499, 4999, 23_000, 41_000)]
+    assert rates == pytest.approx([1 / 5000, 1 / 2, 1, 1 / 2, 0])
+    # A run too short for that takes half of itself.
+    assert [learning_rate_at(step, 8, 5000) for step in range(9)] == [
+        0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0
+    ]  # fmt: skip
+    assert learning_rate_at(0, 1, 5000) == 1

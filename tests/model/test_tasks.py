@@ -175,6 +175,9 @@ def test_match_loss_with_several_negatives_and_with_none() -> None:
     alignment = softplus(-1) + sum(softplus(v) for v in (0, 2, -1, -2)) / 4
     rank = math.log(math.e + 1 + math.e**2) - 1 + math.log(math.e + math.e**-1 + math.e**-2) - 1
     assert float(found.loss) == pytest.approx((alignment + rank) / 2, rel=1e-6)
+    # The paper's: the mean of positives and as many negatives, and nothing else.
+    plain = match_loss(positive, images, texts, torch.tensor([True]), ranked=False)
+    assert float(plain.loss) == pytest.approx(alignment / 2, rel=1e-6)
     positive.requires_grad_()
     nothing = match_loss(positive, images, texts, torch.tensor([False]))
     nothing.loss.backward()

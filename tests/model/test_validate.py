@@ -158,3 +158,27 @@ def test_without_stacking_nothing_is_adjusted(
     (slope, intercept), _ = fit_to_unseen(network, evaluation)
     assert np.isfinite([slope, intercept]).all()
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_alignment_is_fitted_with_the_rest(
+    small: FashionBertConfig, unseen_set: TrainingSet
+) -> None:
+    config = copy.deepcopy(small)
+    config.alignment_size = 8
+    torch.manual_seed(0)
+    network = FashionBertModel(config)
+    before = validate(network, Validation(unseen_set, queries=32), rerank_all=True)
+    assert [aligned.shape for aligned in before.aligned] == [
+        sample.logits.shape for sample in before.samples
+    ]
+    weights = fit_stacking(before.samples, before.aligned)
+    _, figures = fit_to_unseen(network, before)
+    head = network.match_head
+    assert head.recall_weight.item() == pytest.approx(weights[0], rel=1e-5)
+    assert head.alignment_weight.item() == pytest.approx(weights[2], rel=1e-5)
+    assert figures["stacking"] == pytest.approx(weights, abs=1e-4)
+    after = validate(network, Validation(unseen_set, queries=32), rerank_all=True)
+    for way in ("text_to_image", "image_to_text"):
+        told = figures[way]["sampled"]["rerank"]["rank1"]
+        seen = after.figures[way]["sampled"]["rerank"]["rank1"]
+        assert told == pytest.approx(seen, abs=100 / 32 + 0.01)
