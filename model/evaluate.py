@@ -1,9 +1,12 @@
-"""How well a model ranks unseen products: recall alone, and with the cross-encoder on top."""
+"""How well a model ranks unseen products: recall alone, and with the cross-encoder on top.
+
+`model.evaluate_bundle` and `model.evaluate_checkpoint` encode the products and score the pairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +14,18 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from model.catalogue import Catalogue
-from model.engine import Engine
+from model.direction import Direction
 from model.errors import CatalogueError
-from model.preprocess import decode_image
 from model.ranking import (
     NEGATIVES,
     number_by_value,
-    rank_figures,
+    pair_figures,
     ranks_among,
     ranks_in_full,
+    recall_places,
     sampled_candidates,
+    stage_figures,
+    two_stage_scores,
 )
 from model.states import QuantisedStates
 
@@ -39,7 +44,7 @@ class EncodedCatalogue:
 
     Attributes:
         texts: states [N, T, H].
-        text_embeddings: float32 [N, E].
+        text_embeddings: float32 [N, E]; E is 0 of a model without recall head.
         images: states [M, P, H], a product's views together.
         image_embeddings: float32 [M, E].
         first_image: int64 [N + 1], product i's pictures are first_image[i]…first_image[i + 1] − 1.
@@ -58,6 +63,11 @@ class EncodedCatalogue:
     def __len__(self) -> int:
         return len(self.text_numbers)
 
+    @property
+    def has_recall(self) -> bool:
+        """Whether the model has a recall head."""
+        return self.text_embeddings.size > 0
+
 
 def groups_of(catalogue: Catalogue, group_by: str | None) -> NDArray[np.int64]:
     """The sub-category number of each product, from the attribute `group_by`."""
@@ -72,102 +82,37 @@ def first_images(catalogue: Catalogue) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(views)]).astype(np.int64)
 
 
-def encode_catalogue(
-    engine: Engine,
-    catalogue: Catalogue,
-    *,
-    group_by: str | None = None,
-    progress: Progress | None = None,
-) -> EncodedCatalogue:
-    """Encode a catalogue, small enough for memory, through ONNX Runtime."""
-    texts = [product.text for product in catalogue.products]
-    names = [name for product in catalogue.products for name in product.images]
-    encoded = engine.encode_texts(texts)
-    values, scales, embeddings = [], [], []
-    task = progress.add_task("encoding", total=len(names)) if progress is not None else None
-    for start in range(0, len(names), 32):
-        batch = names[start : start + 32]
-        pixels = np.stack(
-            [decode_image(catalogue.pictures.read(name), engine.image_size) for name in batch]
-        )
-        images = engine.encode_images(pixels)
-        values.append(images.states.values)
-        scales.append(images.states.scales)
-        embeddings.append(images.embeddings)
-        if progress is not None and task is not None:
-            progress.advance(task, len(batch))
-    return EncodedCatalogue(
-        texts=encoded.states,
-        text_embeddings=encoded.embeddings,
-        images=QuantisedStates(np.concatenate(values), np.concatenate(scales)),
-        image_embeddings=np.concatenate(embeddings),
-        first_image=first_images(catalogue),
-        text_numbers=number_by_value(texts),
-        groups=groups_of(catalogue, group_by),
+def directions(encoded: EncodedCatalogue, match: Match) -> tuple[Direction, Direction]:
+    """Text → image, where a product answers by its best picture; image → text, by the first one."""
+    texts, images, first = encoded.texts, encoded.images, encoded.first_image
+
+    def match_text(query: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return match(texts[query : query + 1], images[rows])
+
+    def match_image(query: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        image = int(first[query])
+        return match(texts[rows], images[image : image + 1])
+
+    own_text = np.arange(len(encoded) + 1, dtype=np.int64)
+    first_pictures = encoded.image_embeddings[first[:-1]]
+    return (
+        Direction(encoded.text_embeddings, encoded.image_embeddings, first, match_text),
+        Direction(first_pictures, encoded.text_embeddings, own_text, match_image),
     )
-
-
-def recall_scores(encoded: EncodedCatalogue) -> NDArray[np.float32]:
-    """Recall similarity of every text with every product by its best picture: [N, N].
-
-    Row i is text i against all products; column i, for the other direction, is product i's best
-    picture against all texts.
-    """
-    similarities = encoded.text_embeddings @ encoded.image_embeddings.T
-    best: NDArray[np.float32] = np.maximum.reduceat(similarities, encoded.first_image[:-1], axis=1)
-    return best
-
-
-def _picture_scores(encoded: EncodedCatalogue) -> NDArray[np.float32]:
-    """Each product's first picture against all texts: [N, N]."""
-    first = encoded.image_embeddings[encoded.first_image[:-1]]
-    scores: NDArray[np.float32] = first @ encoded.text_embeddings.T
-    return scores
-
-
-def match_text(
-    encoded: EncodedCatalogue, match: Match, text: int, products: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Match logits of one text with products, each by its best picture."""
-    starts, stops = encoded.first_image[products], encoded.first_image[products + 1]
-    rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
-    logits = match(encoded.texts[text : text + 1], encoded.images[rows])
-    best: NDArray[np.float32] = np.maximum.reduceat(
-        logits, np.concatenate([[0], np.cumsum(stops - starts)[:-1]])
-    )
-    return best
-
-
-def match_image(
-    encoded: EncodedCatalogue, match: Match, product: int, texts: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Match logits of a product's first picture with texts."""
-    image = int(encoded.first_image[product])
-    return match(encoded.texts[texts], encoded.images[image : image + 1])
-
-
-def _above(
-    recall: NDArray[np.float32], logits: NDArray[np.float32], reranked: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """One score that sorts as the two-stage search does: the reranked first, then by recall.
-
-    In float64, so that lifting the logits does not round two of them to a tie.
-    """
-    lift = 1 + float(np.abs(logits).max(initial=0.0)) + float(np.abs(recall).max(initial=0.0))
-    scores: NDArray[np.float64] = np.where(reranked, logits.astype(np.float64) + 2 * lift, recall)
-    return scores
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Scores of one direction's sampled candidates, [Q, C], the right one in column 0.
 
-    `scored` bool [Q, C] says where `logits` hold anything.
+    `scored` bool [Q, C] says where `logits` hold anything; without a recall head `recalled` holds
+    nothing.
     """
 
     recalled: NDArray[np.float32]
     logits: NDArray[np.float32]
     scored: NDArray[np.bool_]
+    has_recall: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +121,19 @@ class Evaluation:
 
     figures: dict[str, Any]
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Protocol:
+    """What is asked and what is scored: the arguments of `evaluate`, and what was drawn."""
+
+    queries: NDArray[np.int64]
+    pools: NDArray[np.int64]
+    text_numbers: NDArray[np.int64]
+    candidates: int
+    rerank_all: bool
+    recall_in_full: bool
+    rerank_in_full: bool
 
 
 def evaluate(
@@ -187,10 +145,13 @@ def evaluate(
     candidates: int = CANDIDATES,
     rerank_all: bool = True,
     full: bool = True,
+    rerank_in_full: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Both directions, sampled and full, for recall, rerank over all, and two stages.
+
+    Without a recall head there is only the rerank, and `full` figures only with `rerank_in_full`.
 
     Args:
         encoded: the catalogue, all of it unseen in training.
@@ -199,8 +160,9 @@ def evaluate(
         negatives: of the sampled protocol.
         candidates: how many the two-stage search reranks.
         rerank_all: score every sampled pair with the cross-encoder; without, only the recall's
-            first `candidates`, which is what two stages need.
-        full: also rank each query against the whole catalogue (recall and two stages).
+            first `candidates`, which is what two stages need. Always, without a recall head.
+        full: also rank each query against the whole catalogue.
+        rerank_in_full: there too, score every pair with the cross-encoder, N + M a query.
         seed: of the queries and the negatives.
         progress: shows a bar.
 
@@ -217,47 +179,95 @@ def evaluate(
     pools = sampled_candidates(
         encoded.text_numbers, encoded.groups, chosen, negatives=negatives, seed=seed
     )
-    scorers = (recall_scores(encoded), match_text), (_picture_scores(encoded), match_image)
+    protocol = _Protocol(
+        queries=chosen,
+        pools=pools,
+        text_numbers=encoded.text_numbers,
+        candidates=candidates,
+        rerank_all=rerank_all or not encoded.has_recall,
+        recall_in_full=full and encoded.has_recall,
+        rerank_in_full=full and rerank_in_full,
+    )
     figures: dict[str, Any] = {"queries": len(chosen), "products": len(encoded)}
     samples = []
-    total = len(DIRECTIONS) * len(chosen) * (2 if full else 1)
-    task = progress.add_task("ranking", total=total) if progress is not None else None
+    task = None
+    if progress is not None:
+        task = progress.add_task("ranking", total=len(DIRECTIONS) * len(chosen))
 
     def advance() -> None:
         if progress is not None and task is not None:
             progress.advance(task)
 
-    for direction, (recall, match_one) in zip(DIRECTIONS, scorers, strict=True):
-        recalled = np.take_along_axis(recall[chosen], pools, axis=1)
-        scored = _ranked_first(recalled) < candidates
-        if rerank_all:
-            scored[:] = True
-        logits = np.zeros_like(recalled)
-        for row, query in enumerate(chosen):
-            columns = np.flatnonzero(scored[row])
-            logits[row, columns] = match_one(encoded, match, int(query), pools[row, columns])
-            advance()
-        samples.append(Sample(recalled, logits, scored))
-        result: dict[str, Any] = {"sampled": sampled_figures(samples[-1], candidates)}
-        if full:
-            both = recall[chosen].astype(np.float64)
-            for row, query in enumerate(chosen):
-                top = np.argsort(-both[row], kind="stable")[:candidates].astype(np.int64)
-                scores = np.zeros_like(recall[query])
-                scores[top] = match_one(encoded, match, int(query), top)
-                reranked = np.zeros(len(encoded), dtype=np.bool_)
-                reranked[top] = True
-                both[row] = _above(recall[query], scores, reranked)
-                advance()
-            numbers = encoded.text_numbers
-            result["full"] = {
-                name: rank_figures(ranks_in_full(scores, chosen, numbers), len(encoded)).as_dict()
-                for name, scores in (("recall", recall[chosen]), ("two_stage", both))
-            }
-        figures[direction] = result
-    if rerank_all:
+    for name, direction in zip(DIRECTIONS, directions(encoded, match), strict=True):
+        sample, ranks = _rank_all(direction, protocol, advance)
+        sample = replace(sample, has_recall=encoded.has_recall)
+        samples.append(sample)
+        figures[name] = {"sampled": sampled_figures(sample, candidates)}
+        if ranks:
+            figures[name]["full"] = stage_figures(ranks, len(encoded))
+    if protocol.rerank_all:
         figures["matching"] = matching_figures(samples)
     return Evaluation(figures, tuple(samples))
+
+
+def _rank_all(
+    direction: Direction, protocol: _Protocol, advance: Callable[[], None]
+) -> tuple[Sample, dict[str, NDArray[np.int64]]]:
+    """The sampled scores, and each query's rank in the whole catalogue, [Q] by stage."""
+    recalled = np.zeros(protocol.pools.shape, dtype=np.float32)
+    logits = np.zeros_like(recalled)
+    scored = np.zeros(recalled.shape, dtype=np.bool_)
+    ranks: dict[str, list[int]] = {}
+    for row, ranked in enumerate(_rank(direction, protocol)):
+        recalled[row], logits[row], scored[row], in_full = ranked
+        for stage, rank in in_full.items():
+            ranks.setdefault(stage, []).append(rank)
+        advance()
+    return Sample(recalled, logits, scored), {
+        stage: np.array(found, dtype=np.int64) for stage, found in ranks.items()
+    }
+
+
+_Ranked = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], dict[str, int]]
+
+
+def _rank(direction: Direction, protocol: _Protocol) -> Iterator[_Ranked]:
+    """For each query: a row of the `Sample`, and its rank in the whole catalogue by stage."""
+    numbers, candidates = protocol.text_numbers, protocol.candidates
+    for query, pool in zip(protocol.queries.tolist(), protocol.pools, strict=True):
+        similarities = direction.similarities(query)
+        recall = direction.best(similarities)
+        scored = recall_places(recall[None, pool])[0] < candidates
+        if protocol.rerank_all:
+            scored[:] = True
+        # At equal similarity what is right comes last.
+        reranked = np.zeros(len(numbers), dtype=np.bool_)
+        reranked[np.lexsort((numbers == numbers[query], -recall))[:candidates]] = True
+
+        matched = reranked & protocol.recall_in_full
+        matched[pool[scored]] = True
+        answers = direction.logits(query, matched | protocol.rerank_in_full)
+        logits = direction.best(answers)
+
+        in_full: dict[str, NDArray[np.floating[Any]]] = {}
+        if protocol.recall_in_full:
+            # As served: of a product's pictures only those that the recall put no later than the
+            # best one of the last candidate.
+            reached = np.where(similarities >= recall[reranked].min(), answers, -np.inf)
+            staged = two_stage_scores(recall, direction.best(reached), reranked)
+            in_full = {"recall": recall, "two_stage": staged}
+        if protocol.rerank_in_full:
+            in_full["rerank"] = logits
+        own = np.array([query])
+        yield (
+            recall[pool],
+            np.where(scored, logits[pool], np.float32(0)),
+            scored,
+            {
+                stage: int(ranks_in_full(scores[None], own, numbers)[0])
+                for stage, scores in in_full.items()
+            },
+        )
 
 
 def sampled_figures(sample: Sample, candidates: int) -> dict[str, Any]:
@@ -267,56 +277,18 @@ def sampled_figures(sample: Sample, candidates: int) -> dict[str, Any]:
         sample: at least the recall's first `candidates` of each row scored.
         candidates: how many the two-stage search reranks.
     """
-    staged = _ranked_first(sample.recalled) < candidates
-    ranks = {
-        "recall": ranks_among(sample.recalled),
-        "two_stage": ranks_among(_above(sample.recalled, sample.logits, staged)),
-    }
+    ranks = {}
+    if sample.has_recall:
+        staged = recall_places(sample.recalled) < candidates
+        ranks["recall"] = ranks_among(sample.recalled)
+        ranks["two_stage"] = ranks_among(two_stage_scores(sample.recalled, sample.logits, staged))
     if sample.scored.all():
         ranks["rerank"] = ranks_among(sample.logits)
-    width = sample.recalled.shape[1]
-    return {stage: rank_figures(found, width).as_dict() for stage, found in ranks.items()}
+    return stage_figures(ranks, sample.recalled.shape[1])
 
 
 def matching_figures(samples: Sequence[Sample]) -> dict[str, float]:
-    """Accuracy and AUC in percent of telling a true pair from the first negative drawn for it."""
+    """Accuracy and AUC of telling a true pair from the first negative drawn for it."""
     positive = np.concatenate([sample.logits[:, 0] for sample in samples])
     negative = np.concatenate([sample.logits[:, 1] for sample in samples])
-    return {
-        "accuracy": round(50 * float((positive > 0).mean() + (negative <= 0).mean()), 2),
-        "auc": round(100 * area_under_curve(positive, negative), 2),
-    }
-
-
-def _ranked_first(recalled: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Place of each candidate in its row; at equal similarity the right one, column 0, is last."""
-    backwards = np.argsort(-recalled[:, ::-1], axis=1, kind="stable")
-    places = np.empty_like(backwards)
-    np.put_along_axis(places, backwards, np.arange(recalled.shape[1])[None, :], axis=1)
-    return np.ascontiguousarray(places[:, ::-1])
-
-
-def area_under_curve(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> float:
-    """Chance that a positive's logit is above a negative's, ties counted half."""
-    ordered = np.sort(negatives)
-    below = np.searchsorted(ordered, positives, side="left")
-    not_above = np.searchsorted(ordered, positives, side="right")
-    return float((below + not_above).mean() / 2 / len(negatives))
-
-
-def table_rows(figures: dict[str, Any]) -> Sequence[tuple[str, ...]]:
-    """One direction's rows: protocol, stage, R@1, its interval, R@5, R@10, mean rank, R@last."""
-    return [
-        (
-            f"{protocol} {f['candidates']:,}",
-            stage.replace("_", " "),
-            f"{f['rank1']:.1f}",
-            f"{f['low']:.1f}–{f['high']:.1f}",
-            f"{f['rank5']:.1f}",
-            f"{f['rank10']:.1f}",
-            f"{f['mean_rank']:.1f}",
-            f"{f['rank_last']:.0f}",
-        )
-        for protocol, stages in figures.items()
-        for stage, f in stages.items()
-    ]
+    return pair_figures(positive, negative)

@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 NEGATIVES = 100
 
 
+#: Bootstrap resamples behind each 95 % interval.
+RESAMPLES = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class RankFigures:
-    """Shares are percentages; `low` and `high` bound Rank@1's 95 % bootstrap interval.
+    """Shares are percentages, each with its 95 % bootstrap interval.
 
-    `rank_last` is Rank@C over C candidates, which must read 100.
+    `low` and `high` bound Rank@1, `rank5_low` and so on the others. `rank_last` is Rank@C over C
+    candidates, which must read 100.
     """
 
     queries: int
@@ -33,8 +38,12 @@ class RankFigures:
     rank_last: float
     low: float
     high: float
+    rank5_low: float
+    rank5_high: float
+    rank10_low: float
+    rank10_high: float
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
@@ -45,10 +54,9 @@ def rank_figures(ranks: NDArray[np.int64], candidates: int, seed: int = 0) -> Ra
     def within(k: int) -> float:
         return round(100 * float((ranks <= k).mean()), 2)
 
-    rng = np.random.default_rng(seed)
-    first = (ranks <= 1).astype(np.float32)
-    resampled = rng.choice(first, (1000, len(first))).mean(axis=1) * 100
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    steps = [0, *(int(np.count_nonzero(ranks <= k)) for k in (1, 5, 10)), len(ranks)]
+    shares = _resampled_shares(np.diff(steps), seed)[:, :3].cumsum(axis=1)
+    (low, high), (low5, high5), (low10, high10) = (interval(column) for column in 100 * shares.T)
     return RankFigures(
         queries=len(ranks),
         candidates=candidates,
@@ -57,9 +65,95 @@ def rank_figures(ranks: NDArray[np.int64], candidates: int, seed: int = 0) -> Ra
         rank10=within(10),
         mean_rank=round(float(ranks.mean()), 2),
         rank_last=within(candidates),
-        low=round(float(low), 2),
-        high=round(float(high), 2),
+        low=low,
+        high=high,
+        rank5_low=low5,
+        rank5_high=high5,
+        rank10_low=low10,
+        rank10_high=high10,
     )
+
+
+def rank1_difference(
+    ranks: NDArray[np.int64], others: NDArray[np.int64], seed: int = 0
+) -> dict[str, float]:
+    """How many points of Rank@1 one ranking is above another of the same queries.
+
+    The bootstrap is paired: it draws queries and takes both rankings of each, so the interval
+    (`low`, `high`) is far narrower than the difference of two intervals.
+    """
+    won = (ranks <= 1).astype(np.int64) - (others <= 1)
+    counts = np.bincount(won + 1, minlength=3)  # lost, level, won
+    shares = _resampled_shares(counts, seed)
+    low, high = interval(100 * (shares[:, 2] - shares[:, 0]))
+    return {"rank1": round(100 * float(won.mean()), 2), "low": low, "high": high}
+
+
+def stage_figures(ranks: dict[str, NDArray[np.int64]], candidates: int) -> dict[str, Any]:
+    """Figures of the same queries by stage.
+
+    `two_stage` also gets `over_recall` and `over_rerank`: its `rank1_difference` from each.
+    """
+    figures = {stage: rank_figures(found, candidates).as_dict() for stage, found in ranks.items()}
+    if "two_stage" in ranks:
+        for stage in ("recall", "rerank"):
+            if stage in ranks:
+                difference = rank1_difference(ranks["two_stage"], ranks[stage])
+                figures["two_stage"][f"over_{stage}"] = difference
+    return figures
+
+
+def _resampled_shares(counts: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Shares of each kind of query in bootstrap samples, [RESAMPLES, kinds].
+
+    Drawing n queries with replacement draws the counts of their kinds from a multinomial.
+    """
+    total = int(counts.sum())
+    drawn = np.random.default_rng(seed).multinomial(total, counts / total, size=RESAMPLES)
+    shares: NDArray[np.float64] = drawn / total
+    return shares
+
+
+def interval(resampled: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of a figure's bootstrap values."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return round(float(low), 2), round(float(high), 2)
+
+
+def pair_figures(
+    positives: NDArray[np.float32], negatives: NDArray[np.float32], seed: int = 0
+) -> dict[str, float]:
+    """Accuracy (at a logit of 0) and AUC in percent, with 95 % bootstrap intervals.
+
+    Args:
+        positives: logits of true pairs, [Q].
+        negatives: of a wrong pair each, [Q]; the two of a query are drawn together.
+        seed: of the bootstrap.
+    """
+    right = ((positives > 0).astype(np.float64) + (negatives <= 0)) / 2
+    rng = np.random.default_rng(seed)
+    accuracies, areas = [], []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(0, len(right), len(right))
+        accuracies.append(100 * float(right[drawn].mean()))
+        areas.append(100 * area_under_curve(positives[drawn], negatives[drawn]))
+    (accuracy_low, accuracy_high), (auc_low, auc_high) = interval(accuracies), interval(areas)
+    return {
+        "accuracy": round(100 * float(right.mean()), 2),
+        "accuracy_low": accuracy_low,
+        "accuracy_high": accuracy_high,
+        "auc": round(100 * area_under_curve(positives, negatives), 2),
+        "auc_low": auc_low,
+        "auc_high": auc_high,
+    }
+
+
+def area_under_curve(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> float:
+    """Chance that a positive's logit is above a negative's, ties counted half."""
+    ordered = np.sort(negatives)
+    below = np.searchsorted(ordered, positives, side="left")
+    not_above = np.searchsorted(ordered, positives, side="right")
+    return float((below + not_above).mean() / 2 / len(negatives))
 
 
 def number_by_value(values: Sequence[object]) -> NDArray[np.int64]:
@@ -130,3 +224,32 @@ def ranks_in_full(
     best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
     above = np.count_nonzero(~(scores < best) & ~right, axis=1)
     return np.asarray(1 + above, dtype=np.int64)
+
+
+def recall_places(recalled: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Place (0 = first) of each candidate in its row of [Q, C].
+
+    At equal similarity the right one, column 0, is last.
+    """
+    backwards = np.argsort(-recalled[:, ::-1], axis=1, kind="stable")
+    places = np.empty_like(backwards)
+    np.put_along_axis(places, backwards, np.arange(recalled.shape[1])[None, :], axis=1)
+    return np.ascontiguousarray(places[:, ::-1])
+
+
+def two_stage_scores(
+    recall: NDArray[np.float32], logits: NDArray[np.float32], reranked: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """One score that sorts as the two-stage search does: the reranked first, then by recall.
+
+    In float64, so that lifting the logits does not round two of them to a tie.
+
+    Args:
+        recall: similarities, of any shape.
+        logits: likewise; only those of the reranked count.
+        reranked: likewise.
+    """
+    counted = np.where(reranked, logits.astype(np.float64), 0.0)
+    lift = 1 + float(np.abs(counted).max(initial=0.0)) + float(np.abs(recall).max(initial=0.0))
+    scores: NDArray[np.float64] = np.where(reranked, counted + 2 * lift, recall)
+    return scores

@@ -1,20 +1,33 @@
-"""`fashionbert evaluate`: how well a bundle ranks products it has not seen."""
+"""`fashionbert evaluate`: how well a model ranks products it has not seen."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
+from model.catalogue import Catalogue
+from model.errors import FashionBertError
 from service.cli import options
 from service.cli.output import note, out
 
+if TYPE_CHECKING:
+    from model.evaluate_bundle import EvaluatedBundle
+    from model.evaluate_checkpoint import EvaluatedCheckpoint
+
+#: Pairs up to which the whole feed is reranked for each query unless told otherwise.
+FEW_PAIRS = 200_000
+
 
 def evaluate(
+    context: typer.Context,
     feed: options.Feed,
     bundle: options.Bundle = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A run's best/ folder, instead of a bundle; needs torch."),
+    ] = None,
     images: options.Images = None,
     text: options.Text = None,
     id_column: options.IdColumn = "id",
@@ -26,9 +39,30 @@ def evaluate(
     group_by: options.GroupBy = None,
     queries: Annotated[int, typer.Option(help="Queries each way.", min=1)] = 1000,
     candidates: Annotated[int, typer.Option(help="Reranked by the two-stage search.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of the queries and the negatives.")] = 0,
+    rerank_all: Annotated[
+        bool,
+        typer.Option(
+            "--rerank-all/--no-rerank-all",
+            help="Rerank all sampled candidates too; without, only those of the two stages.",
+        ),
+    ] = True,
+    full_rerank: Annotated[
+        bool | None,
+        typer.Option(
+            "--full-rerank/--no-full-rerank",
+            help="Rerank the whole feed for each query too; by default where that is at most "
+            f"{FEW_PAIRS:,} pairs.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the queries and the negatives.", min=0)] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here too.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --checkpoint: where picture features are kept; the run's cache/ by default."
+        ),
     ] = None,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -36,29 +70,37 @@ def evaluate(
     """Rank unseen products both ways: recall, rerank of everything, and the two as served.
 
     Sampled: the paper's 101 candidates, negatives of the same --group-by. Full: the whole feed.
+    A model without recall head, such as the preset paper, is evaluated by its rerank alone.
 
     \b
     Example:
       fashionbert evaluate val.csv --bundle bundle/ --group-by category --json figures.json
+      fashionbert evaluate val.csv --checkpoint runs/shop/best --group-by category
     """
-    from model.bundle import Bundle
     from model.catalogue import read_catalogue
-    from model.engine import Engine
     from model.errors import CatalogueError
-    from model.evaluate import encode_catalogue, table_rows
     from model.evaluate import evaluate as run
     from model.files import write_json
     from model.progress import progress_bars
-    from service.settings import missing
+    from service.cli.figures import print_figures
 
-    if bundle is None:
-        raise missing("bundle")
-    model = Bundle.open(bundle)
-    engine = Engine(model, threads=threads, device=device or "cpu")
+    if checkpoint is not None:
+        source = context.get_parameter_source("bundle")  # the variable does not count
+        if source is not None and source.name == "COMMANDLINE":
+            raise FashionBertError("--checkpoint and --bundle: give one of the two")
+        bundle = None
+    if json_file is not None and not json_file.parent.is_dir():
+        raise FashionBertError(f"--json {json_file}: make the folder {json_file.parent} first")
+    model = _open(bundle, checkpoint, threads, device, cache)
+    if not (model.has_recall or rerank_all):
+        raise FashionBertError(
+            f"--no-rerank-all: {model.name} has no recall head, so without the rerank there is "
+            "nothing to rank by"
+        )
     with read_catalogue(
         feed,
         images=images,
-        text=text if text is not None else model.manifest.text_template,
+        text=text if text is not None else model.text_template,
         columns=options.columns(
             id_column, image_column, title_column, description_column, separator
         ),
@@ -69,28 +111,79 @@ def evaluate(
         options.check_group_by(catalogue, group_by)
         if len(catalogue) < 2:
             raise CatalogueError(f"{feed} has one product: there is nothing to rank it against")
+        rerank_in_full = _reranks_in_full(full_rerank, catalogue, queries)
+        _remark(model, rerank_in_full)
         with progress_bars() as bars:
-            encoded = encode_catalogue(engine, catalogue, group_by=group_by, progress=bars)
             result = run(
-                encoded,
-                engine.match,
+                model.encode(catalogue, group_by, bars),
+                model.match,
                 queries=queries,
                 candidates=candidates,
+                rerank_all=rerank_all,
+                rerank_in_full=rerank_in_full,
                 seed=seed,
                 progress=bars,
             )
-    figures = {"model_id": engine.model_id, **result.figures}
+    figures = {
+        **model.about,
+        "feed": feed.name,
+        "feed_fingerprint": catalogue.fingerprint,
+        "group_by": group_by,
+        "seed": seed,
+        "candidates": candidates,
+        **result.figures,
+    }
     if json_file is not None:
         write_json(json_file, figures)
-    out().print(f"{engine.model_id} on {feed.name}, {figures['queries']:,} queries each way")
-    for direction in ("text_to_image", "image_to_text"):
-        table = Table(title=direction.replace("_to_", " → "), box=None, title_justify="left")
-        for column in ("among", "stage"):
-            table.add_column(column, no_wrap=True)
-        for column in ("R@1", "95 %", "R@5", "R@10", "mean", "R@last"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in table_rows(figures[direction]):
-            table.add_row(*row)
-        out().print(table)
-    matching = figures["matching"]
-    out().print(f"matching: accuracy {matching['accuracy']:.1f}, AUC {matching['auc']:.1f}")
+    out().print(
+        f"{model.name} on {feed.name}, {figures['queries']:,} queries each way\n",
+        markup=False,
+        soft_wrap=True,
+    )
+    print_figures(out(), figures)
+
+
+def _open(
+    bundle: Path | None,
+    checkpoint: Path | None,
+    threads: int | None,
+    device: str | None,
+    cache: Path | None,
+) -> EvaluatedBundle | EvaluatedCheckpoint:
+    """The checkpoint where one is given, or else the bundle, which needs no torch."""
+    if checkpoint is not None:
+        options.require_training()
+        from model.evaluate_checkpoint import EvaluatedCheckpoint
+
+        return EvaluatedCheckpoint(checkpoint, threads=threads, device=device, cache=cache)
+    from model.evaluate_bundle import EvaluatedBundle
+    from model.pretrained import pretrained
+
+    return EvaluatedBundle(bundle or pretrained(), threads=threads, device=device)
+
+
+def _reranks_in_full(wanted: bool | None, catalogue: Catalogue, queries: int) -> bool:
+    """Whether each query is matched with the whole feed; says so where it is not for its cost."""
+    pictures = sum(len(product.images) for product in catalogue.products)
+    pairs = min(queries, len(catalogue)) * (pictures + len(catalogue))
+    if wanted is None and pairs > FEW_PAIRS:
+        note(
+            f"the whole feed is not reranked for each query, which is {pairs:,} pairs: "
+            "--full-rerank does it"
+        )
+        return False
+    return wanted is not False
+
+
+def _remark(model: EvaluatedBundle | EvaluatedCheckpoint, rerank_in_full: bool) -> None:
+    """Say what the reader of the figures could take for something else."""
+    if not model.fitted:
+        note(
+            f"{model.name} is of a training that has not ended: the weights of recall and match in "
+            "the served score are not fitted yet, so the match logit ranks alone"
+        )
+    if not model.has_recall:
+        left_out = "recall and two stages"
+        if not rerank_in_full:
+            left_out = "recall, two stages and the ranking among the whole feed"
+        note(f"{model.name} has no recall head: {left_out} are left out")

@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from model.ranking import (
+    area_under_curve,
     number_by_value,
+    pair_figures,
+    rank1_difference,
     rank_figures,
     ranks_among,
     ranks_in_full,
+    recall_places,
     sampled_candidates,
+    stage_figures,
+    two_stage_scores,
 )
 
 
@@ -32,6 +38,9 @@ def test_the_interval_holds_the_estimate_and_can_be_had_again(ranks: list[int], 
     figures = rank_figures(np.array(ranks), 20, seed)
     assert 0 <= figures.low <= figures.rank1 <= figures.high <= 100
     assert figures.rank1 <= figures.rank5 <= figures.rank10 <= figures.rank_last == 100
+    assert figures.low <= figures.rank5_low <= figures.rank5 <= figures.rank5_high
+    assert figures.rank5_high <= figures.rank10_high <= 100
+    assert figures.rank5_low <= figures.rank10_low <= figures.rank10 <= figures.rank10_high
     assert rank_figures(np.array(ranks), 20, seed) == figures
 
 
@@ -41,8 +50,44 @@ def test_the_interval_is_as_wide_as_the_binomials() -> None:
     half = 100 * 1.96 * np.sqrt(0.25 * 0.75 / 400)
     assert figures.low == pytest.approx(25 - half, abs=0.8)
     assert figures.high == pytest.approx(25 + half, abs=0.8)
+    for k, name in ((5, "rank5"), (10, "rank10")):
+        shifted = rank_figures(np.where(ranks == 1, k, k + 1), 101).as_dict()
+        assert shifted[name] == 25
+        assert shifted[f"{name}_low"] == pytest.approx(25 - half, abs=0.8)
+        assert shifted[f"{name}_high"] == pytest.approx(25 + half, abs=0.8)
     narrower = rank_figures(np.tile(ranks, 4), 101)
     assert narrower.high - narrower.low < 0.6 * (figures.high - figures.low)
+
+
+def test_a_difference_is_paired() -> None:
+    # 400 queries: 40 won, 10 lost, 150 first in both, 200 in neither.
+    ranks = np.repeat([1, 2, 1, 7], [40, 10, 150, 200])
+    others = np.repeat([5, 1, 1, 7], [40, 10, 150, 200])
+    found = rank1_difference(ranks, others)
+    assert found["rank1"] == 7.5
+    half = 100 * 1.96 * np.sqrt((50 / 400 - 0.075**2) / 400)
+    assert found["low"] == pytest.approx(7.5 - half, abs=0.5)
+    assert found["high"] == pytest.approx(7.5 + half, abs=0.5)
+    back = rank1_difference(others, ranks)
+    assert back["rank1"] == -7.5
+    assert back["low"] < -7.5 < back["high"] < 0
+    assert rank1_difference(ranks, ranks) == {"rank1": 0, "low": 0, "high": 0}
+    assert rank1_difference(ranks, others) == found, "the bootstrap can be had again"
+    # Drawing both apart would be far wider.
+    one, other = rank_figures(ranks, 101), rank_figures(others, 101)
+    assert found["high"] - found["low"] < 0.6 * (one.high - other.low - (one.low - other.high))
+
+
+def test_stages_of_the_same_queries() -> None:
+    recall, staged = np.array([2, 1, 3, 1]), np.array([1, 1, 2, 1])
+    assert set(stage_figures({"rerank": recall}, 5)["rerank"]) == set(
+        rank_figures(recall, 5).as_dict()
+    )
+    assert "over_rerank" not in stage_figures({"recall": recall, "two_stage": staged}, 5)
+    stages = stage_figures({"recall": recall, "two_stage": staged, "rerank": staged}, 5)
+    assert stages["two_stage"]["over_recall"] == rank1_difference(staged, recall)
+    assert stages["two_stage"]["over_rerank"]["rank1"] == 0
+    assert stages["two_stage"]["rank1"] == 75
 
 
 def test_equal_values_get_equal_numbers() -> None:
@@ -138,3 +183,51 @@ def test_a_catalogue_that_is_too_small_gives_what_it_has() -> None:
     pools = sampled_candidates(np.array([0, 0, 1]), same_group, np.arange(3))
     assert pools.shape == (3, 2)
     assert pools[:2].tolist() == [[0, 2], [1, 2]]
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, (3, 6), elements=st.integers(0, 2)))
+def test_ties_in_the_recall_go_against_the_right_one(scores: Any) -> None:
+    places = recall_places(scores)
+    for row, ranked in zip(scores, places, strict=True):
+        assert sorted(ranked) == list(range(6))
+        assert ranked[0] == (row[1:] >= row[0]).sum()
+        assert (np.diff(row[np.argsort(ranked)]) <= 0).all()
+
+
+def test_the_reranked_come_first_each_part_in_its_own_order() -> None:
+    recall = np.array([0.9, 0.5, 0.7, 0.1, -0.2], dtype=np.float32)
+    logits = np.array([-8.0, -np.inf, 3.0, np.inf, -7.5], dtype=np.float32)
+    reranked = np.array([True, False, True, False, True])
+    scores = two_stage_scores(recall, logits, reranked)
+    assert np.argsort(-scores).tolist() == [2, 4, 0, 1, 3]
+    assert np.isfinite(scores).all()
+    nothing = np.zeros(5, dtype=np.bool_)
+    np.testing.assert_array_equal(two_stage_scores(recall, logits, nothing), recall)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(-3, 3), min_size=1, max_size=12),
+    st.lists(st.integers(-3, 3), min_size=1, max_size=12),
+)
+def test_the_area_is_the_share_of_pairs_in_order(
+    positives: list[int], negatives: list[int]
+) -> None:
+    area = area_under_curve(np.float32(positives), np.float32(negatives))
+    won = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
+    assert area == pytest.approx(won / len(positives) / len(negatives))
+
+
+def test_matching_has_intervals() -> None:
+    rng = np.random.default_rng(5)
+    positives = rng.normal(1, 1, 500).astype(np.float32)
+    negatives = rng.normal(-1, 1, 500).astype(np.float32)
+    found = pair_figures(positives, negatives)
+    right = np.concatenate([positives > 0, negatives <= 0])
+    assert found["accuracy"] == round(100 * right.mean(), 2)
+    half = 100 * 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / 1000)
+    assert found["accuracy_high"] - found["accuracy_low"] == pytest.approx(2 * half, rel=0.2)
+    assert found["auc"] == round(100 * area_under_curve(positives, negatives), 2)
+    assert found["auc"] - 3 < found["auc_low"] < found["auc"] < found["auc_high"] < found["auc"] + 3
+    assert pair_figures(positives, negatives) == found

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from model.backbones import new_config, new_model
 from model.bundle import Bundle
+from model.catalogue import read_catalogue
+from model.checkpoint import load_checkpoint
+from model.export import export_bundle
+from model.files import write_json
 
 Shell = Callable[..., Any]
 
@@ -19,31 +26,175 @@ def test_evaluate(demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: 
     assert ran.code == 0, ran.err
     assert "val.csv: 32 rows, 32 products" in ran.err
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["model_id"] == bundle.model_id
+    with read_catalogue(demo_catalogue / "val.csv") as catalogue:
+        fingerprint = catalogue.fingerprint
+    assert {key: figures[key] for key in list(figures)[:7]} == {
+        "model_id": bundle.model_id,
+        "precision": "fp32",
+        "feed": "val.csv",
+        "feed_fingerprint": fingerprint,
+        "group_by": "product_type",
+        "seed": 0,
+        "candidates": 4,
+    }
     assert (figures["queries"], figures["products"]) == (6, 32)
     for way in ("text_to_image", "image_to_text"):
         assert set(figures[way]["sampled"]) == {"recall", "rerank", "two_stage"}
-        assert set(figures[way]["full"]) == {"recall", "two_stage"}
+        assert set(figures[way]["full"]) == {"recall", "rerank", "two_stage"}  # it is small
         assert all(stage["rank_last"] == 100 for stage in figures[way]["sampled"].values())
         assert all(stage["candidates"] == 32 for stage in figures[way]["full"].values())
-    assert f"{bundle.model_id} on val.csv, 6 queries each way" in ran.out
-    assert ran.out.count("two stage") == 4
+    shown = [line.rstrip() for line in ran.out.splitlines()]
+    assert shown[0] == f"{bundle.model_id} (fp32) on val.csv, 6 queries each way"
+    assert max(len(line) for line in shown[1:]) <= 80
+    sampled = figures["image_to_text"]["sampled"]["two_stage"]
+    (row,) = (
+        line.split()
+        for line in shown[shown.index("image → text") :]
+        if line.startswith("sampled 32") and "two stage" in line
+    )
+    rank1, low, high = (
+        f"{sampled[key]:.1f}".replace("100.0", "100") for key in ("rank1", "low", "high")
+    )
+    assert row[4:6] == [rank1, f"{low}–{high}"]
+    assert row[-1] == f"{sampled['mean_rank']:.1f}"
+    gain = sampled["over_recall"]
+    over = f"{gain['rank1']:+.1f} {gain['low']:+.1f} to {gain['high']:+.1f}"
+    assert shown.count("two stages over the others at R@1, 95 %") == 2
+    rows = [
+        line.split(maxsplit=3) for line in shown if line.split()[2:3] in (["recall"], ["rerank"])
+    ]
+    differences = [row for row in rows if " to " in row[-1]]
+    assert [" ".join(row[:3]) for row in differences] == [
+        "sampled 32 recall", "sampled 32 rerank", "full 32 recall", "full 32 rerank",
+    ] * 2  # fmt: skip
+    assert differences[4][-1].strip() == over
+    accuracy = f"{figures['matching']['accuracy']:.1f}".replace("100.0", "100")
+    assert shown[-2].startswith(f"matching: accuracy {accuracy} ")
+    assert shown[-1] == "check, must be 100: Rank@32 100.0"
     # The seed is all that is drawn.
     again = shell(*command)
     assert again.out == ran.out
 
 
+def test_the_cost_of_reranking_is_for_the_user_to_choose(
+    demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("service.cli.evaluate.FEW_PAIRS", 100)
+    command = ["evaluate", demo_catalogue / "val.csv", "--bundle", bundle.path, "--threads", "1"]
+    command += ["--queries", "2", "--candidates", "4", "--json", tmp_path / "figures.json"]
+    for options, told, stages in (
+        (["--no-rerank-all"], True, ({"recall", "two_stage"}, {"recall", "two_stage"})),
+        (["--no-full-rerank"], False, ({"recall", "rerank", "two_stage"}, {"recall", "two_stage"})),
+        (["--full-rerank", "--no-rerank-all"], False,
+         ({"recall", "two_stage"}, {"recall", "rerank", "two_stage"})),
+    ):  # fmt: skip
+        ran = shell(*command, *options)
+        assert ran.code == 0, ran.err
+        assert ("the whole feed is not reranked for each query, which is " in ran.err) == told
+        figures = json.loads((tmp_path / "figures.json").read_text())
+        for way in ("text_to_image", "image_to_text"):
+            assert (set(figures[way]["sampled"]), set(figures[way]["full"])) == stages
+        assert ("matching" in figures) == ("matching:" in ran.out)
+        assert ("matching" in figures) == ("--no-rerank-all" not in options)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint without recall head and with k = 0, as the preset paper makes one."""
+    folder = tmp_path_factory.mktemp("run") / "best"
+    torch.manual_seed(0)
+    config = new_config(
+        "tiny",
+        vocab_size=bundle.manifest.config["vocab_size"],
+        image_size=64,
+        joint_from=0,
+        recall_size=0,
+        stack_recall=False,
+    )
+    new_model(config).save_pretrained(folder)
+    shutil.copyfile(bundle.path / "tokenizer.json", folder / "tokenizer.json")
+    write_json(folder / "training.json", {"step": 70, "text_template": "{title}"})
+    return folder
+
+
+def test_a_checkpoint_without_recall_head(
+    checkpoint: Path, demo_catalogue: Path, shell: Shell, tmp_path: Path, monkeypatch: Any
+) -> None:
+    # The variable that is set for the other commands does not stand in the way.
+    monkeypatch.setenv("FASHIONBERT_BUNDLE", str(tmp_path))
+    command = ["evaluate", demo_catalogue / "val.csv", "--checkpoint", checkpoint]
+    command += ["--queries", "3", "--json", tmp_path / "figures.json", "--device", "cpu"]
+    ran = shell(*command, "--no-full-rerank")
+    assert ran.code == 0, ran.err
+    left_out = "recall, two stages and the ranking among the whole feed are left out"
+    assert f"no recall head: {left_out}" in ran.err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    about = {"checkpoint": str(checkpoint), "step": 70, "precision": "bf16"}
+    assert {key: figures[key] for key in about} == about
+    assert "model_id" not in figures
+    for way in ("text_to_image", "image_to_text"):
+        assert {name: set(stages) for name, stages in figures[way].items()} == {
+            "sampled": {"rerank"}
+        }
+    assert f"{checkpoint} (step 70, bf16) on val.csv, 3 queries each way" in ran.out
+    assert "two stage" not in ran.out
+    # Exported, it ranks the same products alike, and the whole feed where one pays for it.
+    exported, _ = export_bundle(
+        load_checkpoint(checkpoint), checkpoint / "tokenizer.json", tmp_path / "bundle",
+        text_template="{title}",
+    )  # fmt: skip
+    ran = shell(
+        "evaluate", demo_catalogue / "val.csv", "--bundle", exported.path, "--queries", "3",
+        "--json", tmp_path / "bundle.json", "--threads", "1",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "no recall head: recall and two stages are left out" in ran.err
+    again = json.loads((tmp_path / "bundle.json").read_text())
+    assert again["feed_fingerprint"] == figures["feed_fingerprint"]
+    for way in ("text_to_image", "image_to_text"):
+        assert set(again[way]["full"]) == {"rerank"}
+        one, other = (found[way]["sampled"]["rerank"]["mean_rank"] for found in (figures, again))
+        assert one == pytest.approx(other, abs=2)  # bf16 against fp32
+
+
+def test_a_model_without_recall_head_is_not_searched(
+    checkpoint: Path, demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    assert shell("export", checkpoint, "--out", tmp_path / "bundle").code == 0
+    ran = shell(
+        "index", "build", demo_catalogue / "val.csv", "--bundle", tmp_path / "bundle",
+        "--out", tmp_path / "snapshots",
+    )  # fmt: skip
+    assert (ran.code, ran.out) == (2, "")
+    assert "bundle was trained without a recall head, so nothing can be searched" in ran.err
+    assert not (tmp_path / "snapshots").exists()
+
+
+def test_an_unfinished_training_says_so(
+    bundle: Bundle, demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    config = new_config("tiny", vocab_size=bundle.manifest.config["vocab_size"], image_size=64)
+    new_model(config).save_pretrained(tmp_path / "best")
+    shutil.copyfile(bundle.path / "tokenizer.json", tmp_path / "best" / "tokenizer.json")
+    command = ["evaluate", demo_catalogue / "val.csv", "--checkpoint", tmp_path / "best"]
+    ran = shell(*command, "--queries", "2", "--no-rerank-all", "--no-full-rerank")
+    assert ran.code == 0, ran.err
+    assert "training that has not ended" in ran.err
+    assert ran.out.count("two stage ") == 4
+
+
 def test_without_a_bundle(
-    demo_catalogue: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+    demo_catalogue: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("FASHIONBERT_BUNDLE", raising=False)
+    monkeypatch.setattr("model.pretrained.FOLDER", tmp_path)
     ran = shell("evaluate", demo_catalogue / "val.csv")
     assert (ran.code, ran.out) == (2, "")
     assert "--bundle or set FASHIONBERT_BUNDLE" in ran.err
 
 
 def test_mistakes_are_one_line(
-    demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: Path
+    demo_catalogue: Path, bundle: Bundle, checkpoint: Path, shell: Shell, tmp_path: Path
 ) -> None:
     (tmp_path / "one.csv").write_text("id,image,title\n1,images/000001.jpg,hat\n")
     (tmp_path / "same.csv").write_text(
@@ -57,8 +208,13 @@ def test_mistakes_are_one_line(
         ([tmp_path / "same.csv", *pictures], "every product has the same text"),
         ([feed, "--group-by", "brand"], "--group-by brand: the feed has no such column; it has"),
         ([feed, "--bundle", tmp_path], str(tmp_path)),
+        ([feed, "--json", tmp_path / "no" / "f.json"], f"make the folder {tmp_path / 'no'} first"),
+        ([feed, "--checkpoint", bundle.path], f"{bundle.path} is no checkpoint (it has no config"),
+        ([feed, "--checkpoint", checkpoint, "--bundle", bundle.path], "give one of the two"),
+        ([feed, "--checkpoint", checkpoint, "--no-rerank-all"], "there is nothing to rank by"),
     ):
-        ran = shell("evaluate", "--bundle", bundle.path, *arguments)
+        model = [] if "--checkpoint" in arguments else ["--bundle", bundle.path]
+        ran = shell("evaluate", *model, *arguments)
         assert (ran.code, ran.out) == (2, "")
         (line,) = (line for line in ran.err.splitlines() if line.startswith("error: "))
         assert told in line
