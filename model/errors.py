@@ -54,3 +54,12 @@ class SnapshotError(FashionBertError):
     """A snapshot is missing, damaged or made by another model."""
 
     code = "snapshot"
+
+
+class WriteError(FashionBertError):
+    """A write to the catalogue was not taken.
+
+    `code` is one of `delta_full`, `write_busy`, `write_failed`.
+    """
+
+    code = "write_failed"

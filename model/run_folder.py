@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from model.errors import TrainingError
-from model.files import write_json
+from model.files import write_atomically, write_json
 from model.network import FashionBertModel
 
 #: What a full disk makes of saving: safetensors and torch have errors of their own for it.
@@ -94,9 +95,16 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
 
     def log(self, line: dict[str, Any]) -> None:
-        """Add a line to log.jsonl."""
+        """Add a line to log.jsonl.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
         if self.accelerator.is_main_process:
-            with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            with (
+                _writing(self.path / "log.jsonl") as path,
+                path.open("a", encoding="utf-8") as file,
+            ):
                 file.write(json.dumps(line) + "\n")
 
     def write_best(self, network: FashionBertModel, training: dict[str, Any]) -> None:
@@ -186,7 +194,19 @@ class RunFolder:
                 line = json.loads(text)
                 if line["step"] < step + ("validation" in line):
                     kept.append(text)
-        source.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with _writing(source):
+            write_atomically(source, "".join(f"{line}\n" for line in kept).encode())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Tells a full disk as what it is."""
+    try:
+        yield path
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be written ({error}): make room and start again with the same command"
+        ) from error
 
 
 def _replace(folder: Path, write: Any) -> None:

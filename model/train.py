@@ -20,6 +20,7 @@ from model.adaptive import new_weighting, shared_parameters, weighted_sum
 from model.backbones import known_preset, new_config, new_model
 from model.calibration import stacked_rank1
 from model.catalogue import Catalogue
+from model.curves import draw_curves
 from model.dataset import Batch, TrainingSet
 from model.errors import TrainingError
 from model.inputs import prepare_inputs
@@ -119,8 +120,10 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_at(step, self.steps, settings.warmup)
         )
-        self.weighting = new_weighting(settings.weighting, shared=shared_parameters(network))
-        model = TrainingModel(network, settings.negatives)
+        self.weighting = new_weighting(
+            settings.weighting, weights=settings.task_weights, shared=shared_parameters(network)
+        )
+        model = TrainingModel(network, settings.negatives, settings.rank_loss)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.progression = Progression()
         self.accelerator.register_for_checkpointing(self.scheduler, self.progression)
@@ -197,6 +200,8 @@ class Trainer:
                     self._validate(bars)
                 if saves or progression.stopped:
                     self.folder.save_state(progression.step)
+                if validates and self.accelerator.is_main_process:
+                    draw_curves(self.folder.path)
             self._finish(bars)
         self.accelerator.wait_for_everyone()
         return self.folder.best
@@ -300,7 +305,7 @@ class Trainer:
         result = validate(self.network, self.validation, bars)
         figures = result.figures
         if self.network.config.stack_recall:
-            score = figures["stacked_rank1"] = stacked_rank1(result.samples)
+            score = figures["stacked_rank1"] = stacked_rank1(result.samples, result.aligned)
         else:
             # Without a recall head there is no first stage: then reranking everything counts.
             stage = "two_stage" if self.network.config.recall_size else "rerank"

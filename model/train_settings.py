@@ -21,9 +21,11 @@ class TrainSettings:
     `batch_size` is per process. `head_learning_rate` is for what no text backbone brings along, the
     patch embeddings and the heads; None takes `learning_rate`. `hard_from` and `hard_until`
     are shares of the run between which TIA's negatives harden from random to drawn by recall
-    similarity. `weighting` of the tasks is one of `model.adaptive.WEIGHTINGS` but `fixed`.
+    similarity. `weighting` of the tasks is one of `model.adaptive.WEIGHTINGS`; `fixed` takes
+    `task_weights`, one a task.
     `title_share` of the products are shown by their title alone, `same_group` of them come in
-    batches of one sub-category. `patience` counts validations without a better rank.
+    batches of one sub-category. `patience` counts validations without a better rank. `warmup` is a
+    share of the steps or, above 1, a number of them. `rank_loss` adds the rank term to TIA's loss.
     """
 
     preset: str = "small"
@@ -36,10 +38,12 @@ class TrainSettings:
     head_learning_rate: float | None = None
     cnn_learning_rate: float = 1e-5
     weighting: str = "equal"
+    task_weights: dict[str, float] | None = None
     warmup: float = 0.1
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
+    rank_loss: bool = True
     negatives: int = 1
     hard_from: float = 0.1
     hard_until: float = 0.6
@@ -56,6 +60,16 @@ class TrainSettings:
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def preset_settings(preset: str, **given: Any) -> TrainSettings:
+    """The settings of a preset, with those that are given, and not None, in their place.
+
+    Raises:
+        TrainingError: there is no such preset.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    return TrainSettings(preset=preset, **{**known_preset(preset).get("training", {}), **asked})
+
+
 def check_settings(settings: TrainSettings) -> None:
     """Refuse settings that no run can have, before anything is written.
 
@@ -67,9 +81,12 @@ def check_settings(settings: TrainSettings) -> None:
         value = getattr(settings, name)
         if not 0 < value < math.inf:
             raise TrainingError(f"{name}={value:g}: give a number above 0")
-    weightings = [name for name in WEIGHTINGS if name != "fixed"]
-    if settings.weighting not in weightings:
-        raise TrainingError(f"weighting={settings.weighting!r}: choose of {', '.join(weightings)}")
+    if not (0 <= settings.warmup < math.inf and settings.weight_decay >= 0):
+        raise TrainingError("warmup and weight_decay: give numbers, 0 or more")
+    if not all(0 <= beta < 1 for beta in settings.betas):
+        raise TrainingError(f"betas={settings.betas}: give two numbers, 0 or more and below 1")
+    if settings.weighting not in WEIGHTINGS:
+        raise TrainingError(f"weighting={settings.weighting!r}: choose of {', '.join(WEIGHTINGS)}")
     if settings.mixed_precision not in ("bf16", "fp16", "no"):
         raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: bf16, fp16 or no")
     if settings.mixed_precision == "fp16" and not torch.cuda.is_available():

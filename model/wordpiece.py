@@ -83,7 +83,14 @@ def backbone_tokenizer(source: str) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write `tokenizer.json`, without the padding and truncation of some earlier use."""
+    """Write `tokenizer.json`, without the padding and truncation of some earlier use.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    write_atomically(path, tokenizer.to_str(pretty=True).encode())
+    try:
+        write_atomically(path, tokenizer.to_str(pretty=True).encode())
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written ({error}): make room") from error

@@ -35,8 +35,29 @@ def train(
         int | None, typer.Option(help="Layers that see one modality only; 0 is the paper.", min=0)
     ] = None,
     train_cnn: Annotated[
-        bool, typer.Option("--train-cnn", help="Train the CNN too, instead of keeping it frozen.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--train-cnn/--freeze-cnn",
+            help="Train the CNN too, or keep it as it is; the preset's by default.",
+        ),
+    ] = None,
+    frozen_cnn_stages: Annotated[
+        int | None,
+        typer.Option(help="First stages of a trained CNN that are kept as they are.", min=0),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels a side of the square picture.", min=8)
+    ] = None,
+    patch_grid: Annotated[
+        int | None, typer.Option(help="Patches a side of the picture.", min=1)
+    ] = None,
+    alignment: Annotated[
+        int | None,
+        typer.Option(help="Width of the token-to-patch alignment; 0 is without.", min=0),
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Of the hidden states; the preset's by default.", min=0)
+    ] = None,
     images: options.Images = None,
     text: options.Text = None,
     id_column: options.IdColumn = "id",
@@ -48,16 +69,44 @@ def train(
     report: options.Report = None,
     group_by: options.GroupBy = None,
     epochs: Annotated[float, typer.Option(help="Passes over the feed.", min=0)] = 10,
-    batch_size: Annotated[int, typer.Option(help="Products a step and process.", min=2)] = 64,
-    learning_rate: Annotated[float, typer.Option(help="The highest, after warm-up.")] = 1e-4,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Products a step and process; 64 by default.", min=2)
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="The highest, after warm-up; 1e-4, or the preset's: 2e-5 with paper."),
+    ] = None,
     head_learning_rate: Annotated[
         float | None,
         typer.Option(help="Of what no backbone brings along; --learning-rate by default."),
     ] = None,
+    cnn_learning_rate: Annotated[
+        float, typer.Option(help="Of the CNN, where it is trained.")
+    ] = 1e-5,
+    warmup: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the steps until the highest rate or, above 1, their number; 0.1, or "
+            "the preset's: 5000 with paper.",
+            min=0,
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Of AdamW; 0.01, or the preset's: 1e-4 with paper.", min=0),
+    ] = None,
+    betas: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Of AdamW; 0.9 0.98, or the preset's: 0.95 0.999 with paper."),
+    ] = None,
     weighting: Annotated[
-        str,
-        typer.Option(help="Of the tasks: equal, adaptive-loss or adaptive-gradient (the paper's)."),
-    ] = "equal",
+        str | None,
+        typer.Option(
+            help="Of the tasks: equal, adaptive-loss or adaptive-gradient (the paper's), or fixed "
+            'with weights, such as "fixed:recall=1,match=1,mlm=0.5"; equal by default, and '
+            "adaptive-loss with the preset paper."
+        ),
+    ] = None,
     mlm: Annotated[
         bool | None,
         typer.Option(
@@ -106,7 +155,7 @@ def train(
     from model.catalogue import read_catalogue
     from model.holdout import hold_out as split
     from model.train import Trainer
-    from model.train_settings import TrainSettings
+    from model.train_settings import preset_settings
 
     columns = options.columns(id_column, image_column, title_column, description_column, separator)
 
@@ -134,21 +183,37 @@ def train(
         overrides["joint_from"] = joint_from
     if cnn_image_size is not None:
         overrides["cnn_image_size"] = cnn_image_size
-    if train_cnn:
-        overrides["freeze_cnn"] = False
+    if train_cnn is not None:
+        overrides["freeze_cnn"] = not train_cnn
+    if frozen_cnn_stages is not None:
+        overrides["frozen_cnn_stages"] = frozen_cnn_stages
+    if image_size is not None:
+        overrides["image_size"] = image_size
+    if dropout is not None:
+        overrides["hidden_dropout_prob"] = dropout
+    if patch_grid is not None:
+        overrides["patch_grid"] = patch_grid
+    if alignment is not None:
+        overrides["alignment_size"] = alignment
     if mlm is not None:
         overrides["mlm"] = mlm
     if mpm is not None:
         overrides["mpm"] = mpm
-    settings = TrainSettings(
-        preset=preset,
+    name, task_weights = _weighting(weighting) if weighting else (None, None)
+    settings = preset_settings(
+        preset,
         text_backbone=text_backbone,
         cnn=cnn,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
-        weighting=weighting,
+        weighting=name,
+        task_weights=task_weights,
+        cnn_learning_rate=cnn_learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        betas=betas,
         negatives=negatives,
         same_group=same_group if group_by else 0.0,
         group_by=group_by,
@@ -167,3 +232,18 @@ def train(
     note(
         f"the best checkpoint is {best}: `fashionbert export {best} --out BUNDLE` makes it a bundle"
     )
+
+
+def _weighting(spelled: str) -> tuple[str, dict[str, float] | None]:
+    """`NAME`, or `fixed:TASK=WEIGHT,…` → the name, and the weights by task."""
+    name, _, weights = spelled.partition(":")
+    if not weights:
+        return name, None
+    try:
+        pairs = (pair.split("=") for pair in weights.split(","))
+        return name, {task.strip(): float(weight) for task, weight in pairs}
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{spelled!r}: give a weight to each task, as in fixed:recall=1,match=1",
+            param_hint="--weighting",
+        ) from error

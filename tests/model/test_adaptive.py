@@ -33,7 +33,7 @@ def vector(*numbers: float) -> Tensor:
 def objective(w: Tensor, g: Tensor) -> Tensor:
     """Eq. 5 as it is written, each unordered pair once."""
     pairs = itertools.combinations(range(len(w)), 2)
-    apart = torch.stack([(w[i] - w[j]) ** 2 for i, j in pairs]).sum()
+    apart = sum(((w[i] - w[j]) ** 2 for i, j in pairs), start=w.new_zeros(()))
     return -((w * g) ** 2).sum() / 2 + apart / 2
 
 
@@ -148,6 +148,20 @@ def test_a_runaway_loss_meets_the_bound_of_the_released_code() -> None:
     assert weights == pytest.approx({"mlm": 3 / 7, "match": 2 / 7, "mpm": 2 / 7}, abs=1e-5)
 
 
+def test_any_losses_give_weights_within_the_released_codes_bounds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.1, 1.0, 10.0):
+        drawn = scale * torch.rand(8, 3, generator=generator, dtype=torch.float64)
+        for numbers in drawn:
+            losses = dict(zip(("mlm", "match", "mpm"), numbers, strict=True))
+            weights = torch.tensor(list(AdaptiveLosses()(losses, step=1).values())).double()
+            assert 2 / 7 - 1e-6 <= float(weights.min()) <= float(weights.max()) <= 3 / 7 + 1e-6
+            assert torch.equal(weights.argsort(), numbers.argsort())
+            # They are the solution of the constrained problem, and not of Eq. 6 alone.
+            solution = minimise(objective, numbers.float().double().softmax(0), numbers)
+            torch.testing.assert_close(weights, solution, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_gives_equal_weights(broken: float) -> None:
     losses = {"match": torch.tensor(broken), "recall": torch.tensor(1.0)}
@@ -259,6 +273,17 @@ def test_the_last_shared_layer_of_the_network(joint_from: int, recall_size: int)
         assert reached(list(later.parameters())) != losses.keys()
     weights = AdaptiveGradients(last)(losses, step=1)
     assert sum(weights.values()) == pytest.approx(1)
+
+    # The norms are those that each loss alone leaves in `.grad`.
+    norms = []
+    for loss in losses.values():
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        left = [parameter.grad for parameter in last if parameter.grad is not None]
+        norms.append(float(torch.cat([slope.flatten() for slope in left]).double().norm()))
+    g = vector(*norms) / max(norms) * (1 - 1e-6)
+    solution = minimise(objective, g, torch.zeros(len(g), dtype=torch.float64))
+    assert list(weights.values()) == pytest.approx(solution.tolist(), abs=1e-5)
 
 
 # Equal, fixed, and choosing between them

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,41 @@ def test_80_10_10(wordpiece: Path) -> None:
     assert 0.3 < (button.any(axis=1) & ~button.all(axis=1)).mean() < 0.6  # 1 − .8³ − .2³ = .48
 
 
+def deviation(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> float:
+    """Pearson's χ² of counts against their shares, in standard deviations from its mean."""
+    expected = shares * counts.sum()
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    freedom = len(counts) - 1
+    return (statistic - freedom) / (2 * freedom) ** 0.5
+
+
+def test_every_pair_of_words_is_as_likely(wordpiece: Path) -> None:
+    ids, mask = encoded(wordpiece, [LONG], 20_000)
+    masker = WordMasker(wordpiece)
+    _, chosen = masker.mask(ids, mask, np.random.default_rng(3))
+    first_piece = np.flatnonzero(np.diff(masker.words(ids, mask)[0], prepend=-1) > 0)
+    words = chosen[:, first_piece]
+    assert words.shape == (20_000, 10)
+    two = words[words.sum(axis=1) == 2]
+    assert len(two) == pytest.approx(10_000, abs=300)  # 1.5 words of 10, one or two
+    left, right = np.triu_indices(10, 1)
+    together = (two[:, left] & two[:, right]).sum(axis=0)
+    assert abs(deviation(together, np.full(45, 1 / 45))) < 4
+
+
+def test_fates_and_drawn_tokens_follow_their_shares(wordpiece: Path) -> None:
+    ids, mask = encoded(wordpiece, [LONG], 20_000)
+    hidden, chosen = WordMasker(wordpiece).mask(ids, mask, np.random.default_rng(4))
+    belt = 5 + PIECES.index("belt")
+    after = hidden[chosen & (ids == belt)]
+    counts = np.array([(after == 4).sum(), (after == belt).sum(), 0])
+    counts[2] = len(after) - counts.sum()
+    assert abs(deviation(counts, np.array([0.8, 0.11, 0.09]))) < 4
+    others = [5 + at for at, piece in enumerate(PIECES) if piece != "belt"]
+    drawn = np.bincount(after, minlength=15)[others]
+    assert abs(deviation(drawn, np.full(9, 1 / 9))) < 4
+
+
 def test_every_text_with_a_word_has_one_hidden(wordpiece: Path) -> None:
     texts = ["red", "button", "red coat", "velvet", "velvet red", LONG]
     ids, mask = encoded(wordpiece, texts, 300)
@@ -137,6 +173,41 @@ def test_patches_are_hidden(patches: int, share: float, count: int) -> None:
     assert hidden.mean(axis=0) == pytest.approx(count / patches, abs=0.04)
     again = mask_patches(3000, patches, share, np.random.default_rng(0))
     assert np.array_equal(hidden, again)
+
+
+def test_every_pair_of_patches_is_as_likely() -> None:
+    hidden = mask_patches(20_000, 64, 0.1, np.random.default_rng(0)).astype(np.int64)
+    together = (hidden.T @ hidden)[np.triu_indices(64, 1)]
+    assert together.sum() == 20_000 * 15  # six patches are 15 pairs
+    assert abs(deviation(together, np.full(2016, 1 / 2016))) < 4
+
+
+def test_each_epoch_hides_something_else_of_a_product(learn: Catalogue, tokenizer: Path) -> None:
+    views = sum(len(product.images) for product in learn.products)
+    inputs = ImageInputs(np.zeros((views, 16, 16, 3), np.uint8))
+    masker = WordMasker(tokenizer)
+    products = TrainingSet(learn, inputs, tokenizer, 48, masking=Masking(masker, 16))
+    words: dict[int, list[set[int]]] = {}
+    patches: dict[int, list[set[int]]] = {}
+    for epoch in range(100):
+        for batch in products.batches(epoch, batch_size=32, same_group=0.0, seed=3, augment=False):
+            assert batch.masked_tokens is not None
+            assert batch.masked_patches is not None
+            for row, number in enumerate(batch.text_numbers.tolist()):
+                at = np.flatnonzero(batch.masked_tokens[row].numpy())
+                words.setdefault(number, []).append(set(at.tolist()))
+                at = np.flatnonzero(batch.masked_patches[row].numpy())
+                patches.setdefault(number, []).append(set(at.tolist()))
+    # What one epoch hides says nothing about what the next one does.
+    for draws, share, tolerance in ((words, 0.15, 0.03), (patches, 2 / 16, 0.01)):
+        pairs = [pair for drawn in draws.values() for pair in pairwise(drawn)]
+        again = sum(len(one & later) for one, later in pairs) / sum(len(one) for one, _ in pairs)
+        assert again == pytest.approx(share, abs=tolerance)
+    # In the end every word and every patch has been hidden.
+    numbers = masker.words(products.input_ids, products.attention_mask)
+    for row, text in enumerate(products.text_numbers.tolist()):
+        assert set.union(*words[text]) == set(np.flatnonzero(numbers[row] >= 0).tolist())
+        assert set.union(*patches[text]) == set(range(16))
 
 
 def test_batches_hide_anew_and_draw_the_rest_as_before(learn: Catalogue, tokenizer: Path) -> None:

@@ -122,6 +122,7 @@ def test_the_folder_of_a_run(straight: Path, shop: Shop) -> None:
     assert {path.name for path in straight.iterdir()} == {
         "best",
         "checkpoints",
+        "curves.png",
         "log.jsonl",
         "run.json",
         "tokenizer.json",
