@@ -1,6 +1,6 @@
 """The bundle: the directory that an export leaves and that everything online runs from.
 
-    manifest.json       what the model is, and the sha256 of every other file
+    manifest.json       what the model is, the sha256 of every other file, and one of itself
     tokenizer.json
     text_encoder.onnx   input_ids, attention_mask [B, T]     → states [B, T, H], embedding [B, E]
     image_encoder.onnx  pixels uint8 [B, S, S, 3]            → states [B, P, H], embedding [B, E]
@@ -16,14 +16,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from model.errors import BundleError
-from model.files import sha256_of, write_json
+from model.files import sha256_of, sync_folder, write_json
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("tokenizer.json", "text_encoder.onnx", "image_encoder.onnx", "matcher.onnx")
 
 
@@ -33,6 +37,7 @@ class Manifest:
 
     `calibration` is (slope, intercept): probability = sigmoid(slope · logit + intercept).
     `text_template` is what the model was trained on, a default for feeds that name none.
+    `checksum` is over all the other fields.
     """
 
     model_id: str
@@ -49,6 +54,7 @@ class Manifest:
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    checksum: str = ""
 
 
 def _check_types(manifest: Manifest) -> None:
@@ -71,17 +77,76 @@ def model_id_of(files: dict[str, str]) -> str:
     return f"fb-{digest.hexdigest()[:16]}"
 
 
+def checksum_of(manifest: Manifest) -> str:
+    """Hex digest over every field but the checksum itself.
+
+    Apart from the model id, so that a new calibration or new figures leave that as it is: the
+    states in a snapshot are made by the files alone.
+    """
+    fields = dataclasses.asdict(manifest)
+    del fields["checksum"]
+    fields = json.loads(json.dumps(fields))  # as they are read again: keys are strings there
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
 def write_manifest(folder: Path, **fields: Any) -> Manifest:
     """Hash the files of an exported folder and write its `manifest.json`.
 
     Args:
         folder: holds `FILES` already.
-        fields: of `Manifest`, less `files` and `model_id`.
+        fields: of `Manifest`, less `files`, `model_id`, `format` and `checksum`.
     """
     files = {name: sha256_of(folder / name) for name in FILES}
     manifest = Manifest(model_id=model_id_of(files), files=files, **fields)
+    manifest = dataclasses.replace(manifest, checksum=checksum_of(manifest))
     write_json(folder / "manifest.json", dataclasses.asdict(manifest))
     return manifest
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Write a bundle beside its place; it takes the place when the block ends without an error.
+
+    Args:
+        folder: must not exist, or be empty, or hold an older bundle, which is replaced.
+
+    Raises:
+        BundleError: the folder holds something else, or it cannot be written. Then, as after any
+            error inside the block, nothing is left of it and what stood there stands.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder} is a file: choose another folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
+        raise BundleError(f"{folder} holds something that is no bundle: choose another folder")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        yield part
+        sync_folder(part)
+        _replace_folder(part, folder)
+    except OSError as error:
+        raise BundleError(
+            f"the bundle {folder} cannot be written ({error}): make room or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace_folder(part: Path, folder: Path) -> None:
+    """Put `part` where `folder` is; two renames, the old one comes back if the second fails."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(part, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(folder.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +167,7 @@ class Bundle:
 
         Args:
             path: the bundle's folder.
-            verify: compare every file with its sha256.
+            verify: compare every file with its sha256; the manifest itself always is.
 
         Raises:
             BundleError: it is missing, of another format, or a file of it is missing or changed.
@@ -129,6 +194,11 @@ class Bundle:
             raise BundleError(
                 f"{source} is damaged ({error}): copy or export the bundle again"
             ) from error
+        if manifest.checksum != checksum_of(manifest):
+            raise BundleError(
+                f"{source} has been changed since the export (its checksum is not that of its "
+                "fields): copy or export the bundle again"
+            )
         bundle = cls(path, manifest)
         if verify:
             bundle.verify()

@@ -25,7 +25,7 @@ MATCH_BATCH = 8
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
     """`states` [B, T, H] quantised, `lengths` int32 [B] real tokens, `embeddings` float32 [B, E]
-    of unit length, `truncated` bool [B]."""
+    of unit length (E = 0 without a recall head), `truncated` bool [B]."""
 
     states: QuantisedStates
     lengths: NDArray[np.int32]
@@ -35,7 +35,7 @@ class EncodedTexts:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImages:
-    """`states` [B, P, H] quantised, `embeddings` float32 [B, E] of unit length."""
+    """`states` [B, P, H] quantised, `embeddings` float32 [B, E] of unit length, or E = 0."""
 
     states: QuantisedStates
     embeddings: NDArray[np.float32]
@@ -45,22 +45,18 @@ class Engine:
     """Encodes texts and pictures and scores pairs of them. Safe to use from several threads.
 
     Args:
-        bundle: the exported model; it must have a recall head.
+        bundle: the exported model. One without a recall head, as the paper's, has `recall_size`
+            E = 0: it encodes and matches, but nothing can be searched with it.
         threads: of ONNX Runtime inside one pass; all cores by default.
         device: `cpu` or `cuda`.
 
     Raises:
-        BundleError: a graph cannot be loaded, or the model has no recall head.
+        BundleError: a graph cannot be loaded.
         FashionBertError: the device is not there.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, device: str = "cpu") -> None:
         manifest = bundle.manifest
-        if not manifest.recall_size:
-            raise BundleError(
-                f"{bundle.path} was trained without a recall head, so nothing can be searched "
-                "with it: train with recall_size above 0"
-            )
         self.bundle = bundle
         self.model_id = bundle.model_id
         self.hidden_size = manifest.hidden_size
@@ -94,6 +90,26 @@ class Engine:
             )
         return session
 
+    def require_recall(self) -> None:
+        """Refuse a model that cannot search.
+
+        Raises:
+            BundleError: it has no recall head.
+        """
+        if not self.recall_size:
+            raise BundleError(
+                f"{self.bundle.path} was trained without a recall head, so nothing can be searched "
+                "with it: train with a preset that has one, such as small"
+            )
+
+    def _encode(self, session: Any, feeds: dict[str, Any]) -> tuple[Any, Any]:
+        """States [B, L, H] and embeddings [B, E]."""
+        if self.recall_size:
+            states, embeddings = session.run(["states", "embedding"], feeds)
+            return states, embeddings
+        (states,) = session.run(["states"], feeds)
+        return states, np.empty((len(states), 0), dtype=np.float32)
+
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """Encode texts; passes are cut from the texts sorted by length."""
         tokens = self.tokenizer.encode(texts)
@@ -106,9 +122,7 @@ class Engine:
                 "input_ids": tokens.input_ids[rows, :longest],
                 "attention_mask": tokens.attention_mask[rows, :longest],
             }
-            states[rows, :longest], embeddings[rows] = self._text_encoder.run(
-                ["states", "embedding"], feeds
-            )
+            states[rows, :longest], embeddings[rows] = self._encode(self._text_encoder, feeds)
         quantised = quantise(states, tokens.attention_mask)
         return EncodedTexts(quantised, lengths, embeddings, tokens.truncated)
 
@@ -119,9 +133,7 @@ class Engine:
         embeddings = np.empty((len(pixels), self.recall_size), dtype=np.float32)
         for start in range(0, len(pixels), ENCODE_BATCH):
             rows = slice(start, start + ENCODE_BATCH)
-            states, embeddings[rows] = self._image_encoder.run(
-                ["states", "embedding"], {"pixels": pixels[rows]}
-            )
+            states, embeddings[rows] = self._encode(self._image_encoder, {"pixels": pixels[rows]})
             quantised = quantise(states)
             values[rows], scales[rows] = quantised.values, quantised.scales
         return EncodedImages(QuantisedStates(values, scales), embeddings)

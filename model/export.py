@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -16,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.bundle import Bundle, write_manifest
+from model.bundle import Bundle, new_folder, write_manifest
 from model.errors import BundleError
-from model.files import sync_folder
 from model.network import FashionBertModel
 from model.states import quantise
 
@@ -120,17 +118,9 @@ def export_bundle(
         BundleError: the parity check failed, the folder holds something else, or it cannot be
             written. Nothing is written then, and what stood there stands.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BundleError(f"{folder} is a file: choose another folder")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
-        raise BundleError(f"{folder} holds something that is no bundle: choose another folder")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     nn.Module.to(model, "cpu", torch.float32)
     nn.Module.eval(model)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
+    with new_folder(folder) as part:
         _write_graphs(model, part)
         shutil.copyfile(tokenizer, part / "tokenizer.json")
         difference = check_parity(model, part)
@@ -149,14 +139,6 @@ def export_bundle(
             config=config.to_diff_dict(),
             metrics=metrics or {},
         )
-        sync_folder(part)
-        _replace_folder(part, folder)
-    except OSError as error:
-        raise BundleError(
-            f"the bundle {folder} cannot be written ({error}): make room or choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return Bundle.open(folder), difference
 
 
@@ -200,21 +182,6 @@ def _write_graphs(model: FashionBertModel, folder: Path) -> None:
             },
             {"logit": {0: "pairs"}},
         )
-
-
-def _replace_folder(part: Path, folder: Path) -> None:
-    """Put `part` where `folder` is; two renames, the old one comes back if the second fails."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(part, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    sync_folder(folder.parent)
 
 
 def check_parity(model: FashionBertModel, folder: Path) -> float:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from model.bundle import FILES, FORMAT, Bundle, model_id_of, write_manifest
+from model.bundle import (
+    FILES,
+    FORMAT,
+    Bundle,
+    Manifest,
+    checksum_of,
+    model_id_of,
+    new_folder,
+    write_manifest,
+)
 from model.errors import BundleError
 
 
@@ -22,6 +31,13 @@ def edit(folder: Path, **changes: Any) -> None:
     path = folder / "manifest.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**fields, **changes}), encoding="utf-8")
+
+
+def forge(folder: Path, **changes: Any) -> None:
+    """As `edit`, with a checksum that fits."""
+    edit(folder, **changes)
+    manifest = Manifest(**json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    edit(folder, checksum=checksum_of(manifest))
 
 
 def refusal(folder: Path) -> str:
@@ -67,7 +83,9 @@ def test_a_manifest_written_is_the_manifest_read(bundle: Bundle, own: Path) -> N
         metrics={"rank1": 50.0},
     )
     assert Bundle.open(own).manifest == written
+    # New figures or another calibration: the states in a snapshot are as they were.
     assert written.model_id == bundle.model_id
+    assert written.checksum != bundle.manifest.checksum
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -96,15 +114,38 @@ def test_what_is_no_bundle(own: Path, tmp_path: Path) -> None:
         assert "`fashionbert export`" in message
 
 
-@pytest.mark.parametrize("number", [FORMAT + 1, 0, None, "1"])
+@pytest.mark.parametrize("number", [FORMAT + 1, 1, 0, None, "2"])
 def test_another_format_is_refused(own: Path, number: object) -> None:
     edit(own, format=number)
     expected = f"{own / 'manifest.json'} has format {number}, this version reads {FORMAT}"
     assert refusal(own).startswith(expected)
 
 
-def test_an_edited_model_id_is_noticed(own: Path, other_bundle: Bundle) -> None:
-    edit(own, model_id=other_bundle.model_id)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"calibration": [2.0, 0.0]},
+        {"text_template": "{title}"},
+        {"precision": "int8"},
+        {"metrics": {"rank1": 99.0}},
+        {"max_text_tokens": 5},
+        {"model_id": "fb-0123456789abcdef"},
+        {"checksum": "0" * 64},
+    ],
+    ids=json.dumps,
+)
+def test_an_edited_field_is_noticed(own: Path, changes: dict[str, Any]) -> None:
+    edit(own, **changes)
+    for verify in (True, False):
+        with pytest.raises(BundleError) as caught:
+            Bundle.open(own, verify=verify)
+        assert str(caught.value).startswith(
+            f"{own / 'manifest.json'} has been changed since the export (its checksum is not"
+        )
+
+
+def test_the_model_id_of_another_is_noticed(own: Path, other_bundle: Bundle) -> None:
+    forge(own, model_id=other_bundle.model_id)
     assert refusal(own).startswith(f"{own / 'manifest.json'} does not agree with itself")
 
 
@@ -112,12 +153,12 @@ def test_edited_checksums_are_noticed(own: Path, bundle: Bundle) -> None:
     files = bundle.manifest.files
     fewer = {name: files[name] for name in FILES[1:]}
     for changed in ({**files, "matcher.onnx": "0" * 64}, fewer, {**files, "more": "0" * 64}, {}):
-        edit(own, files=changed)
+        forge(own, files=changed)
         assert refusal(own).startswith(f"{own / 'manifest.json'} does not agree with itself")
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"null", b"[]", b"7", b'{"format": 1}', b'{"format": "\xff"}']
+    "data", [b"", b"{", b"null", b"[]", b"7", b'{"format": 2}', b'{"format": "\xff"}']
 )
 def test_a_damaged_manifest_is_named(own: Path, data: bytes) -> None:
     (own / "manifest.json").write_bytes(data)
@@ -156,3 +197,24 @@ def test_a_file_that_cannot_be_read_is_named(own: Path, name: str) -> None:
     (own / name).unlink()
     (own / name).symlink_to("/proc/self/mem")  # there, and reading its start fails, also as root
     assert refusal(own).startswith(f"{own / name} cannot be read: ")
+
+
+def test_a_new_folder_takes_its_place_at_the_end(bundle: Bundle, own: Path) -> None:
+    with new_folder(own) as part:
+        assert part.parent == own.parent
+        (part / "manifest.json").write_text("{}")
+        assert Bundle.open(own) == Bundle(own, bundle.manifest), "until then the older one is there"
+    assert [path.name for path in own.iterdir()] == ["manifest.json"]
+    assert list(own.parent.iterdir()) == [own]
+
+
+def test_an_error_leaves_the_older_bundle(bundle: Bundle, own: Path) -> None:
+    def fail() -> None:
+        with new_folder(own) as part:
+            (part / "manifest.json").write_text("{}")
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        fail()
+    assert Bundle.open(own) == Bundle(own, bundle.manifest)
+    assert list(own.parent.iterdir()) == [own]

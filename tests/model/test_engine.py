@@ -230,19 +230,43 @@ def test_a_graph_that_cannot_be_loaded_is_named(bundle: Bundle, tmp_path: Path) 
             Engine(Bundle.open(own, verify=False), threads=1)
 
 
-def test_a_model_without_recall_head_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("joint_from", [0, 1])
+def test_a_model_without_recall_head_encodes_and_matches(
+    joint_from: int, bundle: Bundle, sentences: list[str], pixels: np.ndarray, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     config = new_config(
         "tiny",
         vocab_size=bundle.manifest.config["vocab_size"],
         image_size=64,
         num_hidden_layers=2,
-        joint_from=1,
+        joint_from=joint_from,
         recall_size=0,
         stack_recall=False,
     )
     tokenizer = bundle.path / "tokenizer.json"
-    headless, _ = export_bundle(new_model(config), tokenizer, tmp_path / "headless")
-    with pytest.raises(BundleError, match=r"headless was trained without a recall head") as caught:
-        Engine(headless, threads=1)
-    assert "recall_size above 0" in str(caught.value)
+    model = new_model(config)
+    headless = Engine(export_bundle(model, tokenizer, tmp_path / "headless")[0], threads=1)
+    assert headless.recall_size == 0
+    texts, images = headless.encode_texts(sentences), headless.encode_images(pixels)
+    for encoded in (texts, images):
+        assert encoded.embeddings.shape == (PAIRS, 0)
+        assert encoded.embeddings.dtype == np.float32
+    assert texts.truncated.any()
+    tokens = headless.tokenizer.encode(sentences)
+    with torch.inference_mode():
+        mask = torch.from_numpy(tokens.attention_mask)
+        states, nothing = model.encode_text(torch.from_numpy(tokens.input_ids), mask)
+        assert nothing is None
+        expected = model.match(states, mask, model.encode_image(torch.from_numpy(pixels))[0])
+    logits = headless.match(texts.states, images.states)
+    np.testing.assert_allclose(logits, expected.numpy(), atol=0.05)  # int8 states
+    with pytest.raises(
+        BundleError, match=r"headless was trained without a recall head, so nothing"
+    ):
+        headless.require_recall()
+
+
+def test_a_model_with_recall_head_may_search(engine: Engine) -> None:
+    assert engine.recall_size > 0
+    engine.require_recall()

@@ -57,3 +57,33 @@ def test_mistakes_are_one_line(checkpoint: Path, shell: Shell, tmp_path: Path) -
         assert told in line
     assert not (tmp_path / "b").exists()
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["letter.txt"]
+
+
+def test_precisions(checkpoint: Path, demo_catalogue: Path, shell: Shell, tmp_path: Path) -> None:
+    ran = shell(
+        "export", checkpoint, "--out", tmp_path, "--precision", "fp32", "--precision", "int8",
+        "--calibrate", demo_catalogue / "train.csv", "--measure", demo_catalogue / "val.csv",
+        "--group-by", "product_type", "--queries", "4",
+    )  # fmt: skip
+    assert (ran.code, ran.out) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fp32", "int8"]
+    fp32, int8 = Bundle.open(tmp_path / "fp32"), Bundle.open(tmp_path / "int8")
+    assert (fp32.manifest.precision, int8.manifest.precision) == ("fp32", "int8")
+    lines = [line for line in ran.err.splitlines() if line.startswith(("model", "Rank@1"))]
+    assert lines[0].startswith(f"model {fp32.model_id}, fp32, in {fp32.path}: at most ")
+    assert lines[1].startswith(f"model {int8.model_id}, int8, in {int8.path}, ")
+    figures = int8.manifest.metrics["precision"]
+    assert figures["errors"]["samples"] == 32
+    for line, direction in zip(lines[2:], ("text_to_image", "image_to_text"), strict=True):
+        found = figures["rank1"][direction]
+        assert line == (
+            f"Rank@1 {direction.replace('_to_', ' → ')}, 4 queries: {found['here']:.2f}, "
+            f"fp32 {found['fp32']:.2f}, a loss of {found['loss']:.2f} points"
+        )
+
+
+def test_one_precision_is_the_bundle_itself(checkpoint: Path, shell: Shell, tmp_path: Path) -> None:
+    ran = shell("export", checkpoint, "--out", tmp_path / "bundle", "--precision", "fp16")
+    assert (ran.code, ran.out) == (0, "")
+    assert Bundle.open(tmp_path / "bundle").manifest.precision == "fp16"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
