@@ -6,26 +6,36 @@ BIN := $(VENV)/bin
 # an index carries one; the rest of the training extra is then satisfied by it.
 TORCH ?= torch==2.13.0
 
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header \
 	--annotation-style line
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo demo-train test check format lock clean
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Install everything into .venv
 
+# All of it serves too, so this one stamps both.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev]'
+	$(PIP) '$(TORCH)'
+	$(PIP) --editable '.[cpu,train,dev]'
+	@touch $(VENV)/.serving $@
+
+$(VENV)/.serving: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[cpu]'
 	@touch $@
 
-demo: setup ## Make a catalogue, train, export, index and serve on http://127.0.0.1:8080
+demo: $(VENV)/.serving ## Index a drawn catalogue with the model that comes along; serve it
 	$(BIN)/fashionbert demo
+
+demo-train: setup ## The same with a model of its own, trained in a few minutes
+	$(BIN)/fashionbert demo --train
 
 test: setup check ## Run all checks and tests
 	$(BIN)/pytest
@@ -40,7 +50,7 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 
 lock: setup ## Lock what the images install (requirements/)
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(PIP) uv
 	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt
 	$(COMPILE) --extra gpu pyproject.toml -o requirements/gpu.txt
 	echo "setuptools>=77" | $(COMPILE) - -o requirements/build.txt

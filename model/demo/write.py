@@ -105,6 +105,7 @@ def write_demo_catalogue(
     held_out: int = 400,
     seed: int = 0,
     size: tuple[int, int] = (192, 256),
+    held_out_only: bool = False,
     processes: int = 1,
     progress: bool = False,
 ) -> None:
@@ -112,7 +113,9 @@ def write_demo_catalogue(
 
     The same arguments give the same bytes, whatever `processes`, which draw; more than one are
     spawned, so a caller's script then needs a main guard. `size` is a picture's width and height
-    in pixels. A demo catalogue already in `folder` is replaced.
+    in pixels. With `held_out_only` there is no `train.csv`, and only what `val.csv` names, in the
+    same words and pictures as beside it, is drawn. A demo catalogue already in `folder` is
+    replaced.
 
     Raises:
         CatalogueError: `folder` holds something other than a demo catalogue, or a number is out
@@ -125,18 +128,22 @@ def write_demo_catalogue(
         )
     folder = Path(folder)
     _refuse_foreign(folder)
-    everything = demo_products(products + held_out, seed)
+    drawn = demo_products(products + held_out, seed)
+    feeds = {"train.csv": drawn[:products], "val.csv": drawn[products:]}
+    if held_out_only:
+        del feeds["train.csv"]
+        drawn = feeds["val.csv"]
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     # Aside but within the folder, which may be a mount point.
     aside = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     try:
-        _write_feed(aside / "train.csv", everything[:products])
-        _write_feed(aside / "val.csv", everything[products:])
-        _write_pictures(aside / "images.tar", everything, seed, size, processes, progress)
+        for name, rows in feeds.items():
+            _write_feed(aside / name, rows)
+        _write_pictures(aside / "images.tar", drawn, seed, size, processes, progress)
         # train.csv goes first and comes last: where it stands, the catalogue is whole.
         (folder / "train.csv").unlink(missing_ok=True)
-        for name in reversed(FILES):
+        for name in ("images.tar", *reversed(feeds)):
             os.replace(aside / name, folder / name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

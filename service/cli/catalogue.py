@@ -20,6 +20,10 @@ def demo(
     products: Annotated[int, typer.Option(help="Products of train.csv.")] = 2400,
     held_out: Annotated[int, typer.Option(help="Products of val.csv.")] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    held_out_only: Annotated[
+        bool,
+        typer.Option("--held-out-only", help="Draw val.csv's products alone, without train.csv."),
+    ] = False,
 ) -> None:
     """Write a made-up catalogue: train.csv, val.csv and images.tar, drawn and described.
 
@@ -34,10 +38,12 @@ def demo(
         products=products,
         held_out=held_out,
         seed=seed,
+        held_out_only=held_out_only,
         processes=os.cpu_count() or 1,
         progress=True,
     )
-    note(f"wrote {products:,} products and {held_out:,} held out into {folder}")
+    drawn = "" if held_out_only else f"{products:,} products and "
+    note(f"wrote {drawn}{held_out:,} held out into {folder}")
 
 
 @app.command()

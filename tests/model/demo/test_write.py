@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -93,6 +94,30 @@ def test_same_seed_same_bytes(catalogue: Path, tmp_path: Path) -> None:
     write_demo_catalogue(tmp_path / "again", products=40, held_out=12, seed=3, size=SIZE)
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (catalogue / name).read_bytes()
+
+
+def test_held_out_alone_are_the_same(catalogue: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    settings: dict[str, Any] = {"products": 40, "held_out": 12, "seed": 3, "size": SIZE}
+    write_demo_catalogue(folder, **settings, held_out_only=True)
+    assert sorted(os.listdir(folder)) == ["images.tar", "val.csv"]
+    assert (folder / "val.csv").read_bytes() == (catalogue / "val.csv").read_bytes()
+    with (
+        tarfile.open(folder / "images.tar") as some,
+        tarfile.open(catalogue / "images.tar") as whole,
+    ):
+        names = [name for row in read(folder / "val.csv") for name in row["image"].split("|")]
+        assert some.getnames() == names
+        for name in names:
+            one, other = some.extractfile(name), whole.extractfile(name)
+            assert one is not None
+            assert other is not None
+            assert one.read() == other.read()
+    # The whole may come in its place, and the other way round.
+    write_demo_catalogue(folder, **settings)
+    assert sorted(os.listdir(folder)) == sorted(FILES)
+    write_demo_catalogue(folder, **settings, held_out_only=True)
+    assert sorted(os.listdir(folder)) == ["images.tar", "val.csv"]
 
 
 def test_same_bytes_from_several_processes(catalogue: Path, tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""`fashionbert card`: the model card of a bundle, from its evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model.errors import FashionBertError
+from service.cli import options
+from service.cli.output import note
+
+
+def card(
+    evaluations: Annotated[
+        list[str],
+        typer.Argument(help="NAME=FILE: a catalogue, and what `evaluate --json` wrote about it."),
+    ],
+    bundle: options.Bundle = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE: the same of the fp32 bundle, to show what precision costs."),
+    ] = None,
+    notes: Annotated[
+        Path | None,
+        typer.Option(help="Markdown to put in: data, recipe, limits, licences."),
+    ] = None,
+) -> None:
+    """Write a bundle's model card, README.md, and figures.json, into its folder.
+
+    \b
+    Example:
+      fashionbert card shop=figures.json --bundle bundle/ --notes notes.md
+    """
+    from model.bundle import Bundle
+    from model.card import write_card
+    from model.pretrained import pretrained
+
+    written = write_card(
+        Bundle.open(bundle or pretrained()), _named(evaluations), _named(reference or []), notes
+    )
+    note(f"the model card is {written}")
+
+
+def _named(pairs: list[str]) -> dict[str, Path]:
+    """NAME=FILE, each name once."""
+    named: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, file = pair.partition("=")
+        if not (name and equals and file) or name in named:
+            raise FashionBertError(
+                f"{pair!r}: give NAME=FILE, each name once, as in shop=figures.json", code="card"
+            )
+        named[name] = Path(file)
+    return named
