@@ -16,6 +16,12 @@ them at efSearch 256 in 0.67 ms, .947 at 128 in 0.45 ms; IVF1024 .71 / .84 / .90
 8 / 32 / 64. So exact search is kept for as long as it costs little beside the cross-encoder, and
 HNSW for as long as a whole float vector and its links fit in memory.
 
+A search among some of the vectors only (a filter's) is done inside the index too, so that it finds
+as many as it is asked for: `exact` skips the others. HNSW and IVFPQ find fewer of the nearest the
+narrower the filter, so up to 200,000 vectors that pass it are compared one by one, and for more the
+index is searched more deeply: efSearch grows with 1/share, and so do the lists that are read.
+`benchmarks/filters.py` measures it.
+
 FAISS takes its number of threads from OpenMP, for the whole process (`OMP_NUM_THREADS`, or
 `faiss.omp_set_num_threads`); nothing here changes it.
 """
@@ -43,6 +49,7 @@ IVFPQ_FROM = 10_000
 _HNSW_LINKS = 32
 _HNSW_EF_CONSTRUCTION = 200
 _HNSW_EF_SEARCH = 256
+_HNSW_EF_PER_RESULT = 4  # as many nodes a wanted row are kept in view where a filter hides most
 _TRAIN_PER_LIST = 64
 _OVERFETCH = 4
 _BLOCK = 1 << 16  # vectors added or compared at a time
@@ -117,14 +124,23 @@ class RecallIndex:
         path: what `write_index` saved.
         embeddings: float32 [N, E], row for row the same; may be memory-mapped.
         rule: the one it was built by.
+        compare_up_to: of an approximate index, so many rows that pass a filter are all compared.
 
     Raises:
         SnapshotError: the file cannot be read, or is of other vectors.
     """
 
-    def __init__(self, path: Path, embeddings: Embeddings, rule: Rule) -> None:
+    def __init__(
+        self,
+        path: Path,
+        embeddings: Embeddings,
+        rule: Rule,
+        *,
+        compare_up_to: int = EXACT_UP_TO,
+    ) -> None:
         self.embeddings = embeddings
         self.rule = rule
+        self._compare_up_to = compare_up_to
         try:
             self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except Exception as error:  # FAISS throws C++ exceptions of several kinds
@@ -150,31 +166,54 @@ class RecallIndex:
         Args:
             query: float32 [E], of unit length.
             k: at most so many rows.
-            among: bool [N]; only rows marked here, and then always by exact comparison: an
-                approximate index that is filtered loses results.
+            among: bool [N]; only rows marked here.
 
         Returns:
             rows int64 [k'], no row twice, and their cosine similarities float32 [k'], k' ≤ k.
         """
         if query.shape != (self.embeddings.shape[1],) or k < 1:
             raise ValueError(f"a query of {query.shape} for {k} rows")
-        if among is not None and self.rule != "exact":
-            return self._compare(query, np.flatnonzero(among), k)
-        fetch = min(len(self), k * _OVERFETCH if self.rule == "ivfpq" else k)
+        matching = len(self) if among is None else int(np.count_nonzero(among))
+        fetch = min(matching, k * _OVERFETCH if self.rule == "ivfpq" else k)
+        if not fetch:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
         parameters = None
-        if among is not None:
-            fetch = min(fetch, int(np.count_nonzero(among)))
-            if not fetch:
-                return np.empty(0, np.int64), np.empty(0, np.float32)
-            bitmap = np.packbits(among, bitorder="little")
-            # FAISS's own stubs know neither the array nor the keyword that its wrapper takes.
-            parameters = _faiss.SearchParameters(sel=_faiss.IDSelectorBitmap(bitmap))
+        if among is not None and matching < len(self):
+            if self._is_narrow(matching, fetch):
+                return self._compare(query, np.flatnonzero(among), k)
+            parameters = self._parameters(among, matching, fetch)
         vectors = np.ascontiguousarray(query[None], dtype=np.float32)
         similarities, rows = self._index.search(vectors, fetch, params=parameters)
         found = rows[0] >= 0  # FAISS fills up with -1
         if self.rule == "ivfpq":
             return self._compare(query, rows[0][found], k)
         return rows[0][found], similarities[0][found]
+
+    def _is_narrow(self, matching: int, fetch: int) -> bool:
+        """Whether to compare all rows that match rather than to search an approximate index."""
+        if self.rule == "exact":
+            return False
+        if self.rule == "hnsw" and self._ef_search(matching, fetch) * _HNSW_LINKS > matching:
+            return True  # the graph would compare no fewer
+        return matching <= self._compare_up_to
+
+    def _ef_search(self, matching: int, fetch: int) -> int:
+        """How many nodes HNSW keeps in view: FAISS counts those that do not match too."""
+        return max(_HNSW_EF_SEARCH, _HNSW_EF_PER_RESULT * fetch * len(self) // matching)
+
+    def _parameters(self, among: NDArray[np.bool_], matching: int, fetch: int) -> Any:
+        """FAISS's parameters of a search among some rows."""
+        bitmap = np.packbits(among, bitorder="little")
+        # FAISS's own stubs know neither the array nor the keyword that its wrapper takes.
+        selector = _faiss.IDSelectorBitmap(bitmap)
+        if self.rule == "hnsw":
+            return _faiss.SearchParametersHNSW(
+                sel=selector, efSearch=self._ef_search(matching, fetch)
+            )
+        if self.rule == "ivfpq":
+            lists = min(self._index.nlist, -(-self._index.nprobe * len(self) // matching))
+            return _faiss.SearchParametersIVF(sel=selector, nprobe=lists)
+        return _faiss.SearchParameters(sel=selector)
 
     def _compare(
         self, query: Embeddings, rows: NDArray[np.int64], k: int

@@ -3,6 +3,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -105,6 +106,43 @@ def test_a_filtered_search_is_exact_however_narrow(
         np.testing.assert_allclose(similarities, index.embeddings[best] @ query, atol=1e-6)
     rows, similarities = index.search(query, 10, among=np.zeros(len(index), dtype=np.bool_))
     assert len(rows) == len(similarities) == 0
+
+
+def test_filters_lose_nothing_among_100_000(tmp_path: Path) -> None:
+    vectors = np.ascontiguousarray(np.tile(_clustered(100_000, seed=6), 2))  # 64 values each
+    vectors[:, SIZE:] = np.roll(vectors[:, SIZE:], 1, axis=0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = _index(tmp_path, vectors, "exact")
+    for share in (0.1, 0.01, 0.001):
+        among = np.random.default_rng(3).random(len(vectors)) < share
+        allowed = np.flatnonzero(among)
+        for query in vectors[::9973]:
+            rows, _ = index.search(query, 64, among=among)
+            best = allowed[np.argsort(-(vectors[allowed] @ query), kind="stable")[:64]]
+            assert len(np.intersect1d(rows, best)) >= 0.99 * len(best)
+            assert len(rows) == min(64, len(allowed))
+
+
+@pytest.mark.parametrize(("rule", "share", "least"), [("hnsw", 0.95, 0.97), ("ivfpq", 0.3, 0.8)])
+def test_a_broad_filter_goes_through_an_approximate_index(
+    folder: Path, indexes: dict[Rule, RecallIndex], rule: Rule, share: float, least: float
+) -> None:
+    built = indexes[rule]
+    index = RecallIndex(folder / f"{rule}.faiss", built.embeddings, rule, compare_up_to=0)
+    among = np.random.default_rng(4).random(len(index)) < share
+    allowed = np.flatnonzero(among)
+    shared = 0
+    done = faiss.cvar.hnsw_stats if rule == "hnsw" else faiss.cvar.indexIVF_stats
+    done.reset()
+    for query in _clustered(30, seed=1):
+        rows, similarities = index.search(query, 20, among=among)
+        assert among[rows].all()
+        assert len(set(rows.tolist())) == len(rows) == 20
+        np.testing.assert_allclose(similarities, index.embeddings[rows] @ query, atol=1e-5)
+        best = allowed[np.argsort(-(index.embeddings[allowed] @ query), kind="stable")[:20]]
+        shared += len(np.intersect1d(rows, best))
+    assert shared / 600 > least
+    assert (done.n1 if rule == "hnsw" else done.nq) == 30
 
 
 @pytest.mark.parametrize("rule", ["exact", "hnsw"])

@@ -1,0 +1,231 @@
+"""Attributes as columns that can be compared and counted: what filters and facets read.
+
+A column keeps its values by kind: strings and booleans as codes into a dictionary of the distinct
+ones, in as few bytes a product as they need; numbers as int64 or float64. Where a catalogue mixes
+types under one name, the column has several parts, and of each product one of them has the value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from model.catalogue import Attribute
+
+Mask = NDArray[np.bool_]
+NumberValues = NDArray[np.int64] | NDArray[np.float64]
+Kind = Literal["string", "number", "bool"]
+Operator = Literal["gt", "gte", "lt", "lte"]
+
+#: The kinds of value that a column of each type holds; the types are `Items.attribute_types`.
+KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "string": ("string",),
+    "int64": ("number",),
+    "double": ("number",),
+    "bool": ("bool",),
+    "mixed": ("string", "number", "bool"),
+}
+_ARROW_TYPES: Mapping[Kind, pa.DataType] = {"string": pa.string(), "bool": pa.bool_()}
+_OF_DICTIONARY: Mapping[Operator, Callable[..., Any]] = {
+    "gt": pc.greater,
+    "gte": pc.greater_equal,
+    "lt": pc.less,
+    "lte": pc.less_equal,
+}
+_OF_NUMBERS: Mapping[Operator, Callable[..., Any]] = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+def kind_of(value: object) -> Kind | None:
+    """The kind of an attribute's value; None for what no attribute can be."""
+    match value:
+        case bool():
+            return "bool"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case _:
+            return None
+
+
+class Part(Protocol):
+    """The values of one kind in a column of N products; masks are bool [N]."""
+
+    @property
+    def present(self) -> Mask:
+        """The products that have a value of this kind."""
+
+    def any_of(self, values: Sequence[Any]) -> Mask:
+        """The products whose value is one of these, which are of the part's kind."""
+
+    def compare(self, operator: Operator, bound: Any) -> Mask:
+        """The products whose value lies on that side of a bound of the part's kind."""
+
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+        """The most frequent values with their counts, and how many distinct ones there are.
+
+        Args:
+            among: count only these products; all by default.
+            limit: at most so many values.
+        """
+
+
+class NumberPart(Part, Protocol):
+    """The part of kind `number`."""
+
+    def selected(self, among: Mask | None) -> NumberValues:
+        """The numbers that are there, of all products or of some."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coded:
+    """Strings or booleans: `codes` [N], -1 for none, into a `dictionary` of distinct values.
+
+    Strings are compared by code point.
+    """
+
+    codes: NDArray[np.signedinteger[Any]]
+    dictionary: pa.Array
+
+    @classmethod
+    def of(cls, codes: NDArray[np.signedinteger[Any]], dictionary: pa.Array) -> Coded:
+        """With the codes in the smallest type that holds them."""
+        return cls(codes.astype(np.min_scalar_type(-1 - len(dictionary))), dictionary)
+
+    @property
+    def present(self) -> Mask:
+        """As `Part` has it."""
+        return self.codes >= 0
+
+    def any_of(self, values: Sequence[str] | Sequence[bool]) -> Mask:
+        """As `Part` has it."""
+        wanted = pa.array(values, self.dictionary.type)
+        return self._spread(pc.is_in(self.dictionary, value_set=wanted))
+
+    def compare(self, operator: Operator, bound: str) -> Mask:
+        """As `Part` has it."""
+        return self._spread(_OF_DICTIONARY[operator](self.dictionary, bound))
+
+    def _spread(self, of_dictionary: pa.BooleanArray) -> Mask:
+        """What holds of the distinct values, for each product."""
+        # -1 takes the last: products without a value.
+        table = np.append(of_dictionary.to_numpy(zero_copy_only=False), False)
+        mask: Mask = table[self.codes]
+        return mask
+
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+        """As `Part` has it; of equally frequent values the catalogue's first comes first."""
+        codes = self.codes if among is None else self.codes[among]
+        counts = np.bincount(codes[codes >= 0], minlength=len(self.dictionary))
+        best = np.argsort(-counts, kind="stable")[:limit].tolist()
+        values = [(self.dictionary[code].as_py(), int(counts[code])) for code in best]
+        return [one for one in values if one[1]], int(np.count_nonzero(counts))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Numbers:
+    """Numbers: `values` int64 or float64 [N], of which those `present` count.
+
+    Integers are compared exactly, also with a bound that is none; float64 as float64.
+    """
+
+    values: NumberValues
+    present: Mask
+
+    def any_of(self, values: Sequence[int | float]) -> Mask:
+        """As `Part` has it."""
+        if self.values.dtype.kind == "i":
+            values = [int(one) for one in values if one == int(one) and int(one) in _INT64]
+        mask: Mask = np.isin(self.values, np.array(values, dtype=self.values.dtype))
+        return mask & self.present
+
+    def compare(self, operator: Operator, bound: int | float) -> Mask:
+        """As `Part` has it."""
+        if self.values.dtype.kind == "i":  # x > 2.5 is x > 2, and x ≥ 2.5 is x ≥ 3
+            bound = math.floor(bound) if operator in ("gt", "lte") else math.ceil(bound)
+        else:
+            bound = float(bound)
+        mask: Mask = _OF_NUMBERS[operator](self.values, bound)
+        return mask & self.present
+
+    def selected(self, among: Mask | None) -> NumberValues:
+        """As `NumberPart` has it."""
+        return self.values[self.present if among is None else self.present & among]
+
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+        """As `Part` has it; of equally frequent values the smallest comes first."""
+        values, counts = np.unique(self.selected(among), return_counts=True)
+        best = np.argsort(-counts, kind="stable")[:limit]
+        pairs = zip(values[best].tolist(), counts[best].tolist(), strict=True)
+        return list(pairs), len(values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One attribute of all products: its `type` as in `Items.attribute_types`, and its parts."""
+
+    type: str
+    parts: Mapping[Kind, Part]
+
+    @property
+    def present(self) -> Mask:
+        """The products that have the attribute: bool [N]."""
+        first, *others = (part.present for part in self.parts.values())
+        for other in others:
+            first = first | other
+        return first
+
+
+def plain_column(array: pa.Array) -> Column:
+    """A column whose values have one type: string, int64, double or bool."""
+    type = str(array.type)
+    (kind,) = KINDS[type]
+    if kind == "number":
+        present = array.is_valid().to_numpy(zero_copy_only=False)
+        values = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
+        return Column(type, {kind: Numbers(values, present)})
+    codes, dictionary = _encode(array)
+    return Column(type, {kind: Coded.of(codes, dictionary)})
+
+
+def mixed_column(array: pa.StringArray) -> Column:
+    """A column of several types, each value as JSON; all its numbers become float64."""
+    codes, dictionary = _encode(array)
+    distinct = [json.loads(cell) for cell in dictionary.to_pylist()]
+    parts: dict[Kind, Part] = {}
+    for kind in KINDS["mixed"]:
+        own = [code for code, value in enumerate(distinct) if kind_of(value) == kind]
+        if not own:
+            continue
+        # Of the distinct values those of this kind, anew from 0; -1 for the others, and for none.
+        recode = np.full(len(distinct) + 1, -1, dtype=np.int64)
+        recode[own] = np.arange(len(own))
+        recoded = recode[codes]
+        values = [distinct[code] for code in own]
+        if kind == "number":
+            numbers = np.append(np.array(values, dtype=np.float64), 0.0)[recoded]
+            parts[kind] = Numbers(numbers, recoded >= 0)
+        else:
+            parts[kind] = Coded.of(recoded, pa.array(values, _ARROW_TYPES[kind]))
+    return Column("mixed", parts)
+
+
+def _encode(array: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:
+    """Codes, -1 for null, and the distinct values in the order they first come in."""
+    encoded = array.dictionary_encode()
+    return pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), encoded.dictionary
