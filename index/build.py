@@ -15,24 +15,25 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from index.console import BuildProgress
+from index.delta_log import first_write, last_write
+from index.finish import finish_snapshot
 from index.images import Prepared, prepare_image
-from index.items import Item, write_items
-from index.manifest import FORMAT, Manifest, Sizes, describe_files, write_manifest
+from index.items import Item
+from index.manifest import FORMAT, Sizes, read_manifest
 from index.parts import Parts, Progress, Skipped
-from index.recall import Rule, choose_rule, write_index
+from index.recall import choose_rule
 from index.snapshot import Snapshot
-from index.states import open_array
 from index.versions import (
     BUILDING,
     current,
     list_snapshots,
+    locate,
     locked,
     next_name,
     publish,
@@ -65,6 +66,7 @@ def build(
     report_path: Path | None = None,
     chunk: int = CHUNK,
     if_changed: bool = False,
+    supersede: bool = False,
 ) -> Snapshot:
     """Encode a catalogue and publish it as the current snapshot.
 
@@ -85,9 +87,13 @@ def build(
         chunk: products between two records of the progress.
         if_changed: keep the current snapshot where this model made it from this very catalogue
             and it is whole.
+        supersede: the catalogue has all that was written to the service before this job began, so
+            that those writes are dropped; by default they are put on top of it, as the later ones
+            always are.
 
     Raises:
         CatalogueError: too many pictures cannot be decoded, or nothing is left.
+        BundleError: the model has no recall head.
         SnapshotError: another build is running here, the disk is full, or `recall` does not fit.
     """
     if batch_size < 1 or chunk < 1 or not 0 <= max_bad <= 1:
@@ -95,10 +101,11 @@ def build(
             f"batch_size {batch_size}, chunk {chunk}, max_bad {max_bad}: the first two are at "
             "least 1, the last is a share from 0 to 1"
         )
+    engine.require_recall()
     choose_rule(len(catalogue.products), recall)
     try:
         with locked(root):
-            job = _Job(catalogue, engine, root, limits, max_bad, report_path)
+            job = _Job(catalogue, engine, root, limits, max_bad, report_path, supersede)
             name = job.published()
             if name is None and if_changed:
                 name = job.unchanged()
@@ -132,6 +139,7 @@ class _Job:
         limits: ImageLimits,
         max_bad: float,
         report_path: Path | None,
+        supersede: bool,
     ) -> None:
         self._catalogue = catalogue
         self._engine = engine
@@ -140,11 +148,13 @@ class _Job:
         self._report_path = report_path
         self._pictures = sum(len(product.images) for product in catalogue.products)
         self._may_skip = int(max_bad * self._pictures)
+        self._supersede = supersede
         made_from = (FORMAT, engine.model_id, catalogue.fingerprint, repr(limits))
         self._key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
-        self._folder = root / f"{BUILDING}{self._key}"
+        part = f"{BUILDING}{self._key}{'-supersede' if supersede else ''}"
+        self._folder = root / part
         # Beside the folder, not in it: it must outlive the folder's renaming by a moment.
-        self._record = root / f"{BUILDING}{self._key}.json"
+        self._record = root / f"{part}.json"
         self._progress = Progress(self._key)
 
     def published(self) -> str | None:
@@ -156,7 +166,7 @@ class _Job:
             snapshot = Snapshot.open(self._root, names[-1], verify=True) if names else None
         except SnapshotError:
             return None
-        if snapshot is None or snapshot.manifest.key != self._key:
+        if snapshot is None or not self._is_this(snapshot):
             return None
         set_current(self._root, snapshot.name)
         return snapshot.name
@@ -167,7 +177,23 @@ class _Job:
             snapshot = Snapshot.open(self._root, verify=True)
         except SnapshotError:
             return None
-        return snapshot.name if snapshot.manifest.key == self._key else None
+        return snapshot.name if self._is_this(snapshot) else None
+
+    def _is_this(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot is what this job would make."""
+        manifest = snapshot.manifest
+        stands = not self._supersede or manifest.superseded == last_write(self._root, 0)
+        return manifest.key == self._key and stands
+
+    def _dropped_writes(self) -> int:
+        """The number of the last write that does not count any more once this is published."""
+        try:
+            before = read_manifest(locate(self._root))
+        except SnapshotError:
+            return first_write(self._root) - 1  # nothing current that says; so all of them count
+        if self._supersede:
+            return last_write(self._root, before.folded)
+        return before.superseded
 
     def _open_parts(self) -> Parts:
         engine = self._engine
@@ -182,6 +208,8 @@ class _Job:
                 self._progress = Progress(self._key)
         self._discard()
         self._folder.mkdir()
+        # Now, and not when it ends: what is written meanwhile is not in the catalogue.
+        self._progress.writes = self._dropped_writes()
         return Parts(self._folder, self._progress, shape)
 
     def _discard(self) -> None:
@@ -302,34 +330,29 @@ class _Job:
             patches=engine.patches,
             recall_size=engine.recall_size,
         )
-        rules: dict[str, Rule] = {}
-        for modality in ("image", "text"):
-            bars.start_step(f"Building the {modality} recall index")
-            file = f"{modality}_embeddings.npy"
-            dtype, shape = sizes.arrays()[file]
-            rules[modality] = choose_rule(shape[0], recall)
-            embeddings = open_array(self._folder / file, dtype, shape)
-            write_index(embeddings, rules[modality], self._folder / f"{modality}.faiss")
-        bars.start_step("Writing the items")
-        items = _items(self._catalogue.products, progress.skipped)
-        write_items(items, self._folder / "items.parquet")
-        bars.start_step("Computing checksums")
+        rules = {
+            modality: choose_rule(sizes.arrays()[f"{modality}_embeddings.npy"][1][0], recall)
+            for modality in ("image", "text")
+        }
         name = next_name(self._root)
-        manifest = Manifest(
-            name=name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        writes = self._progress.writes
+        finish_snapshot(
+            self._folder,
+            name,
+            sizes,
+            rules,
+            _items(self._catalogue.products, progress.skipped),
+            bars.start_step,
             model_id=engine.model_id,
             text_template=text_template,
             catalogue=self._catalogue.fingerprint,
             key=self._key,
-            sizes=sizes,
-            recall=rules,
             truncated_texts=progress.truncated_texts,
             skipped_pictures=len(progress.skipped),
             dropped_products=len(self._catalogue.products) - progress.products,
-            files=describe_files(self._folder),
+            folded=writes,
+            superseded=writes,
         )
-        write_manifest(self._folder, manifest)
         bars.start_step(f"Publishing snapshot {name}")
         publish(self._root, self._folder, name)
         return name

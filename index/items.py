@@ -8,6 +8,7 @@ holds them as JSON and says so in its metadata, so every value comes back with t
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from index.columns import Column, Mask, mixed_column, plain_column
 from model.catalogue import Attribute
 from model.errors import SnapshotError
 
@@ -89,6 +91,8 @@ class Items:
                 "build the snapshot again"
             ) from error
         self._attributes: dict[str, tuple[Any, bool]] = {}
+        self._columns: dict[str, Column] = {}
+        self._lock = threading.Lock()
         for name, field in zip(table.column_names, table.schema, strict=True):
             if name.startswith(_PREFIX):
                 is_json = bool(field.metadata) and field.metadata.get(b"encoding") == b"json"
@@ -129,6 +133,24 @@ class Items:
             name: "mixed" if is_json else str(column.type)
             for name, (column, is_json) in self._attributes.items()
         }
+
+    @property
+    def live(self) -> Mask | None:
+        """The rows that count, None for all: here nothing was deleted."""
+        return None
+
+    def column(self, name: str) -> Column | None:
+        """One attribute of all products, made for comparing; None if no product has it.
+
+        It is made when it is first asked for, and kept. Any number of threads may ask.
+        """
+        if name not in self._attributes:
+            return None
+        with self._lock:
+            if name not in self._columns:
+                column, is_json = self._attributes[name]
+                self._columns[name] = (mixed_column if is_json else plain_column)(column)
+            return self._columns[name]
 
     def attribute(self, name: str) -> list[Attribute | None]:
         """One attribute of all products, by row, None where a product lacks it.

@@ -86,7 +86,9 @@ class Manifest:
     """What `manifest.json` holds.
 
     `created` is ISO 8601 in UTC. `recall` names the rule of each modality. `key` is a hash of all
-    that the build was made from. `truncated_texts` were longer than the model reads;
+    that the build was made from. Of the log of writes (`index.delta_log`) the snapshot has those up
+    to number `folded` in it; those up to `superseded` were dropped for the feed, and the others
+    are put on top of every later build, too. `truncated_texts` were longer than the model reads;
     `skipped_pictures` could not be decoded, and `dropped_products` had no other.
     """
 
@@ -102,6 +104,8 @@ class Manifest:
     skipped_pictures: int
     dropped_products: int
     files: dict[str, File]
+    folded: int = 0
+    superseded: int = 0
     format: int = FORMAT
 
     @property

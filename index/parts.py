@@ -30,7 +30,8 @@ class Skipped:
 class Progress:
     """How far a build is: all that a run which goes on must know.
 
-    `position` counts products of the catalogue, `products` those of them that are kept.
+    `position` counts products of the catalogue, `products` those of them that are kept. `writes` is
+    the last write to the service that the catalogue is said to have in it.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Progress:
     text_tokens: int = 0
     image_bytes: int = 0
     truncated_texts: int = 0
+    writes: int = 0
     skipped: list[Skipped] = field(default_factory=list)
 
     def save(self, path: Path) -> None:

@@ -28,6 +28,14 @@ _MEDIA_TYPES = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"R
 _CANARIES = 8
 
 
+def media_type(picture: bytes) -> str:
+    """The media type of a picture that is served, by its first bytes."""
+    for magic, name in _MEDIA_TYPES:
+        if picture.startswith(magic):
+            return name
+    return "application/octet-stream"
+
+
 class Snapshot:
     """One published snapshot. Safe to use from several threads; get one from `open`.
 
@@ -153,7 +161,7 @@ class Snapshot:
         Args:
             embedding: float32 [E] of unit length.
             k: at most so many.
-            among: bool [pictures]: only those marked, by exact comparison.
+            among: bool [pictures]: only those marked.
         """
         return self._image_recall.search(embedding, k, among=among)
 
@@ -169,10 +177,13 @@ class Snapshot:
             raise IndexError(f"picture rows go from 0 to {self.manifest.sizes.pictures - 1}")
         start, end = self._image_offsets[image_row : image_row + 2]
         data = self._images[start:end].tobytes()
-        for magic, media_type in _MEDIA_TYPES:
-            if data.startswith(magic):
-                return data, media_type
-        return data, "application/octet-stream"
+        return data, media_type(data)
+
+    def image_tag(self, image_row: int) -> str:
+        """What tells a picture from any other that this address ever had."""
+        # The key is a hash of all that the snapshot was built from: names start again in a new
+        # folder.
+        return f"{self.name}-{self.manifest.key[:16]}-{image_row}"
 
     def verify(self) -> None:
         """Compare every file with its checksum, and let stored rows find themselves.

@@ -10,11 +10,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from index.faults import crash_point
 from model.errors import SnapshotError
 from model.files import sync_folder, write_atomically
 
 _NAME = re.compile(r"[0-9]{8}")
 BUILDING = ".building-"
+COMPACTING = ".compacting-"
+_REMOVING = ".removing-"
 
 
 def list_snapshots(root: Path) -> list[str]:
@@ -83,8 +86,18 @@ def next_name(root: Path) -> str:
     return f"{int((list_snapshots(root) or ['0'])[-1]) + 1:08d}"
 
 
-def publish(root: Path, part: Path, name: str) -> None:
-    """Give a finished folder its name and serve it. What it holds is synced first."""
+def publish(root: Path, part: Path, name: str, *, instead_of: str | None = None) -> None:
+    """Give a finished folder its name and serve it. What it holds is synced first.
+
+    Args:
+        root: the folder of all snapshots.
+        part: the finished folder, inside it.
+        name: the snapshot's.
+        instead_of: serve it only if this one still is.
+
+    Raises:
+        SnapshotError: another one is served by now; the new one is there all the same.
+    """
     for file in part.iterdir():
         handle = os.open(file, os.O_RDONLY)
         try:
@@ -92,9 +105,115 @@ def publish(root: Path, part: Path, name: str) -> None:
         finally:
             os.close(handle)
     sync_folder(part)
+    crash_point("publish-synced")
     os.rename(part, root / name)
     sync_folder(root)
-    set_current(root, name)
+    crash_point("publish-renamed")
+    with _switching(root):
+        if instead_of is not None and (now := current(root)) != instead_of:
+            raise SnapshotError(
+                f"snapshot {name} was made from {instead_of}, but {now} was published meanwhile, "
+                "so it is not served: start again"
+            )
+        set_current(root, name)
+    crash_point("publish-current")
+
+
+def make_current(root: Path, name: str) -> None:
+    """`set_current`, in turn with others who publish."""
+    with _switching(root):
+        set_current(root, name)
+
+
+def previous(root: Path) -> str:
+    """The snapshot before the current one.
+
+    Raises:
+        SnapshotError: there is none.
+    """
+    now = current(root)
+    older = [name for name in list_snapshots(root) if name < now]
+    if not older:
+        raise SnapshotError(
+            f"there is no snapshot before {now} in {root} to go back to: "
+            "they were pruned, or it is the first"
+        )
+    return older[-1]
+
+
+@contextlib.contextmanager
+def _switching(root: Path) -> Iterator[None]:
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def hold(path: Path) -> int:
+    """Say that a snapshot is being read, so that it is not pruned, until the handle is closed.
+
+    Raises:
+        SnapshotError: it was pruned.
+    """
+    try:
+        handle = os.open(path / "manifest.json", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SnapshotError(
+            f"{path} is not there any more ({error.strerror}): open the current snapshot"
+        ) from error
+    # Where the file system knows no locks, readers are not protected, and need not be: what they
+    # have opened stays readable.
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return handle
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        with (path / "manifest.json").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # half of it is gone, or there are no locks
+    return False
+
+
+def prune(root: Path, keep: int) -> tuple[list[str], list[str]]:
+    """Remove old snapshots, but the current one and the newest of the others, `keep` together.
+
+    To be called with the folder locked.
+
+    Returns:
+        The names of those removed, and of those left because someone reads them.
+
+    Raises:
+        SnapshotError: `keep` is below 1, or nothing was published here.
+    """
+    if keep < 1:
+        raise SnapshotError(f"keep is {keep}: at least the current snapshot stays, so 1 or more")
+    now = current(root)
+    others = [name for name in reversed(list_snapshots(root)) if name != now]
+    removed, in_use = [], []
+    for name in others[keep - 1 :]:
+        if _in_use(root / name):
+            in_use.append(name)
+            continue
+        # Renamed first: a reader sees the whole of it or nothing.
+        os.rename(root / name, root / f"{_REMOVING}{name}")
+        crash_point("prune-renamed")
+        removed.append(name)
+    remove_leftovers(root)
+    return sorted(removed), sorted(in_use)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a killed compaction or pruning left; to be called with the folder locked."""
+    for prefix in (COMPACTING, _REMOVING):
+        for entry in root.glob(f"{prefix}*"):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def remove_parts(root: Path) -> None:

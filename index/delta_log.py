@@ -1,0 +1,284 @@
+"""The log of the writes that came after a snapshot was built: files that are only appended to.
+
+    snapshots/delta/000000000001.log     writes 1, 2, ...
+    snapshots/delta/000000000813.log     writes 813, ...: the one that is appended to
+    snapshots/delta/.lock                held by who writes
+
+A file is a row of frames, and a frame is what one request wrote:
+
+    4 bytes    "FBD1"
+    uint32     length of the payload
+    uint64     number of the first write in it
+    uint32     how many writes
+    uint32     CRC-32 of the payload
+    uint32     CRC-32 of the header so far
+    payload    the records, see `index.delta_records`
+
+A frame counts wholly or not at all. The next one is written only after the last was synced, so a
+frame that is not whole and has no whole one behind it was never answered for: it was torn by a
+crash, and the next writer cuts it off. One that has a whole frame behind it is damage, and is
+refused.
+
+One process writes at a time, any number read along. Numbers of writes only ever grow; a reader
+skips what it has seen, so that a write may stand in two files while files are being merged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from index.delta_frames import (
+    FOLDER,
+    Segment,
+    encode_frame,
+    list_segments,
+    read_header,
+    read_payload,
+    segment_name,
+    written_behind,
+)
+from index.delta_records import Delete, Put, PutHead, Span, decode_records, encode_record
+from index.faults import crash_point
+from model.errors import SnapshotError, WriteError
+from model.files import sync_folder
+
+LOCK_SECONDS = 10.0
+
+_logger = logging.getLogger("fashionbert.delta")
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write: its number, what it is, and where its record stands."""
+
+    sequence: int
+    record: PutHead | Delete
+    segment: Segment
+    span: Span
+
+
+class LogReader:
+    """Reads a log from a write on, and what is appended later.
+
+    `sequence` is the number of the last write that was read, or that the log is known to be past.
+
+    Args:
+        root: the folder of all snapshots.
+        after: the last write that is not wanted.
+
+    Raises:
+        SnapshotError: the log begins later than that: writes are missing.
+    """
+
+    def __init__(self, root: Path, after: int) -> None:
+        self._folder = root / FOLDER
+        self.sequence = after
+        self._segment: Segment | None = None
+        self._offset = 0
+        segments = list_segments(self._folder)
+        if segments and int(segments[0].stem) > after + 1:
+            raise SnapshotError(
+                f"the log {self._folder} begins at write {int(segments[0].stem):,}, but the "
+                f"snapshot has the writes up to {after:,} only: those between are gone; put the "
+                "files of the log back, or use a later snapshot"
+            )
+
+    def read(self) -> list[Write]:
+        """The writes that have come since the last call, in order.
+
+        Raises:
+            SnapshotError: the log is damaged.
+        """
+        writes: list[Write] = []
+        try:
+            while True:
+                # Listed first: if there is a later file, this one was complete before the listing.
+                later = self._later()
+                self._read_segment(writes, sealed=later is not None)
+                if later is None:
+                    return writes
+                try:
+                    self._segment, self._offset = Segment(later), 0
+                except FileNotFoundError:
+                    continue  # merged with others just now: list again
+        except (SnapshotError, OSError):
+            if writes:
+                return writes  # and the next call raises it again
+            raise
+
+    def _later(self) -> Path | None:
+        """The file to read after this one, past those with nothing new in them."""
+        segments = list_segments(self._folder)
+        own = -1 if self._segment is None else self._segment.first
+        found = None
+        for path in segments:
+            first = int(path.stem)
+            if first > own and (found is None or first <= self.sequence + 1):
+                found = path
+        return found
+
+    def _read_segment(self, writes: list[Write], *, sealed: bool) -> None:
+        segment = self._segment
+        if segment is None:
+            return
+        self.sequence = max(self.sequence, segment.first - 1)
+        while self._offset < segment.size:
+            header = read_header(segment, self._offset)
+            payload = None if header is None else read_payload(segment, header)
+            if header is None or payload is None:
+                if sealed or written_behind(segment, self._offset):
+                    raise self._damaged(segment)
+                return  # being written just now, or torn
+            try:
+                records = decode_records(payload, header.count, header.start)
+            except ValueError as error:
+                raise self._damaged(segment, str(error)) from error
+            for number, (record, span) in enumerate(records, start=header.first):
+                if number > self.sequence:
+                    writes.append(Write(number, record, segment, span))
+                    self.sequence = number
+            self._offset = header.end
+
+    def _damaged(self, segment: Segment, detail: str = "") -> SnapshotError:
+        return SnapshotError(
+            f"{segment.path} is damaged at byte {self._offset:,}{detail and f' ({detail})'}: put "
+            f"it back from a copy; to go on without any write that no snapshot has, remove "
+            f"{self._folder}"
+        )
+
+    @property
+    def position(self) -> tuple[Path, int] | None:
+        """The file that is read now and the end of its last whole frame."""
+        return None if self._segment is None else (self._segment.path, self._offset)
+
+
+def first_write(root: Path) -> int:
+    """The number of the first write that the log may still have; 1 if there is no log."""
+    segments = list_segments(root / FOLDER)
+    return int(segments[0].stem) if segments else 1
+
+
+def last_write(root: Path, after: int) -> int:
+    """The number of the last write in the log; `after`, which is a lower bound, if there is none.
+
+    Raises:
+        SnapshotError: the log is damaged.
+    """
+    segments = list_segments(root / FOLDER)
+    if not segments:
+        return after
+    reader = LogReader(root, max(after, int(segments[-1].stem) - 1))
+    reader.read()
+    return reader.sequence
+
+
+class LogWriter:
+    """The right to append to a log, held until it is closed; a context manager.
+
+    Args:
+        root: the folder of all snapshots.
+        timeout: seconds to wait for another writer.
+
+    Raises:
+        WriteError: another writer holds it for longer (`write_busy`), or the folder cannot be
+            written to (`write_failed`).
+    """
+
+    def __init__(self, root: Path, timeout: float = LOCK_SECONDS) -> None:
+        self._folder = root / FOLDER
+        try:
+            if not self._folder.is_dir():
+                self._folder.mkdir(exist_ok=True)
+                sync_folder(root)
+            self._lock = (self._folder / ".lock").open("w")
+        except OSError as error:
+            raise write_failed(self._folder, error) from error
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    self._lock.close()
+                    raise WriteError(
+                        "other writes are in the way: send it again in a moment",
+                        code="write_busy",
+                    ) from None
+                time.sleep(0.005)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()  # and the lock goes with it
+
+    def append(self, reader: LogReader, records: Sequence[Put | Delete]) -> None:
+        """Write records as one frame; when this returns they would survive a power cut.
+
+        Args:
+            reader: has read the log to its end since the lock was taken.
+            records: in order.
+
+        Raises:
+            WriteError: the disk is full or fails. What the reader has seen stands; the records may
+                be there later or not.
+        """
+        frame = encode_frame(reader.sequence + 1, [encode_record(record) for record in records])
+        try:
+            path, offset = reader.position or (self.rotate(reader), 0)
+            with path.open("r+b", buffering=0) as file:
+                torn = os.fstat(file.fileno()).st_size - offset
+                if torn:
+                    _logger.warning("%s: cutting off %d bytes that a crash left", path, torn)
+                    file.truncate(offset)
+                file.seek(offset)
+                crash_point("append-before")
+                _write(file.fileno(), frame[: len(frame) // 2])
+                crash_point("append-half")
+                try:
+                    _write(file.fileno(), frame[len(frame) // 2 :])
+                except OSError:
+                    file.truncate(offset)  # no reader takes a frame that is not whole
+                    raise
+                crash_point("append-unsynced")
+                os.fsync(file.fileno())
+                crash_point("append-synced")
+        except OSError as error:
+            raise write_failed(self._folder, error) from error
+
+    def rotate(self, reader: LogReader) -> Path:
+        """Begin a new file, after which the others are never written to again."""
+        path = self._folder / segment_name(reader.sequence + 1)
+        try:
+            position = reader.position
+            if position is not None and os.path.getsize(position[0]) > position[1]:
+                os.truncate(*position)
+            with path.open("ab") as file:
+                os.fsync(file.fileno())
+            sync_folder(self._folder)
+        except OSError as error:
+            raise write_failed(self._folder, error) from error
+        return path
+
+
+def _write(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def write_failed(folder: Path, error: OSError) -> WriteError:
+    """What a failing disk means for whoever writes."""
+    return WriteError(
+        f"the write could not be stored in {folder} ({error.strerror or error}): see that the "
+        "disk has room and may be written to, then send it again",
+        code="write_failed",
+    )

@@ -1,0 +1,64 @@
+"""Keeping the log of writes short: of each product the last write is enough."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from index.delta_frames import FOLDER, encode_frame, list_segments, segment_name
+from index.delta_log import LogReader, write_failed
+from index.faults import crash_point
+from model.files import sync_folder
+
+
+def merge_segments(root: Path, after: int) -> int:
+    """Merge the files that are not written to any more; of each product the last write is kept.
+
+    Readers may go on meanwhile; two merges at a time must not be.
+
+    Args:
+        root: the folder of all snapshots.
+        after: writes up to this one are dropped: no snapshot that is left wants them.
+
+    Returns:
+        How many bytes the log has lost.
+
+    Raises:
+        SnapshotError: a file is damaged; nothing was changed.
+        WriteError: the disk is full or fails; the log is as it was.
+    """
+    folder = root / FOLDER
+    *sealed, active = list_segments(folder) or [folder]
+    if not sealed:
+        return 0
+    first = int(sealed[0].stem)
+    writes = [write for write in LogReader(root, first - 1).read() if write.segment.path in sealed]
+    last = {write.record.id: write for write in writes if write.sequence > after}
+    if len(last) == len(writes):
+        return 0
+    before = sum(path.stat().st_size for path in sealed)
+    temporary = folder / ".merging"
+    try:
+        with temporary.open("wb") as file:
+            for write in sorted(last.values(), key=lambda write: write.sequence):
+                record = write.segment.read(write.span.offset, write.span.length)
+                file.write(encode_frame(write.sequence, [record]))
+            file.flush()
+            os.fsync(file.fileno())
+        size = temporary.stat().st_size
+        crash_point("merge-written")
+        target = folder / segment_name(max(first, after + 1))
+        if target < active:
+            os.replace(temporary, target)
+            sync_folder(folder)
+        else:  # nothing of them is wanted
+            temporary.unlink()
+        crash_point("merge-replaced")
+        for path in sealed:
+            if path != target:
+                path.unlink()
+                crash_point("merge-unlinked")
+        sync_folder(folder)
+    except OSError as error:
+        raise write_failed(folder, error) from error
+    return before - size

@@ -1,0 +1,100 @@
+"""Products that are written one by one, encoded as the offline job encodes them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from index.delta import StoredPut
+from index.delta_frames import Segment
+from index.delta_log import Write
+from index.delta_records import Delete, Put, decode_records, encode_record
+from index.images import Prepared
+from index.items import Item
+from index.recall import Embeddings
+from model.engine import Engine
+from model.preprocess import decode_image
+from model.states import QuantisedStates
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """A product's pictures: states [V, P, H], embeddings float32 [V, E], and as they are served."""
+
+    states: QuantisedStates
+    embeddings: Embeddings
+    served: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A product to be encoded, with pictures that are new or that it had before."""
+
+    item: Item
+    pictures: tuple[Prepared, ...] | Pictures
+
+
+def encode_drafts(engine: Engine, drafts: Sequence[Draft]) -> list[Put]:
+    """Encode products: all pictures together, and all texts."""
+    if not drafts:
+        return []
+    new = [draft.pictures for draft in drafts if not isinstance(draft.pictures, Pictures)]
+    pixels = [picture.pixels for pictures in new for picture in pictures]
+    images = engine.encode_images(np.stack(pixels)) if pixels else None
+    texts = engine.encode_texts([draft.item.text for draft in drafts])
+    puts = []
+    at = 0
+    for row, draft in enumerate(drafts):
+        pictures = draft.pictures
+        if not isinstance(pictures, Pictures):
+            assert images is not None  # a draft has at least one
+            rows = slice(at, at + len(pictures))
+            at = rows.stop
+            served = tuple(picture.served for picture in pictures)
+            pictures = Pictures(images.states[rows], images.embeddings[rows], served)
+        length = int(texts.lengths[row])
+        states = texts.states[row : row + 1]
+        puts.append(
+            Put(
+                item=draft.item,
+                model_id=engine.model_id,
+                truncated=bool(texts.truncated[row]),
+                text_states=QuantisedStates(states.values[:, :length], states.scales[:, :length]),
+                text_embedding=texts.embeddings[row],
+                image_states=pictures.states,
+                image_embeddings=pictures.embeddings,
+                pictures=pictures.served,
+            )
+        )
+    return puts
+
+
+def encode_again(engine: Engine, writes: Sequence[Write]) -> list[Write]:
+    """Writes with the states of another model, with this one's, from the pictures as served.
+
+    The new records stand in a temporary file that has no name.
+    """
+    with tempfile.NamedTemporaryFile(prefix="fashionbert-") as file:
+        again: list[Write] = []
+        segment = Segment(Path(file.name))
+        for write in writes:
+            if isinstance(write.record, Delete):
+                again.append(write)
+                continue
+            put = StoredPut(write.sequence, write.record, write.segment)
+            served = [put.picture(view) for view in range(len(put.head.pictures))]
+            prepared = tuple(
+                Prepared(decode_image(picture, engine.image_size), picture) for picture in served
+            )
+            (encoded,) = encode_drafts(engine, [Draft(put.head.item, prepared)])
+            offset = file.tell()
+            data = encode_record(encoded)
+            file.write(data)
+            ((record, span),) = decode_records(data, 1, offset)
+            again.append(replace(write, record=record, segment=segment, span=span))
+        file.flush()
+        return again

@@ -1,0 +1,52 @@
+"""The last steps of making a snapshot: recall indexes, items, checksums, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from index.items import Item, write_items
+from index.manifest import Manifest, Sizes, describe_files, write_manifest
+from index.recall import Rule, write_index
+from index.states import open_array
+
+
+def finish_snapshot(
+    folder: Path,
+    name: str,
+    sizes: Sizes,
+    rules: Mapping[str, Rule],
+    items: Iterable[Item],
+    step: Callable[[str], None],
+    **fields: Any,
+) -> None:
+    """Complete a folder whose arrays are written.
+
+    Args:
+        folder: what is to become the snapshot.
+        name: the snapshot's.
+        sizes: of the arrays.
+        rules: the recall's, of `image` and of `text`.
+        items: the products, in the order of the rows.
+        step: told what is done next.
+        fields: the rest of the manifest.
+    """
+    for modality, rule in rules.items():
+        step(f"Building the {modality} recall index")
+        file = f"{modality}_embeddings.npy"
+        dtype, shape = sizes.arrays()[file]
+        write_index(open_array(folder / file, dtype, shape), rule, folder / f"{modality}.faiss")
+    step("Writing the items")
+    write_items(items, folder / "items.parquet")
+    step("Computing checksums")
+    manifest = Manifest(
+        name=name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        sizes=sizes,
+        recall=dict(rules),
+        files=describe_files(folder),
+        **fields,
+    )
+    write_manifest(folder, manifest)

@@ -1,0 +1,280 @@
+"""The catalogue as it changes: the current snapshot, the writes on top of it, and how to add one.
+
+Every process that serves a folder has one of these. They learn of each other by looking at the
+folder: `CURRENT`, and the end of the log. A search takes a view and keeps it to its end, so that it
+sees one version wholly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from index.delta import Delta
+from index.delta_log import LogReader, LogWriter, Write
+from index.delta_records import Delete, Put, PutHead
+from index.encoding import encode_again
+from index.live import LiveSnapshot
+from index.snapshot import Snapshot
+from index.versions import current, hold
+from model.engine import Engine
+from model.errors import SnapshotError, WriteError
+
+#: Products that may differ from the snapshot before it has to be compacted.
+DELTA_LIMIT = 20_000
+#: Writes that may be stored, those that were replaced since among them, for each of these products.
+WRITES_PER_PRODUCT = 5
+#: Writes of another model that are encoded again when the catalogue is opened.
+ENCODE_AGAIN_LIMIT = 1_000
+
+_RETRY_SECONDS = 30.0
+
+_logger = logging.getLogger("fashionbert.delta")
+
+
+class LiveIndex:
+    """The newest view of a folder of snapshots, and the right to write to it.
+
+    `view` may be read at any time from any thread. `problem` says why a newer version cannot be
+    shown, None if there is nothing wrong; the last good view stays. Get one from `open`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        model_id: str | None,
+        engine: Engine | None,
+        verify: bool,
+        limit: int,
+        encode_again_limit: int,
+    ) -> None:
+        self.root = root
+        self.limit = limit
+        self.problem: str | None = None
+        self._model_id = model_id
+        self._engine = engine
+        self._verify = verify
+        self._encode_again_limit = encode_again_limit
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._failed: str | None = None  # a snapshot that could not be opened
+        self._retry_at = 0.0
+        self._unread: list[Write] = []  # read from the log, and not in the view yet
+        self._reader, self._view = self._open(current(root))
+        self._changed_at = time.time()
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        *,
+        model_id: str | None = None,
+        engine: Engine | None = None,
+        verify: bool = False,
+        limit: int = DELTA_LIMIT,
+        encode_again_limit: int = ENCODE_AGAIN_LIMIT,
+    ) -> LiveIndex:
+        """Open the current snapshot and read the writes that came after it.
+
+        Args:
+            root: the folder of all snapshots.
+            model_id: refuse a snapshot of another model, now and later.
+            engine: the model, for writes that another one has encoded; `model_id` is its own then.
+            verify: compare every file of a snapshot with its checksum before it is used.
+            limit: products that may differ from the snapshot.
+            encode_again_limit: so many writes of another model at most are encoded again.
+
+        Raises:
+            SnapshotError: the snapshot or the log is missing, damaged, or of another model.
+        """
+        return cls(
+            root,
+            model_id=engine.model_id if engine is not None else model_id,
+            engine=engine,
+            verify=verify,
+            limit=limit,
+            encode_again_limit=encode_again_limit,
+        )
+
+    @property
+    def view(self) -> LiveSnapshot:
+        """The newest version that this process knows."""
+        return self._view
+
+    @property
+    def changed_at(self) -> float:
+        """When it got the view, in seconds since 1970."""
+        return self._changed_at
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last write that the log has."""
+        return self._reader.sequence
+
+    def refresh(self) -> bool:
+        """Look for a new snapshot and for new writes; whether there is a new view.
+
+        What cannot be read is logged and named in `problem`, and the view stays as it is.
+        """
+        with self._lock:
+            before = self._view
+            try:
+                self._follow()
+                if self._failed is None:
+                    self.problem = None
+            except (SnapshotError, OSError) as error:
+                if self.problem != str(error):
+                    _logger.error("the view stays at %s: %s", self._view.name, error)
+                self.problem = str(error)
+            return self._view is not before
+
+    def _follow(self) -> None:
+        name = current(self.root)
+        if name == self._view.base.name:
+            self._failed = None
+        elif name != self._failed or time.monotonic() > self._retry_at:
+            # Not at every look, as it may take minutes to read through.
+            self._failed, self._retry_at = name, time.monotonic() + _RETRY_SECONDS
+            self._show(*self._open(name))
+            self._failed, self._unread = None, []
+            return
+        self._unread += self._reader.read()
+        if self._unread:
+            base, delta = self._view.base, self._view.delta
+            delta = delta.apply(base, self._own(self._unread, base))
+            self._unread = []
+            self._show(self._reader, LiveSnapshot(base, delta))
+
+    def _show(self, reader: LogReader, view: LiveSnapshot) -> None:
+        self._reader, self._view = reader, view
+        self._changed_at = time.time()
+
+    def _open(self, name: str) -> tuple[LogReader, LiveSnapshot]:
+        base = Snapshot.open(self.root, name, model_id=self._model_id, verify=self._verify)
+        weakref.finalize(base, os.close, hold(base.path))
+        reader = LogReader(self.root, base.manifest.folded)
+        delta = Delta.empty(base, base.manifest.folded)
+        return reader, LiveSnapshot(base, delta.apply(base, self._own(reader.read(), base)))
+
+    def _own(self, writes: list[Write], base: Snapshot) -> list[Write]:
+        """The writes with states of this model's, of each product with foreign ones the last."""
+
+        def is_foreign(write: Write) -> bool:
+            record = write.record
+            return isinstance(record, PutHead) and record.model_id != base.model_id
+
+        foreign = {write.record.id: write for write in writes if is_foreign(write)}
+        if not foreign:
+            return writes
+        if self._engine is None or len(foreign) > self._encode_again_limit:
+            raise SnapshotError(
+                f"{len(foreign):,} products were written to the service with another model than "
+                f"{base.model_id}, of which snapshot {base.name} is: "
+                "have them encoded again with `fashionbert index compact --bundle`"
+            )
+        _logger.info("encoding %d products again that another model has encoded", len(foreign))
+        again = {write.sequence: write for write in encode_again(self._engine, [*foreign.values()])}
+        return [
+            again.get(write.sequence, write)
+            for write in writes
+            if write.sequence in again or not is_foreign(write)
+        ]
+
+    def write(self, records: Sequence[Put | Delete]) -> LiveSnapshot:
+        """Add writes to the log, all or none; when this returns they are durable and in `view`.
+
+        Args:
+            records: the puts of this catalogue's model.
+
+        Returns:
+            The view with them.
+
+        Raises:
+            WriteError: too much differs from the snapshot already (`delta_full`), others are
+                writing for too long (`write_busy`), or it cannot be stored (`write_failed`).
+        """
+        if not records:
+            return self._view
+        with self._lock, LogWriter(self.root) as log:
+            self.refresh()
+            if self.problem is not None and self._failed is None:
+                raise WriteError(f"the log of writes cannot be read: {self.problem}")
+            self._check(records)
+            log.append(self._reader, records)
+            self.refresh()
+            if self.problem is not None and self._failed is None:
+                raise WriteError(f"what was written cannot be read: {self.problem}")
+            return self._view
+
+    def rotate(self) -> LiveSnapshot:
+        """Begin a new file of the log after all that the view has, which is returned."""
+        with self._lock, LogWriter(self.root) as log:
+            self.refresh()
+            if self.problem is not None:
+                raise SnapshotError(self.problem)
+            log.rotate(self._reader)
+            return self._view
+
+    def _check(self, records: Sequence[Put | Delete]) -> None:
+        base, delta = self._view.base, self._view.delta
+        puts = [record for record in records if isinstance(record, Put)]
+        for put in puts:
+            if put.model_id != base.model_id:
+                raise WriteError(
+                    f"the catalogue is of model {base.model_id} since a moment, this process has "
+                    f"{put.model_id}: restart it with the new bundle"
+                )
+        new = sum(
+            id not in delta.row_of and id not in delta.deleted for id in {put.id for put in puts}
+        )
+        # Deletions always pass: they are small, and there may be a reason why they must.
+        if (new and len(delta) + new > self.limit) or (
+            puts and delta.writes + len(puts) > self.limit * WRITES_PER_PRODUCT
+        ):
+            raise WriteError(
+                f"{len(delta):,} products differ from snapshot {base.name}, after {delta.writes:,} "
+                "writes, and no more are taken on top of it: run `fashionbert index compact`, "
+                "then send this again",
+                code="delta_full",
+            )
+
+    def watch(self, interval: float = 0.5) -> None:
+        """Refresh in a thread of its own, every `interval` seconds, until `close`."""
+
+        def follow() -> None:
+            while not self._stop.wait(interval):
+                try:
+                    self.refresh()
+                except Exception:  # the thread must not end: nobody would notice
+                    _logger.exception("the snapshots' folder cannot be followed")
+
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=follow, name="watch-snapshots", daemon=True)
+            self._watcher.start()
+
+    def close(self) -> None:
+        """End the watching. Views stay readable."""
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join()
+            self._watcher = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

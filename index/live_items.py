@@ -1,0 +1,224 @@
+"""The products of a snapshot with later writes on top, in the form that `Items` has.
+
+A row is one of the snapshot's, or, after those, one of the delta's. Rows that were deleted or
+replaced keep their numbers and can be read; no mask or count has them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from index.columns import (
+    KINDS,
+    Column,
+    Kind,
+    Mask,
+    NumberPart,
+    NumberValues,
+    Operator,
+    Part,
+    mixed_column,
+    plain_column,
+)
+from index.delta import Delta, StoredPut
+from index.items import Item, Items
+from model.catalogue import Attribute
+
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_NAMES = {str: "string", int: "int64", float: "double", bool: "bool"}
+
+
+class Ids(Sequence[str]):
+    """The ids of all rows, those of the snapshot first."""
+
+    def __init__(self, base: Sequence[str], puts: Sequence[StoredPut], count: int) -> None:
+        self._base = base
+        self._puts = puts
+        self._count = count
+
+    def __len__(self) -> int:
+        return len(self._base) + self._count
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        row = row + len(self) if row < 0 else row
+        if not 0 <= row < len(self):
+            raise IndexError(f"rows go from 0 to {len(self) - 1}")
+        base = len(self._base)
+        return self._base[row] if row < base else self._puts[row - base].head.id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChainedPart:
+    """Values of one kind: of the snapshot's products, then of the delta's; see `columns.Part`.
+
+    A side that has none of this kind is None. `live` [N] marks the rows that count, `split` is
+    where the delta's begin.
+    """
+
+    base: Part | None
+    delta: Part | None
+    live: Mask
+    split: int
+
+    def _chain(self, base: Mask | None, delta: Mask | None) -> Mask:
+        mask = np.zeros(len(self.live), dtype=np.bool_)
+        if base is not None:
+            mask[: self.split] = base
+        if delta is not None:
+            mask[self.split :] = delta
+        return mask & self.live
+
+    @property
+    def present(self) -> Mask:
+        """As `Part` has it."""
+        return self._chain(
+            None if self.base is None else self.base.present,
+            None if self.delta is None else self.delta.present,
+        )
+
+    def any_of(self, values: Sequence[Any]) -> Mask:
+        """As `Part` has it."""
+        return self._chain(
+            None if self.base is None else self.base.any_of(values),
+            None if self.delta is None else self.delta.any_of(values),
+        )
+
+    def compare(self, operator: Operator, bound: Any) -> Mask:
+        """As `Part` has it."""
+        return self._chain(
+            None if self.base is None else self.base.compare(operator, bound),
+            None if self.delta is None else self.delta.compare(operator, bound),
+        )
+
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+        """As `Part` has it; of equally frequent values the snapshot's come first."""
+        among = self.live if among is None else among & self.live
+        counts: Counter[Attribute] = Counter()
+        for part, span in (
+            (self.base, slice(None, self.split)),
+            (self.delta, slice(self.split, None)),
+        ):
+            if part is not None:
+                counts.update(dict(part.top(among[span], len(self.live))[0]))
+        return counts.most_common(limit), len(counts)
+
+    def selected(self, among: Mask | None) -> NumberValues:
+        """The numbers that are there, of all products or of some; of parts of numbers only."""
+        among = self.live if among is None else among & self.live
+        sides = ((self.base, among[: self.split]), (self.delta, among[self.split :]))
+        values: NumberValues = np.concatenate(
+            [cast(NumberPart, part).selected(mask) for part, mask in sides if part is not None]
+        )
+        return values
+
+
+class LiveItems:
+    """All products of a view, by row; `ids` of all rows, also of those that count no longer."""
+
+    def __init__(self, base: Items, delta: Delta) -> None:
+        self._base = base
+        self._delta = delta
+        self._split = len(base)
+        self._puts = delta.rows.puts[: delta.products]
+        self._columns: dict[str, Column | None] = {}
+        self._lock = threading.Lock()
+        self.ids: Sequence[str] = Ids(base.ids, self._puts, len(self._puts))
+
+    def __len__(self) -> int:
+        return self._split + len(self._puts)
+
+    @cached_property
+    def live(self) -> Mask:
+        """The rows that are neither deleted nor replaced: bool [rows]."""
+        return np.concatenate([self._delta.base_live, self._delta.live])
+
+    def row_of(self, id: str) -> int:
+        """The row of a product; KeyError if there is none with this id."""
+        row = self._delta.row_of.get(id)
+        if row is not None:
+            return self._split + row
+        if id in self._delta.deleted:
+            raise KeyError(id)
+        return self._base.row_of(id)
+
+    def __getitem__(self, row: int) -> Item:
+        return self._base[row] if row < self._split else self._puts[row - self._split].head.item
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[row] for row in np.flatnonzero(self.live).tolist())
+
+    @property
+    def attribute_types(self) -> Mapping[str, str]:
+        """Attribute names to `string`, `int64`, `double`, `bool` or `mixed`; the snapshot's first.
+
+        Integers among numbers with a fraction make no mixture.
+        """
+        types = dict(self._base.attribute_types)
+        for row in np.flatnonzero(self._delta.live).tolist():
+            for name, value in self._puts[row].head.item.attributes.items():
+                types[name] = _joined(types.get(name), _NAMES[type(value)])
+        return types
+
+    def column(self, name: str) -> Column | None:
+        """One attribute of all products, made for comparing; None if no product has it."""
+        with self._lock:
+            if name not in self._columns:
+                self._columns[name] = self._chained(name)
+            return self._columns[name]
+
+    def _chained(self, name: str) -> Column | None:
+        base = self._base.column(name)
+        own = _column([put.head.item.attributes.get(name) for put in self._puts])
+        if base is None and own is None:
+            return None
+        live = self.live
+        parts: dict[Kind, Part] = {}
+        for kind in KINDS["mixed"]:
+            sides = [None if side is None else side.parts.get(kind) for side in (base, own)]
+            if any(side is not None for side in sides):
+                parts[kind] = ChainedPart(sides[0], sides[1], live, self._split)
+        types = [side.type for side in (base, own) if side is not None]
+        return Column(_joined(types[0], types[-1]), parts)
+
+    def attribute(self, name: str) -> list[Attribute | None]:
+        """One attribute of all rows, None where a product lacks it.
+
+        Raises:
+            KeyError: no product has it.
+        """
+        own = [put.head.item.attributes.get(name) for put in self._puts]
+        try:
+            return [*self._base.attribute(name), *own]
+        except KeyError:
+            if all(value is None for value in own):
+                raise
+            return [*[None] * self._split, *own]
+
+
+def _column(values: Sequence[Attribute | None]) -> Column | None:
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return None
+    if kinds == {int, float}:
+        kinds = {float}
+    if len(kinds) == 1:
+        return plain_column(pa.array(values, _TYPES[kinds.pop()]))
+    cells = [None if value is None else json.dumps(value) for value in values]
+    return mixed_column(pa.array(cells, pa.string()))
+
+
+def _joined(first: str | None, second: str) -> str:
+    if first is None or first == second:
+        return second
+    return "double" if {first, second} == {"int64", "double"} else "mixed"

@@ -1,0 +1,54 @@
+"""Bodies that a route reads itself, because they may come in several forms."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
+
+from service.api.problems import ProblemError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def content_type(request: Request) -> str:
+    """The body's media type, in lower case and without parameters; empty if it has none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_whole(body: bytes, content_type: str) -> None:
+    """Refuse a form without its closing boundary, which the parser takes for a whole one.
+
+    Raises:
+        ProblemError: it is cut short.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if boundary and b"--" + boundary + b"--" not in body[-len(boundary) - 64 :]:
+        raise ProblemError("bad_request", "the form is cut short: it lacks its closing boundary")
+
+
+def validated(schema: type[M], data: bytes | dict[str, Any], *where: str) -> M:
+    """The body as a schema has it.
+
+    Args:
+        schema: what it must be.
+        data: JSON, or the fields.
+        where: in the body, for the errors.
+
+    Raises:
+        RequestValidationError: it is something else.
+    """
+    try:
+        if isinstance(data, bytes):
+            return schema.model_validate_json(data)
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [
+                {**one, "loc": ("body", *where, *one["loc"])}
+                for one in error.errors(include_url=False)
+            ]
+        ) from error

@@ -1,0 +1,262 @@
+"""`PUT` and `DELETE /v1/items/{id}`, `POST /v1/items:batch`: the catalogue changes while it is
+served.
+
+What these routes answer with 200 or 201 is durable, and found by every process that serves the same
+folder within a second. A put replaces the whole product; only the pictures may be left as they are,
+by not sending any. Deleting what is not there is no error, so that every write may be sent again
+when its answer was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+from starlette.datastructures import UploadFile
+
+from model.errors import FashionBertError
+from service.api.bodies import check_whole, content_type, validated
+from service.api.problems import ProblemError, responses
+from service.api.state import ReadyService
+from service.api.write_schemas import (
+    BatchResponse,
+    DeleteOperation,
+    Operation,
+    OperationResult,
+    ProductIn,
+    ProductWithImages,
+    PutOperation,
+    Refusal,
+    WriteResponse,
+    as_operation,
+)
+from service.products import ProductFields
+from service.writes import Removal, Writer, Written
+
+router = APIRouter(prefix="/v1", tags=["items"])
+
+_STORING = ("write_failed", "write_busy", "delta_full", "not_ready")
+_BODY = ("bad_request", "malformed_json", "unsupported_media_type", "too_many_bytes")
+_PRODUCT = (
+    "invalid_request",
+    "empty_text",
+    "invalid_text",
+    "text_too_long",
+    "invalid_base64",
+    "not_an_image",
+    "truncated",
+    "too_many_pixels",
+    "unsupported_format",
+)
+_LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
+_OPERATION: TypeAdapter[PutOperation | DeleteOperation] = TypeAdapter(Operation)
+
+#: The bodies for OpenAPI, which FastAPI cannot tell: the routes read them themselves.
+_PRODUCT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": ProductWithImages.model_json_schema()},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["product"],
+                    "properties": {
+                        "product": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "the fields of the JSON body, less images",
+                        },
+                        "image": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "the pictures, JPEG, PNG or WebP files, in order; "
+                            "without any the product keeps those that it has",
+                        },
+                    },
+                }
+            },
+        },
+    }
+}
+_BATCH_SCHEMA = {
+    "type": "array",
+    "items": {"oneOf": [PutOperation.model_json_schema(), DeleteOperation.model_json_schema()]},
+}
+_BATCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _BATCH_SCHEMA},
+            "application/x-ndjson": {
+                "schema": {"type": "string", "description": "one operation a line"}
+            },
+        },
+    }
+}
+
+
+def _writer(request: Request, service: ReadyService) -> Writer:
+    writer: Writer | None = getattr(request.app.state, "writer", None)
+    if writer is None:
+        raise ProblemError("not_ready", "this service does not take writes")
+    return writer
+
+
+ReadyWriter = Annotated[Writer, Depends(_writer)]
+
+
+async def _product(request: Request) -> tuple[ProductIn, tuple[bytes, ...] | None]:
+    """The body of a put, by its content type: the fields and the pictures."""
+    kind = content_type(request)
+    if kind == "application/json":
+        body = validated(ProductWithImages, await request.body())
+        return body, body.pictures()
+    if kind != "multipart/form-data":
+        raise ProblemError(
+            "unsupported_media_type",
+            f"the body is {kind or 'of no type'}: send application/json or multipart/form-data",
+        )
+    check_whole(await request.body(), request.headers["content-type"])
+    async with request.form(max_files=64, max_fields=8) as form:
+        for name in form:
+            if name not in ("product", "image"):
+                raise _invalid(name, "send a field `product` and files `image`")
+        product = form.get("product")
+        if product is None:
+            raise _invalid("product", "send the product's fields as JSON")
+        data = product if isinstance(product, str) else await product.read()
+        files = form.getlist("image")
+        pictures = [await each.read() for each in files if isinstance(each, UploadFile)]
+        if len(pictures) < len(files):
+            raise _invalid("image", "send the pictures as files")
+    fields = validated(ProductIn, data.encode() if isinstance(data, str) else data, "product")
+    return fields, tuple(pictures) if pictures else None
+
+
+def _invalid(field: str, message: str) -> RequestValidationError:
+    return RequestValidationError([{"type": "missing", "loc": ("body", field), "msg": message}])
+
+
+@router.put(
+    "/items/{item_id:path}",
+    openapi_extra=_PRODUCT_BODY,
+    responses={
+        201: {"model": WriteResponse, "description": "the product is new"},
+        **responses(*_BODY, *_PRODUCT, *_STORING),
+    },
+)
+async def put_item(
+    item_id: str,
+    product: Annotated[tuple[ProductIn, tuple[bytes, ...] | None], Depends(_product)],
+    service: ReadyService,
+    writer: ReadyWriter,
+    response: Response,
+) -> WriteResponse:
+    """Add a product, or replace the one with this id."""
+    fields, pictures = product
+    written = await service.compute(partial(writer.put, fields.fields(item_id, pictures)))
+    if written.outcome == "created":
+        response.status_code = 201
+    return WriteResponse.of(written)
+
+
+@router.delete("/items/{item_id:path}", responses=responses("invalid_request", *_STORING))
+async def delete_item(item_id: str, service: ReadyService, writer: ReadyWriter) -> WriteResponse:
+    """Remove a product. One that is not there is no error: its outcome is `absent`."""
+    return WriteResponse.of(await service.compute(partial(writer.delete, item_id)))
+
+
+async def _operations(
+    request: Request,
+) -> list[ProductFields | Removal | tuple[str | None, Refusal]]:
+    """The body of a batch: operations, and for those that cannot be read why."""
+    kind = content_type(request)
+    body = await request.body()
+    found: list[ProductFields | Removal | tuple[str | None, Refusal]] = []
+    if kind in _LINES:
+        for number, line in enumerate(body.splitlines()):
+            if line.strip():
+                found.append(_operation(number, line))
+        return found
+    if kind != "application/json":
+        raise ProblemError(
+            "unsupported_media_type",
+            f"the body is {kind or 'of no type'}: send application/json or application/x-ndjson",
+        )
+    try:
+        values = from_json(body)
+    except ValueError as error:
+        raise ProblemError("malformed_json", f"the body is not JSON: {error}") from error
+    if not isinstance(values, list):
+        raise RequestValidationError(
+            [{"type": "list_type", "loc": ("body",), "msg": "send an array of operations"}]
+        )
+    return [_operation(number, value) for number, value in enumerate(values)]
+
+
+def _operation(
+    number: int, data: bytes | Any
+) -> ProductFields | Removal | tuple[str | None, Refusal]:
+    id = None
+    try:
+        value = from_json(data) if isinstance(data, bytes) else data
+        if isinstance(value, dict) and isinstance(value.get("id"), str):
+            id = value["id"]
+        return as_operation(_OPERATION.validate_python(value))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in (number, *first["loc"][1:]))
+        return id, Refusal(code="invalid_request", detail=f"{where}: {first['msg']}")
+    except FashionBertError as error:
+        return id, Refusal(code=error.code, detail=str(error))
+    except ValueError as error:
+        return id, Refusal(code="malformed_json", detail=f"{number}: no JSON ({error})")
+
+
+@router.post(
+    "/items:batch",
+    openapi_extra=_BATCH_BODY,
+    responses=responses(*_BODY, "invalid_request", "out_of_range", *_STORING),
+)
+async def write_items(
+    operations: Annotated[
+        list[ProductFields | Removal | tuple[str | None, Refusal]], Depends(_operations)
+    ],
+    service: ReadyService,
+    writer: ReadyWriter,
+) -> BatchResponse:
+    """Put and delete many products: those that can be taken become visible together.
+
+    The answer has a result for each, in order; look at `refused` before taking it for done.
+    """
+    taken = [each for each in operations if not isinstance(each, tuple)]
+    outcomes: Iterator[Written | FashionBertError] = iter(())
+    if taken or not operations:
+        outcomes = iter(await service.compute(partial(writer.batch, taken)))
+    results = []
+    for each in operations:
+        if isinstance(each, tuple):
+            id, refusal = each
+            results.append(OperationResult(id=id, outcome="refused", error=refusal))
+            continue
+        outcome = next(outcomes)
+        if isinstance(outcome, FashionBertError):
+            refusal = Refusal(code=outcome.code, detail=str(outcome))
+            results.append(OperationResult(id=each.id, outcome="refused", error=refusal))
+        else:
+            results.append(
+                OperationResult(
+                    id=outcome.id, outcome=outcome.outcome, truncated=outcome.truncated, error=None
+                )
+            )
+    return BatchResponse(
+        results=results,
+        refused=sum(result.outcome == "refused" for result in results),
+        snapshot=writer.live.view.name,
+    )

@@ -1,0 +1,160 @@
+"""What the routes that change the catalogue take and give."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from service.api.schemas import decode_base64
+from service.products import ProductFields
+from service.writes import Removal, Written
+
+AttributeIn = StrictBool | StrictInt | StrictFloat | StrictStr | None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProductIn(_Strict):
+    """A product's fields, less its id and its pictures."""
+
+    title: str | None = Field(None, description="by default the text")
+    description: str | None = Field(
+        None, description="for the template only: it is not kept as a field"
+    )
+    text: str | None = Field(
+        None,
+        description="what the model reads of it; by default the catalogue's template makes it of "
+        "title, description and attributes",
+    )
+    attributes: dict[str, AttributeIn] = Field(
+        default_factory=dict,
+        description="strings, numbers or booleans, of the types the catalogue has; null and empty "
+        "ones are left out",
+    )
+
+    def fields(self, id: str, pictures: tuple[bytes, ...] | None) -> ProductFields:
+        """As the writer takes it."""
+        return ProductFields(
+            id=id,
+            title=self.title,
+            description=self.description,
+            text=self.text,
+            attributes=self.attributes,
+            pictures=pictures,
+        )
+
+
+class ProductWithImages(ProductIn):
+    """A product's fields and its pictures."""
+
+    images: list[str] | None = Field(
+        None,
+        description="its pictures, JPEG, PNG or WebP in base64, in order; without this field the "
+        "product keeps those that it has",
+    )
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "title": "Black midi dress",
+                    "description": "A dress with long sleeves.",
+                    "attributes": {"colour": "black", "price": 59.0},
+                }
+            ]
+        }
+    )
+
+    def pictures(self) -> tuple[bytes, ...] | None:
+        """The pictures' bytes.
+
+        Raises:
+            QueryError: one is not base64.
+        """
+        if self.images is None:
+            return None
+        return tuple(
+            decode_base64(data, f"images.{number}") for number, data in enumerate(self.images)
+        )
+
+
+class PutOperation(ProductWithImages):
+    """Add a product, or replace the one with its id."""
+
+    op: Literal["put"]
+    id: str
+
+
+class DeleteOperation(_Strict):
+    """Remove a product."""
+
+    op: Literal["delete"]
+    id: str
+
+
+Operation = Annotated[PutOperation | DeleteOperation, Field(discriminator="op")]
+
+
+def as_operation(body: PutOperation | DeleteOperation) -> ProductFields | Removal:
+    """An operation of a batch as the writer takes it.
+
+    Raises:
+        QueryError: a picture is not base64.
+    """
+    if isinstance(body, DeleteOperation):
+        return Removal(body.id)
+    return body.fields(body.id, body.pictures())
+
+
+class WriteResponse(BaseModel):
+    """A write that is durable."""
+
+    id: str
+    outcome: Literal["created", "replaced", "deleted", "absent"] = Field(
+        description="`absent`: there was nothing to delete"
+    )
+    snapshot: str = Field(
+        description="the first version that has it: searches that name this one or a later have "
+        "seen it",
+        examples=["00000007+12"],
+    )
+    truncated: bool = Field(description="the text is longer than the model reads, and was cut")
+
+    @classmethod
+    def of(cls, written: Written) -> WriteResponse:
+        """From the writer's."""
+        return cls(
+            id=written.id,
+            outcome=written.outcome,
+            snapshot=written.version,
+            truncated=written.truncated,
+        )
+
+
+class Refusal(BaseModel):
+    """Why an operation was not taken."""
+
+    code: str = Field(description="as of problem details")
+    detail: str
+
+
+class OperationResult(BaseModel):
+    """What became of one operation, in the order of the request."""
+
+    id: str | None = Field(description="null where the operation has none that can be read")
+    outcome: Literal["created", "replaced", "deleted", "absent", "refused"]
+    truncated: bool = False
+    error: Refusal | None = Field(None, description="of one that was refused")
+
+
+class BatchResponse(BaseModel):
+    """What became of a batch: the operations that were taken are durable."""
+
+    results: list[OperationResult]
+    refused: int = Field(description="how many operations were not taken")
+    snapshot: str = Field(
+        description="the first version that has the others", examples=["00000007+12"]
+    )

@@ -1,0 +1,223 @@
+"""A product as a caller writes it: looked at, and made into what the offline job would make of it.
+
+The rules are those of a feed (`model.assembly`): blanks around ids and texts go, empty attributes
+are left out, a whole number that is too large is a string. What a feed would only report is an
+error here, as there is someone to tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from index.encoding import Draft, Pictures
+from index.images import Prepared, prepare_image
+from index.items import Item
+from index.live import LiveSnapshot
+from model.catalogue import Attribute
+from model.errors import ImageError, TextError
+from model.feed import cell_text
+from model.preprocess import DEFAULT_LIMITS, MAX_TEXT_CHARACTERS, ImageLimits, check_text
+from model.template import TextTemplate
+from service.errors import QueryError
+
+_KINDS = {
+    "string": (str,),
+    "bool": (bool,),
+    "int64": (int, float),
+    "double": (int, float),
+    "mixed": (str, bool, int, float),
+}
+_WORDS = {"string": "text", "bool": "true or false", "int64": "a number", "double": "a number"}
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLimits:
+    """What one request may write."""
+
+    max_operations: int = 500
+    max_pictures: int = 16
+    max_id_characters: int = 512
+    max_text_characters: int = MAX_TEXT_CHARACTERS
+    max_attributes: int = 256
+    image: ImageLimits = DEFAULT_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class ProductFields:
+    """A product as it is given.
+
+    `text` is what the model reads; by default the catalogue's template makes it of the other
+    fields. `description` is for the template only. `pictures` are the bytes of files, in order;
+    None keeps those that the product has.
+    """
+
+    id: str
+    title: str | None
+    description: str | None
+    text: str | None
+    attributes: Mapping[str, Attribute | None]
+    pictures: tuple[bytes, ...] | None
+
+
+def check_id(id: str, limits: WriteLimits) -> str:
+    """An id as feeds may have them.
+
+    Raises:
+        QueryError: it cannot be one.
+    """
+    if not id.strip() or id != id.strip():
+        raise _invalid("id", "an id is not empty and has no blanks at its ends")
+    if len(id) > limits.max_id_characters:
+        raise _invalid("id", f"an id has at most {limits.max_id_characters} characters")
+    try:
+        id.encode()
+    except UnicodeEncodeError as error:
+        raise _invalid("id", "the id is no valid Unicode: send it as UTF-8") from error
+    return id
+
+
+def draft(fields: ProductFields, view: LiveSnapshot, image_size: int, limits: WriteLimits) -> Draft:
+    """What is to be encoded of a product.
+
+    Args:
+        fields: the product.
+        view: the catalogue, whose template and types of attributes it follows.
+        image_size: the encoder's.
+        limits: what is taken.
+
+    Raises:
+        QueryError, TextError, ImageError: something of it cannot be taken.
+    """
+    id = check_id(fields.id, limits)
+    attributes = _attributes(fields.attributes, view.base.items.attribute_types, limits)
+    title = "" if fields.title is None else fields.title.strip()
+    text = check_text(_text(fields, title, attributes, view), limits.max_text_characters)
+    if title:
+        title = check_text(title, limits.max_text_characters)
+    if fields.pictures is None:
+        images, pictures = _kept(id, view)
+        return Draft(Item(id, title or text, text, images, attributes), pictures)
+    prepared = _prepared(fields.pictures, image_size, limits)
+    names = tuple(f"sha256:{hashlib.sha256(each.served).hexdigest()}" for each in prepared)
+    return Draft(Item(id, title or text, text, names, attributes), prepared)
+
+
+def _attributes(
+    given: Mapping[str, Attribute | None], types: Mapping[str, str], limits: WriteLimits
+) -> dict[str, Attribute]:
+    if len(given) > limits.max_attributes:
+        raise _invalid("attributes", f"a product has at most {limits.max_attributes} attributes")
+    attributes: dict[str, Attribute] = {}
+    for name, value in given.items():
+        field = f"attributes.{name}"
+        if not name.strip() or len(name) > limits.max_id_characters:
+            raise _invalid(
+                "attributes",
+                f"an attribute's name has 1 to {limits.max_id_characters} characters",
+            )
+        _check_unicode(name, "attributes")
+        kept = _attribute(value)
+        if kept is None:
+            continue
+        if isinstance(kept, str):
+            _check_unicode(kept, field)
+        type = types.get(name)
+        if type is not None and not _fits(kept, type):
+            raise _invalid(
+                field,
+                f"attribute {name!r} is {_WORDS[type]} in this catalogue, not {kept!r:.80}",
+            )
+        attributes[name] = float(kept) if type == "double" else kept
+    return attributes
+
+
+def _attribute(value: Attribute | None) -> Attribute | None:
+    """A value as a feed would have it; None if it counts as empty."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 63 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return cell_text(value) or None
+
+
+def _fits(value: Attribute, type: str) -> bool:
+    if isinstance(value, bool):  # which Python takes for an int
+        return type in ("bool", "mixed")
+    return isinstance(value, _KINDS[type])
+
+
+def _check_unicode(text: str, field: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _invalid(field, f"{field!a} is no valid Unicode: send it as UTF-8") from error
+
+
+def _text(
+    fields: ProductFields, title: str, attributes: Mapping[str, Attribute], view: LiveSnapshot
+) -> str:
+    """The text that was given, or what the catalogue's template makes."""
+    if fields.text is not None:
+        return fields.text
+    description = "" if fields.description is None else fields.description.strip()
+    values = {name: cell_text(value) for name, value in attributes.items()}
+    values |= {"id": fields.id, "title": title, "description": description}
+    # What a feed is read with that names no template.
+    template = TextTemplate(view.manifest.text_template or "{title}. {description}")
+    unknown = [
+        name
+        for name in template.columns
+        if name not in values and name not in view.base.items.attribute_types
+    ]
+    if unknown:
+        raise _invalid(
+            "text",
+            f"this catalogue's texts are made of {template.template!r}, and its feed has a column "
+            f"{unknown[0]!r} that the service does not know: send the text itself",
+        )
+    text = template.render(values)
+    if not text:
+        raise TextError(
+            f"there is nothing to make the text of: send text, or some of "
+            f"{', '.join(template.columns)}",
+            code="empty_text",
+        )
+    return text
+
+
+def _kept(id: str, view: LiveSnapshot) -> tuple[tuple[str, ...], Pictures]:
+    """The pictures that a product has, and their names."""
+    try:
+        row = view.row_of(id)
+    except KeyError:
+        raise _invalid("images", "a new product needs at least one picture") from None
+    rows = list(view.image_rows(row))
+    pictures = Pictures(
+        view.image_states(rows),
+        view.image_embeddings(rows),
+        tuple(view.image(each)[0] for each in rows),
+    )
+    return view.item(row).images, pictures
+
+
+def _prepared(
+    pictures: tuple[bytes, ...], image_size: int, limits: WriteLimits
+) -> tuple[Prepared, ...]:
+    if not 1 <= len(pictures) <= limits.max_pictures:
+        raise _invalid("images", f"a product has 1 to {limits.max_pictures} pictures")
+    prepared = []
+    for number, data in enumerate(pictures):
+        try:
+            prepared.append(prepare_image(data, image_size, limits.image))
+        except ImageError as error:
+            raise ImageError(f"images.{number}: {error}", code=error.code) from error
+    return tuple(prepared)
+
+
+def _invalid(field: str, message: str) -> QueryError:
+    return QueryError(message, field=field, code="invalid_request")

@@ -1,0 +1,172 @@
+"""Writing to the catalogue while it is served: put and delete products, alone or many at a time.
+
+A write is checked and encoded first, then stored, and answered for when it is durable and this
+process finds it. The others that serve the same folder find it within a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from index.delta_records import Delete, Put
+from index.encoding import Draft, encode_drafts
+from index.live import LiveSnapshot
+from index.live_index import LiveIndex
+from model.engine import Engine
+from model.errors import FashionBertError, ImageError, TextError
+from service.errors import QueryError
+from service.products import ProductFields, WriteLimits, check_id, draft
+
+Outcome = Literal["created", "replaced", "deleted", "absent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A product is to be deleted."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A write that is durable: what it did, in which version, and whether the text was cut.
+
+    `absent`: there was nothing to delete. It is stored all the same, for the snapshot that is
+    being built may have the product.
+    """
+
+    id: str
+    outcome: Outcome
+    version: str
+    truncated: bool = False
+
+
+class Writer:
+    """Checks, encodes and stores writes. Safe to use from several threads.
+
+    Args:
+        engine: the catalogue's model.
+        live: where to write.
+        limits: what one request may write.
+        announce: told the version of every write that is durable, so that others need not find
+            out by looking; it must not fail and not wait.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        live: LiveIndex,
+        limits: WriteLimits = WriteLimits(),  # noqa: B008 (frozen)
+        announce: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.engine = engine
+        self.live = live
+        self.limits = limits
+        self.announce = announce
+
+    def put(self, fields: ProductFields) -> Written:
+        """Add a product, or replace the one with its id.
+
+        Raises:
+            QueryError, TextError, ImageError: something of it cannot be taken; nothing was written.
+            WriteError: it cannot be stored.
+        """
+        return self._one(fields)
+
+    def delete(self, id: str) -> Written:
+        """Remove a product; of one that is not there too, so that it may be asked for twice.
+
+        Raises:
+            QueryError: this is no id.
+            WriteError: it cannot be stored.
+        """
+        return self._one(Removal(id))
+
+    def _one(self, operation: ProductFields | Removal) -> Written:
+        (outcome,) = self.batch([operation])
+        if isinstance(outcome, FashionBertError):
+            raise outcome
+        return outcome
+
+    def batch(
+        self, operations: Sequence[ProductFields | Removal]
+    ) -> list[Written | FashionBertError]:
+        """Do several writes, in order; those that cannot be taken are left out.
+
+        The others become visible together, and are durable together when this returns.
+
+        Returns:
+            For each operation what it did, or why it was not taken.
+
+        Raises:
+            QueryError: there are none, or too many.
+            WriteError: they cannot be stored; none of them is.
+        """
+        if not 1 <= len(operations) <= self.limits.max_operations:
+            raise QueryError(
+                f"there are {len(operations):,} operations: send 1 to "
+                f"{self.limits.max_operations:,}",
+                field="operations",
+            )
+        # What another process has answered for is in the log: kept pictures are the newest ones.
+        self.live.refresh()
+        view = self.live.view
+        checked: list[Draft | Delete | FashionBertError] = []
+        ids: set[str] = set()
+        for operation in operations:
+            checked.append(self._check(operation, view, ids))
+            ids.add(operation.id)
+        drafts = [each for each in checked if isinstance(each, Draft)]
+        encoded = iter(encode_drafts(self.engine, drafts))
+        records = [next(encoded) if isinstance(each, Draft) else each for each in checked]
+        taken = [record for record in records if not isinstance(record, FashionBertError)]
+        written = self.live.write(taken)
+        if taken:
+            self.announce(written.name)
+        there: dict[str, bool] = {}
+        return [_outcome(record, view, there, written.name) for record in records]
+
+    def _check(
+        self, operation: ProductFields | Removal, view: LiveSnapshot, before: set[str]
+    ) -> Draft | Delete | FashionBertError:
+        """What is to be encoded or stored; `before` are the ids of the operations before it."""
+        try:
+            if isinstance(operation, Removal):
+                return Delete(check_id(operation.id, self.limits))
+            if operation.pictures is None and operation.id in before:
+                raise QueryError(
+                    "the product is written twice in this batch: send its pictures again",
+                    field="images",
+                    code="invalid_request",
+                )
+            return draft(operation, view, self.engine.image_size, self.limits)
+        except (QueryError, TextError, ImageError) as error:
+            return error
+
+
+def _outcome(
+    record: Put | Delete | FashionBertError,
+    before: LiveSnapshot,
+    there: dict[str, bool],
+    version: str,
+) -> Written | FashionBertError:
+    """What a record did; `there` has what the records before it in the batch have left."""
+    if isinstance(record, FashionBertError):
+        return record
+    was_there = there.get(record.id, _has(before, record.id))
+    if isinstance(record, Delete):
+        there[record.id] = False
+        return Written(record.id, "deleted" if was_there else "absent", version)
+    there[record.id] = True
+    outcome: Outcome = "replaced" if was_there else "created"
+    return Written(record.id, outcome, version, record.truncated)
+
+
+def _has(view: LiveSnapshot, id: str) -> bool:
+    try:
+        view.row_of(id)
+    except KeyError:
+        return False
+    return True

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.build import build
+from index.compact import compact, prune_snapshots
+from index.delta_frames import list_segments
+from index.delta_log import LogReader, LogWriter
+from index.delta_records import Delete, Put
+from index.encoding import Draft, encode_drafts
+from index.images import prepare_image
+from index.items import Item
+from index.live import LiveSnapshot
+from index.live_index import LiveIndex
+from index.snapshot import Snapshot
+from index.versions import current, list_snapshots, locked, make_current, previous
+from model.bundle import Bundle
+from model.catalogue import Catalogue
+from model.engine import Engine
+from model.errors import SnapshotError
+
+MakePut = Callable[..., Put]
+Crash = Callable[..., None]
+
+
+def contents(view: LiveSnapshot) -> dict[str, tuple[object, ...]]:
+    """All that a view says of each product, by id."""
+    found = {}
+    for item in view.items:
+        row = view.row_of(item.id)
+        pictures = list(view.image_rows(row))
+        found[item.id] = (
+            item,
+            view.text_states([row]).values.tobytes(),
+            view.text_states([row]).scales.tobytes(),
+            view.text_embeddings([row]).tobytes(),
+            view.image_states(pictures).values.tobytes(),
+            view.image_embeddings(pictures).tobytes(),
+            [view.image(picture) for picture in pictures],
+        )
+    assert len(found) == len(view)
+    return found
+
+
+def opened(root: Path) -> dict[str, tuple[object, ...]]:
+    return contents(LiveIndex.open(root).view)
+
+
+def write_some(root: Path, snapshot: Snapshot, make_put: MakePut) -> None:
+    with LiveIndex.open(root) as live:
+        live.write([make_put("a", views=2), Delete(snapshot.ids[0]), make_put("b")])
+        live.write([make_put(snapshot.ids[1], 1), Delete("b"), Delete("nobody")])
+
+
+def test_a_compacted_snapshot_is_the_view(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    follower = LiveIndex.open(own_root)
+    before = contents(follower.view)
+    steps: list[str] = []
+    made = compact(own_root, chunk=7, step=steps.append)
+    assert made is not None
+    assert (made.name, current(own_root)) == ("00000002", "00000002")
+    assert made.manifest.folded == 6
+    assert made.manifest.text_template == snapshot.manifest.text_template
+    assert steps[-1] == "Publishing snapshot 00000002"
+    Snapshot.open(own_root, verify=True)
+    assert follower.refresh()
+    assert follower.view.name == "00000002"
+    assert len(follower.view.delta) == 0
+    assert contents(follower.view) == before == opened(own_root)
+    assert compact(own_root) is None
+    # What was written stays on top of the snapshots before, too.
+    make_current(own_root, previous(own_root))
+    assert opened(own_root) == before
+    assert follower.refresh()
+    assert (follower.view.name, contents(follower.view)) == ("00000001+6", before)
+
+
+def test_writes_go_on_meanwhile_and_after(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    live = LiveIndex.open(own_root)
+
+    def write_meanwhile(step: str) -> None:
+        if step.startswith(("Copying", "Publishing")):
+            live.write([make_put(step[:4]), Delete(snapshot.ids[5]), make_put("a", 5)])
+
+    compact(own_root, step=write_meanwhile)
+    live.write([make_put("after"), Delete("Copy")])
+    before = contents(live.view)
+    assert live.view.base.name == "00000002"
+    assert {"Publ", "after", "a"} <= set(before)
+    assert not {"Copy", snapshot.ids[5], snapshot.ids[0], "b"} & set(before)
+    assert opened(own_root) == before
+    compact(own_root)
+    assert opened(own_root) == before
+
+
+CODE = """
+import sys
+from pathlib import Path
+from index.compact import compact
+compact(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "compact-copied",
+        "publish-synced",
+        "publish-renamed",
+        "publish-current",
+        "merge-written",
+        "merge-replaced",
+        "merge-unlinked",
+    ],
+)
+def test_a_compaction_may_be_killed(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut, crash: Crash, point: str
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    with LiveIndex.open(own_root) as live:
+        live.rotate()
+        live.write([make_put("a", 7)])
+        before = contents(live.view)
+        crash(point, CODE, own_root)
+        live.refresh()
+        assert contents(live.view) == before == opened(own_root)
+        Snapshot.open(own_root, verify=True)
+        view = live.write([make_put("later")])
+        compact(own_root)
+        assert contents(view) == opened(own_root)
+    assert not [path for path in own_root.iterdir() if path.name.startswith(".compacting")]
+
+
+def test_a_build_leaves_the_writes_on_top(
+    own_root: Path, catalogue: Catalogue, engine: Engine, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    before = opened(own_root)
+    # In chunks as `root` was built: the states come out the same to the bit.
+    build(catalogue, engine, own_root, progress=False, chunk=16)
+    assert current(own_root) == "00000002"
+    assert opened(own_root) == before
+    # Also those that were folded in and whose snapshot is gone.
+    compact(own_root)
+    assert prune_snapshots(own_root, keep=1) == (["00000001", "00000002"], [])
+    build(catalogue, engine, own_root, progress=False, chunk=16)
+    assert current(own_root) == "00000004"
+    assert opened(own_root) == before
+
+
+def test_a_build_may_supersede_the_writes_before_it(
+    own_root: Path, catalogue: Catalogue, engine: Engine, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    live = LiveIndex.open(own_root)
+    made = build(catalogue, engine, own_root, progress=False, supersede=True)
+    assert made.manifest.superseded == 6
+    live.write([make_put("later")])
+    live.refresh()
+    assert live.view.name == "00000002+7"
+    assert set(contents(live.view)) == {*snapshot.ids, "later"}
+    kept = build(catalogue, engine, own_root, progress=False, if_changed=True)
+    assert kept.name == "00000002"
+    prune_snapshots(own_root, keep=1)  # the writes from before go with the snapshot before
+    assert [write.sequence for write in LogReader(own_root, 6).read()] == [7]
+    again = build(catalogue, engine, own_root, progress=False, if_changed=True, supersede=True)
+    assert (again.name, set(opened(own_root))) == ("00000003", set(snapshot.ids))
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from index.build import build
+from index.delta_records import Delete
+from index.live_index import LiveIndex
+from model.bundle import Bundle
+from model.catalogue import read_catalogue
+from model.engine import Engine
+root, feed, bundle = map(Path, sys.argv[1:])
+with read_catalogue(feed) as catalogue:
+    build(catalogue, Engine(Bundle.open(bundle), threads=1), root, progress=False, supersede=True)
+"""
+
+
+@pytest.mark.parametrize("point", ["publish-synced", "publish-renamed", "publish-current"])
+def test_a_build_may_be_killed(
+    own_root: Path,
+    demo_catalogue: Path,
+    bundle: Bundle,
+    snapshot: Snapshot,
+    make_put: MakePut,
+    crash: Crash,
+    point: str,
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    before = opened(own_root)
+    crash(point, BUILD, own_root, demo_catalogue / "train.csv", bundle.path)
+    after = opened(own_root)
+    assert after == before if point != "publish-current" else set(after) == set(snapshot.ids)
+
+
+def test_writes_of_another_model_are_folded_in(
+    own_root: Path, catalogue: Catalogue, engine: Engine, other_bundle: Bundle, snapshot: Snapshot
+) -> None:
+    prepared = (prepare_image(snapshot.image(3)[0], engine.image_size),)
+    item = Item("a", "A hat", "A hat", ("sha256:0",), {})
+    with LiveIndex.open(own_root) as live:
+        live.write(encode_drafts(engine, [Draft(item, prepared)]))
+    other = Engine(other_bundle, threads=1)
+    build(catalogue, other, own_root, progress=False)
+    with pytest.raises(SnapshotError, match="--bundle"):
+        compact(own_root)
+    assert compact(own_root, engine=other) is not None
+    view = LiveIndex.open(own_root).view
+    (put,) = encode_drafts(other, [Draft(item, prepared)])
+    row = view.row_of("a")
+    np.testing.assert_array_equal(view.text_states([row]).values, put.text_states.values)
+    with pytest.raises(SnapshotError, match="made by model"):
+        compact(own_root, engine=engine)
+
+
+def test_what_cannot_be_compacted(own_root: Path, snapshot: Snapshot) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.write([Delete(id) for id in snapshot.ids])
+    with pytest.raises(SnapshotError, match="every product of the catalogue was deleted"):
+        compact(own_root)
+    with locked(own_root), pytest.raises(SnapshotError, match="another build is running"):
+        compact(own_root)
+    assert current(own_root) == snapshot.name
+
+
+def test_a_rollback_meanwhile_is_not_undone(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    compact(own_root)
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("c")])
+
+    def roll_back(step: str) -> None:
+        if step == "Writing the items":
+            make_current(own_root, "00000001")
+
+    with pytest.raises(SnapshotError, match="00000001 was published meanwhile"):
+        compact(own_root, step=roll_back)
+    assert current(own_root) == "00000001"
+    assert "c" in opened(own_root)
+
+
+def test_pruning(own_root: Path, make_put: MakePut) -> None:
+    for number in range(3):
+        with LiveIndex.open(own_root) as live:
+            live.write([make_put("a", number)])
+        compact(own_root)
+    del live
+    before = opened(own_root)
+    (own_root / ".compacting-1").mkdir()
+    held = LiveIndex.open(own_root)
+    make_current(own_root, "00000002")
+    with pytest.raises(SnapshotError, match="1 or more"):
+        prune_snapshots(own_root, keep=0)
+    # The current one stays although it is old, and the one that is read.
+    assert prune_snapshots(own_root, keep=1) == (["00000001", "00000003"], ["00000004"])
+    assert list_snapshots(own_root) == ["00000002", "00000004"]
+    assert contents(held.view) == before == opened(own_root)
+    assert not (own_root / ".compacting-1").exists()
+    assert prune_snapshots(own_root, keep=5) == ([], [])
+    with pytest.raises(SnapshotError, match="no snapshot before 00000002"):
+        previous(own_root)
+
+
+def test_a_pruning_may_be_killed(own_root: Path, make_put: MakePut, crash: Crash) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("a")])
+    del live  # it holds the snapshot
+    compact(own_root)
+    before = opened(own_root)
+    code = "import sys; from pathlib import Path; from index.compact import prune_snapshots\n"
+    crash("prune-renamed", code + "prune_snapshots(Path(sys.argv[1]), 1)", own_root)
+    assert list_snapshots(own_root) == ["00000002"]
+    assert prune_snapshots(own_root, keep=1) == ([], [])
+    assert not list(own_root.glob(".removing-*"))
+    assert opened(own_root) == before
+
+
+def test_the_log_does_not_grow_with_every_price(own_root: Path, make_put: MakePut) -> None:
+    sizes = []
+    for _ in range(3):
+        with LiveIndex.open(own_root) as live:
+            for seed in range(10):
+                live.write([make_put("a", seed)])
+        compact(own_root)
+        sizes.append(sum(path.stat().st_size for path in list_segments(own_root / "delta")))
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_a_log_that_went_missing(own_root: Path, snapshot: Snapshot, make_put: MakePut) -> None:
+    write_some(own_root, snapshot, make_put)
+    compact(own_root)
+    shutil.rmtree(own_root / "delta")
+    with LiveIndex.open(own_root) as live:
+        assert live.view.name == "00000002"
+        live.write([make_put("z")])
+        assert live.view.name == "00000002+7"
+    make_current(own_root, "00000001")
+    with pytest.raises(SnapshotError, match="begins at write 7"):
+        LiveIndex.open(own_root)
+
+
+def test_compacting_needs_a_log_that_can_be_written(own_root: Path) -> None:
+    (own_root / "delta").mkdir()
+    with LogWriter(own_root):
+        pass
+    assert compact(own_root) is None

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.delta import StoredPut
+from index.delta_frames import list_segments
+from index.delta_log import LogReader, LogWriter, Write, first_write, last_write
+from index.delta_merge import merge_segments
+from index.delta_records import Delete, Put, PutHead
+from model.errors import SnapshotError, WriteError
+
+MakePut = Callable[..., Put]
+Crash = Callable[..., None]
+
+#: Appends the pickled records of a file of our own making.
+APPEND = """
+import pickle, sys
+from pathlib import Path
+from index.delta_log import LogReader, LogWriter
+root = Path(sys.argv[1])
+records = pickle.loads(Path(sys.argv[2]).read_bytes())
+with LogWriter(root) as log:
+    reader = LogReader(root, 0)
+    reader.read()
+    log.append(reader, records)
+"""
+
+
+def append(root: Path, *records: Put | Delete) -> None:
+    with LogWriter(root) as log:
+        reader = LogReader(root, first_write(root) - 1)
+        reader.read()
+        log.append(reader, records)
+
+
+def rotate(root: Path) -> None:
+    with LogWriter(root) as log:
+        reader = LogReader(root, first_write(root) - 1)
+        reader.read()
+        log.rotate(reader)
+
+
+def read(root: Path, after: int = 0) -> list[Write]:
+    return LogReader(root, after).read()
+
+
+def ids(writes: list[Write]) -> list[tuple[int, str]]:
+    return [(write.sequence, write.record.id) for write in writes]
+
+
+def test_what_was_written_is_read(tmp_path: Path, make_put: MakePut) -> None:
+    put = make_put("ü/1", views=2, colour="red", price=9.5, sale=True, stock=3)
+    append(tmp_path, put, Delete("b"))
+    append(tmp_path, make_put("c"))
+    writes = read(tmp_path)
+    assert ids(writes) == [(1, "ü/1"), (2, "b"), (3, "c")]
+    assert writes[1].record == Delete("b")
+    assert ids(read(tmp_path, after=2)) == [(3, "c")]
+    head = writes[0].record
+    assert isinstance(head, PutHead)
+    assert head.item == put.item
+    assert {name: type(value) for name, value in head.item.attributes.items()} == {
+        "colour": str,
+        "price": float,
+        "sale": bool,
+        "stock": int,
+    }
+    np.testing.assert_array_equal(head.text_embedding, put.text_embedding)
+    np.testing.assert_array_equal(head.image_embeddings, put.image_embeddings)
+    stored = StoredPut(1, head, writes[0].segment)
+    np.testing.assert_array_equal(stored.text_states().values, put.text_states.values[0])
+    np.testing.assert_array_equal(stored.text_states().scales, put.text_states.scales[0])
+    for view in range(2):
+        states = stored.image_states(view)
+        np.testing.assert_array_equal(states.values, put.image_states.values[view])
+        np.testing.assert_array_equal(states.scales, put.image_states.scales[view])
+        assert stored.picture(view) == put.pictures[view]
+
+
+def test_a_reader_goes_on_where_it_was(tmp_path: Path, make_put: MakePut) -> None:
+    reader = LogReader(tmp_path, 0)
+    assert reader.read() == []
+    append(tmp_path, Delete("a"))
+    assert ids(reader.read()) == [(1, "a")]
+    assert reader.read() == []
+    rotate(tmp_path)
+    append(tmp_path, make_put("b"), Delete("c"))
+    rotate(tmp_path)
+    rotate(tmp_path)
+    append(tmp_path, Delete("d"))
+    assert ids(reader.read()) == [(2, "b"), (3, "c"), (4, "d")]
+    assert len(list_segments(tmp_path / "delta")) == 3
+    assert (first_write(tmp_path), last_write(tmp_path, 0)) == (1, 4)
+
+
+def test_numbers_go_on_after_what_a_snapshot_has(tmp_path: Path) -> None:
+    reader = LogReader(tmp_path, 41)
+    with LogWriter(tmp_path) as log:
+        log.append(reader, [Delete("a")])
+    assert ids(reader.read()) == [(42, "a")]
+    with pytest.raises(SnapshotError, match=r"begins at write 42, .* up to 40 only"):
+        LogReader(tmp_path, 40)
+
+
+@pytest.mark.parametrize("cut", [1, 10, 27, 28, 40, 1000])
+def test_a_torn_end_is_not_read_and_is_cut_off(tmp_path: Path, make_put: MakePut, cut: int) -> None:
+    append(tmp_path, Delete("a"))
+    (path,) = list_segments(tmp_path / "delta")
+    whole = path.stat().st_size
+    append(tmp_path, make_put("b"), Delete("c"))
+    os.truncate(path, whole + cut)
+    assert ids(read(tmp_path)) == [(1, "a")]
+    append(tmp_path, Delete("d"))
+    assert ids(read(tmp_path)) == [(1, "a"), (2, "d")]
+
+
+def test_zeros_at_the_end_are_a_torn_end_too(tmp_path: Path) -> None:
+    append(tmp_path, Delete("a"))
+    (path,) = list_segments(tmp_path / "delta")
+    with path.open("ab") as file:
+        file.write(bytes(5000))
+    assert ids(read(tmp_path)) == [(1, "a")]
+    append(tmp_path, Delete("b"))
+    assert ids(read(tmp_path)) == [(1, "a"), (2, "b")]
+
+
+@pytest.mark.parametrize("at", [0, 4, 8, 20, 24, 40, 2000])
+def test_a_flipped_byte_before_other_writes_is_damage(
+    tmp_path: Path, make_put: MakePut, at: int
+) -> None:
+    append(tmp_path, make_put("a"))
+    append(tmp_path, Delete("b"))
+    (path,) = list_segments(tmp_path / "delta")
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SnapshotError, match=r"000000000001\.log is damaged at byte 0"):
+        read(tmp_path)
+    with pytest.raises(SnapshotError, match="damaged"):
+        append(tmp_path, Delete("c"))
+    assert path.read_bytes() == data
+
+
+def test_a_sealed_file_that_is_cut_short_is_damage(tmp_path: Path) -> None:
+    append(tmp_path, Delete("a"))
+    append(tmp_path, Delete("b"))
+    rotate(tmp_path)
+    append(tmp_path, Delete("c"))
+    path = list_segments(tmp_path / "delta")[0]
+    os.truncate(path, path.stat().st_size - 1)
+    reader = LogReader(tmp_path, 0)
+    assert ids(reader.read()) == [(1, "a")]  # nothing that is whole is lost
+    with pytest.raises(SnapshotError, match="damaged"):
+        reader.read()
+
+
+@pytest.mark.parametrize("point", ["append-before", "append-half", "append-unsynced"])
+def test_a_writer_that_is_killed(
+    tmp_path: Path, make_put: MakePut, crash: Crash, point: str
+) -> None:
+    append(tmp_path, Delete("a"))
+    reader = LogReader(tmp_path, 0)
+    reader.read()
+    records = tmp_path / "records"
+    records.write_bytes(pickle.dumps([make_put("b"), Delete("c")]))
+    crash(point, APPEND, tmp_path, records)
+    # Nobody was told that it is there; if it is, it is so wholly.
+    assert ids(reader.read()) in ([], [(2, "b"), (3, "c")])
+    append(tmp_path, Delete("d"))
+    assert [id for _, id in ids(read(tmp_path))] in (["a", "d"], ["a", "b", "c", "d"])
+
+
+def test_what_was_synced_survives_its_writer(
+    tmp_path: Path, make_put: MakePut, crash: Crash
+) -> None:
+    records = tmp_path / "records"
+    records.write_bytes(pickle.dumps([make_put("b"), Delete("c")]))
+    crash("append-synced", APPEND, tmp_path, records)
+    assert ids(read(tmp_path)) == [(1, "b"), (2, "c")]
+
+
+def test_writers_take_turns(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        for number in range(10):
+            append(tmp_path, Delete(f"{name}{number}"))
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writes = read(tmp_path)
+    assert [write.sequence for write in writes] == list(range(1, 31))
+    assert {write.record.id for write in writes} == {f"{n}{i}" for n in "abc" for i in range(10)}
+
+
+def test_a_writer_does_not_wait_for_ever(tmp_path: Path) -> None:
+    with LogWriter(tmp_path), pytest.raises(WriteError) as caught:
+        LogWriter(tmp_path, timeout=0.02)
+    assert caught.value.code == "write_busy"
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "delta").write_text("a file")
+    with pytest.raises(WriteError, match="could not be stored"):
+        LogWriter(tmp_path)
+
+
+def _three_files(root: Path, make_put: MakePut) -> None:
+    append(root, make_put("a"), make_put("b"), Delete("c"))
+    rotate(root)
+    append(root, make_put("a", 1), Delete("b"))
+    rotate(root)
+    append(root, make_put("a", 2))
+
+
+def test_merging_keeps_the_last_write_of_each_product(tmp_path: Path, make_put: MakePut) -> None:
+    _three_files(tmp_path, make_put)
+    reader = LogReader(tmp_path, 0)
+    reader.read()
+    old = LogReader(tmp_path, 0)
+    held = old.read()
+    assert merge_segments(tmp_path, after=0) > 0
+    assert ids(read(tmp_path)) == [(3, "c"), (4, "a"), (5, "b"), (6, "a")]
+    assert ids(read(tmp_path, after=4)) == [(5, "b"), (6, "a")]
+    assert merge_segments(tmp_path, after=0) == 0
+    append(tmp_path, Delete("d"))
+    assert ids(reader.read()) == [(7, "d")]
+    first = held[0].record
+    assert isinstance(first, PutHead)  # what is open stays readable
+    assert StoredPut(1, first, held[0].segment).picture(0) == make_put("a").pictures[0]
+
+    merge_segments(tmp_path, after=4)
+    assert ids(read(tmp_path, after=4)) == [(5, "b"), (6, "a"), (7, "d")]
+    with pytest.raises(SnapshotError, match="begins at write 5"):
+        read(tmp_path, after=3)
+
+    merge_segments(tmp_path, after=7)
+    assert [path.name for path in list_segments(tmp_path / "delta")] == ["000000000006.log"]
+    assert last_write(tmp_path, 0) == 7
+
+
+@pytest.mark.parametrize("point", ["merge-written", "merge-replaced", "merge-unlinked"])
+@pytest.mark.parametrize("after", [0, 2, 3])
+def test_merging_may_be_killed(
+    tmp_path: Path, make_put: MakePut, crash: Crash, point: str, after: int
+) -> None:
+    _three_files(tmp_path, make_put)
+    code = "import sys, pathlib; from index.delta_merge import merge_segments as merge\n"
+    crash(point, code + "merge(pathlib.Path(sys.argv[1]), int(sys.argv[2]))", tmp_path, after)
+    for snapshot in range(after, 7):
+        last = {write.record.id: write.sequence for write in LogReader(tmp_path, snapshot).read()}
+        wanted = {"c": 3, "a": 6, "b": 5}
+        assert last == {id: number for id, number in wanted.items() if number > snapshot}
+    append(tmp_path, Delete("d"))
+    merge_segments(tmp_path, after)
+    numbers = [number for number, _ in ids(read(tmp_path, after))]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 7

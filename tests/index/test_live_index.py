@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.delta_frames import list_segments
+from index.delta_log import LogReader, LogWriter
+from index.delta_records import Delete, Put
+from index.encoding import Draft, encode_drafts
+from index.images import prepare_image
+from index.items import Item
+from index.live_index import LiveIndex
+from index.snapshot import Snapshot, set_current
+from index.versions import current
+from model.bundle import Bundle
+from model.engine import Engine
+from model.errors import SnapshotError, WriteError
+
+MakePut = Callable[..., Put]
+
+
+def test_a_restart_finds_all_that_was_written(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("a"), Delete(snapshot.ids[0])])
+        live.write([make_put("b"), make_put("a", 1)])
+        first = live.view
+    with LiveIndex.open(own_root, verify=True) as live:
+        assert live.view.name == first.name
+        assert {item.id for item in live.view.items} == {item.id for item in first.items}
+        assert live.view.item(live.view.row_of("a")) == make_put("a", 1).item
+
+
+def test_two_readers_of_a_folder_see_the_same(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    one, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
+    one.write([make_put("a")])
+    assert "a" not in {item.id for item in other.view.items}
+    assert other.refresh()
+    assert not other.refresh()
+    assert other.view.name == one.view.name
+    other.write([Delete("a"), make_put("b")])
+    assert one.refresh()
+    with pytest.raises(KeyError):
+        one.view.row_of("a")
+    assert one.view.item(one.view.row_of("b")) == make_put("b").item
+    with pytest.raises(KeyError):
+        Snapshot.open(own_root).row_of("b")
+
+
+def test_another_process_is_followed(own_root: Path, make_put: MakePut) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from index.delta_records import Delete\n"
+        "from index.live_index import LiveIndex\n"
+        "live = LiveIndex.open(pathlib.Path(sys.argv[1]))\n"
+        "print(live.view.row_of('a'), len(live.view), flush=True)\n"
+        "live.write([Delete(sys.argv[2])])\n"
+    )
+    with LiveIndex.open(own_root) as live:
+        view = live.write([make_put("a")])
+        live.watch(0.05)
+        id = view.ids[5]
+        ran = subprocess.run(
+            [sys.executable, "-c", code, str(own_root), id],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        assert ran.stdout.split() == [str(view.row_of("a")), str(len(view))]
+        deadline = time.monotonic() + 60
+        while live.view is view:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(KeyError):
+            live.view.row_of(id)
+
+
+ACKNOWLEDGE = """
+import pickle, sys
+from pathlib import Path
+from index.live_index import LiveIndex
+live = LiveIndex.open(Path(sys.argv[1]))
+for record in pickle.loads(Path(sys.argv[2]).read_bytes()):
+    live.write([record])
+    print(record.id, flush=True)
+"""
+
+
+def test_no_write_that_was_answered_for_is_lost_to_a_kill(
+    own_root: Path, tmp_path: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    records = tmp_path / "records"
+    records.write_bytes(pickle.dumps([make_put(f"n{number}", views=3) for number in range(500)]))
+    child = subprocess.Popen(
+        [sys.executable, "-c", ACKNOWLEDGE, str(own_root), str(records)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    answered = [child.stdout.readline().strip() for _ in range(20)]
+    child.kill()
+    answered += child.stdout.read().split()
+    child.wait()
+    child.stdout.close()
+    assert len(answered) < 500
+    with LiveIndex.open(own_root) as live:
+        assert all(live.view.row_of(id) >= len(snapshot) for id in answered)
+        assert len(live.view) - len(snapshot) - len(answered) in (0, 1)
+        live.write([make_put("later")])
+    assert LiveIndex.open(own_root).view.row_of("later") >= 0
+
+
+def test_threads_write_and_read_at_once(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    live, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
+    other.watch(0.001)
+    failures: list[str] = []
+    done = threading.Event()
+
+    def write(name: str) -> None:
+        for number in range(15):
+            live.write([make_put(f"{name}-{number}-1"), make_put(f"{name}-{number}-2")])
+
+    def read() -> None:
+        while not done.is_set():
+            for index in (live, other):
+                view = index.view
+                ids = [item.id for item in view.items]
+                if len(ids) != len(view) or len(set(ids)) != len(ids):
+                    failures.append(f"{view.name} has a product twice")
+                if {id[:-2] for id in ids if id.endswith("-1")} != {
+                    id[:-2] for id in ids if id.endswith("-2") and id.startswith(("a-", "b-"))
+                }:
+                    failures.append(f"{view.name} has half a batch")
+                view.search_images(view.image_embeddings([0])[0], 300)
+
+    reader = threading.Thread(target=read)
+    writers = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+    for thread in (reader, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    reader.join()
+    other.close()
+    other.refresh()
+    assert failures == []
+    assert live.view.name == other.view.name == f"{snapshot.name}+60"
+    assert len(other.view) == len(snapshot) + 60
+
+
+def test_a_limit_on_what_differs(own_root: Path, snapshot: Snapshot, make_put: MakePut) -> None:
+    live = LiveIndex.open(own_root, limit=3)
+    live.write([make_put("a"), make_put("b"), Delete(snapshot.ids[0])])
+    with pytest.raises(WriteError, match="fashionbert index compact") as caught:
+        live.write([make_put("c")])
+    assert caught.value.code == "delta_full"
+    live.write([make_put("a", 1), make_put(snapshot.ids[0], 1)])  # no more differ than before
+    live.write([Delete(snapshot.ids[1])])  # deletions always pass
+    for seed in range(9):
+        live.write([make_put("a", seed)])
+    with pytest.raises(WriteError, match="after 15 writes"):
+        live.write([make_put("a", 99)])
+    assert LiveIndex.open(own_root, limit=3).view.name == live.view.name
+
+
+def test_a_damaged_log(own_root: Path, make_put: MakePut) -> None:
+    live, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
+    live.write([make_put("a")])
+    (path,) = list_segments(own_root / "delta")
+    end = path.stat().st_size
+    live.write([make_put("b")])
+    live.write([make_put("c")])
+    data = bytearray(path.read_bytes())
+    data[end + 3000] ^= 1
+    path.write_bytes(data)
+    assert other.refresh()
+    assert other.view.row_of("a") >= 0  # all that is whole counts
+    assert not other.refresh()
+    assert other.problem is not None
+    assert "damaged" in other.problem
+    with pytest.raises(WriteError, match="damaged"):
+        other.write([make_put("d")])
+    data[end + 3000] ^= 1
+    path.write_bytes(data)
+    assert other.refresh()
+    assert (other.problem, other.view.name) == (None, live.view.name)
+
+
+def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    live = LiveIndex.open(own_root, verify=True)
+    live.write([make_put("a")])
+    old = live.view
+    second = own_root / "00000002"
+    shutil.copytree(own_root / snapshot.name, second)
+    set_current(own_root, "00000002")
+    assert not live.refresh()  # its manifest is another's
+    assert live.view is old
+    assert live.problem is not None
+    live.write([make_put("b")])  # and what is served can be written to
+    assert live.view.row_of("b") >= 0
+    set_current(own_root, snapshot.name)
+    live.refresh()
+    assert live.problem is None
+    (own_root / "CURRENT").write_text("nonsense")
+    live.refresh()
+    assert live.problem is not None
+    assert live.view.row_of("b") >= 0
+
+
+def _written(engine: Engine, snapshot: Snapshot, id: str) -> Put:
+    picture = snapshot.image(3)[0]
+    item = Item(id, "A red dress", "A red dress. Long.", ("sha256:0",), {"price": 3})
+    prepared = (prepare_image(picture, engine.image_size),)
+    (put,) = encode_drafts(engine, [Draft(item, prepared)])
+    return put
+
+
+def test_writes_of_another_model_are_encoded_again(
+    own_root: Path, snapshot: Snapshot, engine: Engine, other_bundle: Bundle
+) -> None:
+    other = Engine(other_bundle, threads=1)
+    foreign = _written(other, snapshot, "a")
+    assert foreign.model_id != snapshot.model_id
+    with pytest.raises(WriteError, match="restart it with the new bundle"):
+        LiveIndex.open(own_root).write([foreign])
+    with LogWriter(own_root) as log:
+        log.append(LogReader(own_root, 0), [foreign, Delete(snapshot.ids[0])])
+    with pytest.raises(SnapshotError, match=r"compact --bundle"):
+        LiveIndex.open(own_root)
+    with pytest.raises(SnapshotError, match="1 products were written"):
+        LiveIndex.open(own_root, engine=engine, encode_again_limit=0)
+    view = LiveIndex.open(own_root, engine=engine).view
+    wanted = _written(engine, snapshot, "a")
+    row = view.row_of("a")
+    assert view.item(row) == wanted.item
+    np.testing.assert_array_equal(view.text_states([row]).values, wanted.text_states.values)
+    np.testing.assert_array_equal(
+        view.image_states(view.image_rows(row)).values, wanted.image_states.values
+    )
+    assert len(view) == len(snapshot)
+    assert current(own_root) == snapshot.name

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from PIL import Image
+
+from index.live_index import LiveIndex
+from index.snapshot import Snapshot
+from model.engine import Engine
+from model.preprocess import ImageLimits
+from service.api.app import create_app
+from service.live_search import LiveSearch
+from service.products import WriteLimits
+from service.settings import Settings
+from service.writes import Writer
+
+
+def picture(colour: str, side: int = 80, format: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side + 16), colour).save(buffer, format)
+    return buffer.getvalue()
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.fixture
+def root(snapshot_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(snapshot_root, tmp_path / "snapshots"))
+
+
+Worker = Callable[..., Any]
+
+
+@pytest.fixture
+def worker(settings: Settings, engine: Engine, root: Path, serving: Any) -> Worker:
+    """Starts a server that writes to `root`, with limits of its own."""
+
+    @contextmanager
+    def run(limit: int = 20_000) -> Iterator[httpx.Client]:
+        live = LiveIndex.open(root, engine=engine, limit=limit)
+        search = LiveSearch(engine, live, settings.search_limits)
+        limits = WriteLimits(
+            max_operations=20, max_pictures=3, image=ImageLimits(max_bytes=150_000)
+        )
+        app = create_app(settings, search.searcher())
+        attach(app, search, Writer(engine, live, limits))
+        live.watch(0.02)
+        with serving(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+            while client.get("/readyz").status_code != 200:
+                time.sleep(0.02)
+            yield client
+        live.close()
+
+    return run
+
+
+def attach(app: Any, search: LiveSearch, writer: Writer) -> None:
+    from service.api.routes import items_write
+    from service.api.state import _searcher
+
+    app.include_router(items_write.router)
+    app.dependency_overrides[_searcher] = search.searcher
+    app.state.writer = writer
+
+
+@pytest.fixture
+def client(worker: Worker) -> Iterator[httpx.Client]:
+    with worker() as client:
+        yield client
+
+
+def found(client: httpx.Client, **request: Any) -> list[str]:
+    answer = client.post("/v1/search/text", json={"query": "dress", "k": 200, **request})
+    assert answer.status_code == 200, answer.text
+    return [hit["id"] for hit in answer.json()["hits"]]
+
+
+def product(colour: str = "red", **fields: Any) -> dict[str, Any]:
+    return {
+        "title": "A dress",
+        "description": "Long.",
+        "attributes": {"colour": colour},
+        "images": [encoded(picture(colour))],
+        **fields,
+    }
+
+
+def test_put_search_get_delete(client: httpx.Client, snapshot: Snapshot) -> None:
+    before = len(found(client, rerank=False))
+    put = client.put("/v1/items/new", json=product(attributes={"colour": "red", "sale": True}))
+    assert put.status_code == 201
+    assert put.json() == {
+        "id": "new",
+        "outcome": "created",
+        "snapshot": f"{snapshot.name}+1",
+        "truncated": False,
+    }
+    assert client.get("/v1/items/new").json() == {
+        "id": "new",
+        "title": "A dress",
+        "text": "A dress. Long.",
+        "attributes": {"colour": "red", "sale": True},
+        "views": 1,
+    }
+    image = client.get("/v1/items/new/image")
+    assert (image.content, image.headers["content-type"]) == (picture("red"), "image/jpeg")
+    assert len(found(client, rerank=False)) == before + 1
+    answer = client.post("/v1/search/image", json={"image": encoded(picture("red")), "k": 200})
+    assert answer.json()["snapshot"] == f"{snapshot.name}+1"
+    assert "new" in [hit["id"] for hit in answer.json()["hits"]]
+    scores = client.post("/v1/match", json={"pairs": [{"text": "dress", "image_item_id": "new"}]})
+    assert scores.status_code == 200
+
+    gone = client.delete("/v1/items/new")
+    assert (gone.status_code, gone.json()["outcome"]) == (200, "deleted")
+    assert client.get("/v1/items/new").status_code == 404
+    assert client.get("/v1/items/new/image").status_code == 404
+    assert "new" not in found(client)
+    again = client.delete("/v1/items/new")
+    assert (again.status_code, again.json()["outcome"]) == (200, "absent")
+
+
+def test_a_product_of_the_snapshot_is_replaced(client: httpx.Client, snapshot: Snapshot) -> None:
+    id = snapshot.ids[7]
+    first = client.get(f"/v1/items/{id}/image")
+    put = client.put(f"/v1/items/{id}", json=product("blue", text="A blue hat"))
+    assert (put.status_code, put.json()["outcome"]) == (200, "replaced")
+    assert client.get(f"/v1/items/{id}").json()["text"] == "A blue hat"
+    second = client.get(f"/v1/items/{id}/image", headers={"If-None-Match": first.headers["etag"]})
+    assert (second.status_code, second.content) == (200, picture("blue"))
+    ids = found(client, rerank=False)
+    assert ids.count(id) == 1
+    assert len(ids) == len(snapshot)
+
+
+def test_the_pictures_may_stay(client: httpx.Client, snapshot: Snapshot) -> None:
+    id = snapshot.ids[9]
+    before = client.get(f"/v1/items/{id}").json()
+    image = client.get(f"/v1/items/{id}/image").content
+    body = {"title": before["title"], "text": before["text"], "attributes": {"price": 1}}
+    assert client.put(f"/v1/items/{id}", json=body).status_code == 200
+    after = client.get(f"/v1/items/{id}").json()
+    assert after == {**before, "attributes": {"price": 1.0}}
+    assert client.get(f"/v1/items/{id}/image").content == image
+    new = client.put("/v1/items/nobody", json=body)
+    assert (new.status_code, new.json()["code"]) == (422, "invalid_request")
+    assert "needs at least one picture" in new.json()["detail"]
+
+
+def test_as_a_form(client: httpx.Client) -> None:
+    fields = json.dumps({"title": "A hat", "attributes": {"price": 3.5}})
+    files = [
+        ("image", ("1.png", picture("red", format="PNG"), "image/png")),
+        ("image", ("2.webp", picture("green", format="WEBP"), "image/webp")),
+    ]
+    put = client.put("/v1/items/form", data={"product": fields}, files=files)
+    assert put.status_code == 201, put.text
+    assert client.get("/v1/items/form").json()["views"] == 2
+    second = client.get("/v1/items/form/image", params={"view": 1})
+    assert second.headers["content-type"] == "image/webp"
+    kept = client.put("/v1/items/form", files={"product": (None, fields)})
+    assert (kept.status_code, client.get("/v1/items/form").json()["views"]) == (200, 2)
+    for data, sent in (
+        ({}, files),
+        ({"product": fields, "other": "1"}, files),
+        ({"product": "{"}, files),
+        ({"product": '{"colour": "red"}'}, files),
+        ({"product": fields, "image": "text"}, []),
+    ):
+        refused = client.put("/v1/items/form", data=data, files=sent or {"x": b""})
+        assert refused.status_code in (400, 422), refused.text
+    short = client.put(
+        "/v1/items/form",
+        content=b"--x\r\nContent-Disposition: form-data; name=product\r\n\r\n{}\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    assert (short.status_code, short.json()["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("id", ["summer/new/1", "été ✓ #2?a=b&c%20", "../x", "-x", "a/image"])
+def test_odd_ids(client: httpx.Client, id: str) -> None:
+    address = f"/v1/items/{quote(id, safe='')}"
+    put = client.put(address, json=product())
+    assert (put.status_code, put.json()["id"]) == (201, id)
+    assert id in found(client, rerank=False)
+    assert client.delete(address).json()["outcome"] == "deleted"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"title": "x", "images": []}, 422, "invalid_request"),
+        ({"title": "x", "images": ["?"]}, 400, "invalid_base64"),
+        ({"title": "x", "images": [encoded(b"text")]}, 400, "not_an_image"),
+        ({"title": "x", "images": [encoded(picture("red", 300)[:-300])]}, 400, "truncated"),
+        ({"title": "x", "images": [encoded(picture("red", format="GIF"))]}, 415, None),
+        ({"title": "x", "images": [encoded(picture("red") + bytes(150_000))]}, 413, None),
+        ({"title": "x", "images": [encoded(picture("red"))] * 4}, 422, "invalid_request"),
+        ({"images": [encoded(picture("red"))]}, 400, "empty_text"),
+        (product(text=" "), 400, "empty_text"),
+        (product(text="x" * 6000), 422, "text_too_long"),
+        (product(attributes={"price": "cheap"}), 422, "invalid_request"),
+        (product(attributes={"price": True}), 422, "invalid_request"),
+        (product(attributes={"": 1}), 422, "invalid_request"),
+        (product(attributes={"sizes": ["S", "M"]}), 422, "invalid_request"),
+        (product(attributes={f"a{n}": n for n in range(300)}), 422, "invalid_request"),
+        (product(price=3), 422, "invalid_request"),
+        ([1], 422, "invalid_request"),
+    ],
+)
+def test_what_is_not_taken(
+    client: httpx.Client, snapshot: Snapshot, body: Any, status: int, code: str | None
+) -> None:
+    refused = client.put("/v1/items/new", json=body)
+    assert refused.status_code == status, refused.text
+    assert refused.headers["content-type"] == "application/problem+json"
+    if code is not None:
+        assert refused.json()["code"] == code
+    assert client.get("/v1/items/new").status_code == 404
+    assert client.get("/v1/index").json()["snapshot"] == snapshot.name
+
+
+def test_bad_bodies_and_ids(client: httpx.Client) -> None:
+    assert client.put("/v1/items/a", content=b"{").status_code == 415
+    json_type = {"Content-Type": "application/json"}
+    assert client.put("/v1/items/a", content=b"{", headers=json_type).status_code == 400
+    deep = client.post("/v1/items:batch", content=b"[" * 100_000, headers=json_type)
+    assert (deep.status_code, deep.json()["code"]) == (400, "malformed_json")
+    for id in ("%20a", "a" * 600, "%20"):
+        assert client.put(f"/v1/items/{id}", json=product()).status_code == 422
+        assert client.delete(f"/v1/items/{id}").status_code == 422
+    assert client.delete("/v1/items/").status_code == 422
+
+
+def test_odd_attributes_are_kept_as_a_feed_would(client: httpx.Client) -> None:
+    attributes = {"price": 3, "none": None, "blank": "  ", "big": 1 << 70, "colour": " red "}
+    put = client.put("/v1/items/new", json=product(attributes=attributes))
+    assert put.status_code == 201, put.text
+    assert client.get("/v1/items/new").json()["attributes"] == {
+        "price": 3.0,
+        "big": str(1 << 70),
+        "colour": "red",
+    }
+
+
+def batch(client: httpx.Client, *operations: Any) -> dict[str, Any]:
+    answer = client.post("/v1/items:batch", json=list(operations))
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def test_a_batch(client: httpx.Client, snapshot: Snapshot) -> None:
+    old = snapshot.ids[11]
+    answer = batch(
+        client,
+        {"op": "put", "id": "a", **product()},
+        {"op": "delete", "id": old},
+        {"op": "put", "id": "b", **product(images=["?"])},
+        {"op": "delete", "id": "nobody"},
+        {"op": "put", "id": "c"},
+        {"op": "replace", "id": "d"},
+        7,
+        {"op": "put", "id": "a", "title": "again"},
+        {"op": "put", "id": "a", **product("blue")},
+    )
+    assert [result["outcome"] for result in answer["results"]] == [
+        "created",
+        "deleted",
+        "refused",
+        "absent",
+        *["refused"] * 4,
+        "replaced",
+    ]
+    assert [result["id"] for result in answer["results"]] == [
+        "a", old, "b", "nobody", "c", "d", None, "a", "a",
+    ]  # fmt: skip
+    codes = [result["error"] and result["error"]["code"] for result in answer["results"]]
+    assert codes[2] == "invalid_base64"
+    assert set(codes[4:8]) == {"invalid_request", "empty_text"} or codes[4] == "invalid_request"
+    assert answer["refused"] == 5
+    assert answer["snapshot"] == f"{snapshot.name}+4"
+    assert client.get("/v1/items/a/image").content == picture("blue")
+    assert client.get(f"/v1/items/{quote(old, safe='')}").status_code == 404
+    all_refused = batch(client, {"op": "put", "id": "x"}, 3)
+    assert (all_refused["refused"], all_refused["snapshot"]) == (2, answer["snapshot"])
+
+
+def test_a_batch_of_lines(client: httpx.Client) -> None:
+    lines = [
+        json.dumps({"op": "put", "id": "a", **product()}),
+        "",
+        "{",
+        json.dumps({"op": "delete", "id": "a"}),
+    ]
+    answer = client.post(
+        "/v1/items:batch",
+        content="\n".join(lines),
+        headers={"Content-Type": "application/x-ndjson"},
+    ).json()
+    outcomes = [result["outcome"] for result in answer["results"]]
+    assert outcomes == ["created", "refused", "deleted"]
+    assert answer["results"][1]["error"]["code"] == "malformed_json"
+
+
+def test_batches_that_are_refused(client: httpx.Client) -> None:
+    for operations in ([], [{"op": "delete", "id": "a"}] * 21):
+        answer = client.post("/v1/items:batch", json=operations)
+        assert (answer.status_code, answer.json()["code"]) == (422, "out_of_range")
+    assert client.post("/v1/items:batch", json={}).status_code == 422
+    assert client.post("/v1/items:batch", content=b"x").status_code == 415
+
+
+def test_two_servers_of_one_folder(worker: Worker, snapshot: Snapshot) -> None:
+    with worker() as one, worker() as other:
+        assert one.put("/v1/items/a", json=product()).status_code == 201
+        one.delete(f"/v1/items/{snapshot.ids[12]}")
+        deadline = time.monotonic() + 60
+        while other.get("/v1/items/a").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert "a" in found(other, rerank=False)
+        # At once, whatever the other has seen yet: what was answered for is there.
+        one.put("/v1/items/b", json=product("green"))
+        kept = other.put("/v1/items/b", json={"title": "Now cheaper"})
+        assert (kept.status_code, kept.json()["outcome"]) == (200, "replaced")
+        assert other.get("/v1/items/b/image").content == picture("green")
+    with worker() as again:
+        ids = found(again, rerank=False)
+        assert {"a", "b"} <= set(ids)
+        assert snapshot.ids[12] not in ids
+
+
+def test_a_full_delta(worker: Worker) -> None:
+    with worker(limit=2) as client:
+        for id in "ab":
+            assert client.put(f"/v1/items/{id}", json=product()).status_code == 201
+        full = client.put("/v1/items/c", json=product())
+        assert (full.status_code, full.json()["code"]) == (507, "delta_full")
+        assert "fashionbert index compact" in full.json()["detail"]
+        assert client.delete("/v1/items/a").status_code == 200
+
+
+def test_a_disk_that_fails(client: httpx.Client, root: Path) -> None:
+    (root / "delta").write_text("no folder")
+    failed = client.put("/v1/items/a", json=product())
+    assert (failed.status_code, failed.json()["code"]) == (503, "write_failed")
+    assert client.get("/v1/items/a").status_code == 404
+    (root / "delta").unlink()
+    assert client.put("/v1/items/a", json=product()).status_code == 201
+
+
+def test_a_catalogue_that_was_emptied(client: httpx.Client, snapshot: Snapshot) -> None:
+    for start in range(0, len(snapshot), 20):
+        batch(client, *[{"op": "delete", "id": id} for id in snapshot.ids[start : start + 20]])
+    assert found(client) == []
+    search = client.post("/v1/search/image", json={"image": encoded(picture("red"))})
+    assert search.json()["hits"] == []
+    client.put("/v1/items/a", json=product())
+    assert found(client) == ["a"]
+
+
+def test_a_service_that_only_reads(settings: Settings, searcher: Any, serving: Any) -> None:
+    from service.api.routes import items_write
+
+    app = create_app(settings, searcher)
+    app.include_router(items_write.router)
+    with serving(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        while client.get("/readyz").status_code != 200:
+            time.sleep(0.02)
+        refused = client.put("/v1/items/a", json=product())
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")

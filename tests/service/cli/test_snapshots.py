@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.delta_records import Delete
+from index.encoding import Draft, encode_drafts
+from index.images import prepare_image
+from index.items import Item
+from index.live_index import LiveIndex
+from index.snapshot import Snapshot
+from index.versions import current, list_snapshots
+from model.bundle import Bundle
+from model.engine import Engine
+
+Shell = Callable[..., Any]
+
+
+@pytest.fixture
+def root(snapshot_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(snapshot_root, tmp_path / "snapshots"))
+
+
+def write(root: Path, engine: Engine, photo: bytes, *ids: str, delete: str) -> None:
+    prepared = (prepare_image(photo, engine.image_size),)
+    drafts = [Draft(Item(id, "A hat", "A hat", ("sha256:0",), {}), prepared) for id in ids]
+    with LiveIndex.open(root, engine=engine) as live:
+        live.write([*encode_drafts(engine, drafts), Delete(delete)])
+
+
+def test_compact_rollback_publish_prune(
+    root: Path, engine: Engine, photo: bytes, snapshot: Snapshot, shell: Shell
+) -> None:
+    where = ("--snapshots", root)
+    nothing = shell("index", "compact", *where)
+    assert (nothing.code, "nothing was written" in nothing.err) == (0, True)
+    write(root, engine, photo, "a", "b", delete=snapshot.ids[5])
+    made = shell("index", "compact", *where)
+    assert made.code == 0, made.err
+    assert f"snapshot 00000002: {len(snapshot) + 1} products" in made.err
+    assert Snapshot.open(root, verify=True).row_of("a") >= 0
+
+    back = shell("index", "rollback", *where)
+    assert (back.code, back.err) == (0, f"snapshot 00000001 is current: {len(snapshot)} products\n")
+    with LiveIndex.open(root) as live:
+        assert len(live.view) == len(snapshot) + 1
+        with pytest.raises(KeyError):
+            live.view.row_of(snapshot.ids[5])
+    first = shell("index", "rollback", *where)
+    assert (first.code, "no snapshot before 00000001" in first.err) == (2, True)
+    assert shell("index", "publish", "00000002", *where).code == 0
+    assert current(root) == "00000002"
+    unknown = shell("index", "publish", "00000009", *where)
+    assert (unknown.code, "choose one of 00000001, 00000002" in unknown.err) == (2, True)
+
+    live = LiveIndex.open(root)
+    shell("index", "rollback", *where)
+    kept = shell("index", "prune", "--keep", "1", *where)
+    assert "left, because a service reads them: 00000002" in kept.err
+    del live
+    gone = shell("index", "prune", "--keep", "1", *where)
+    assert (gone.code, gone.err) == (0, "removed: 00000002\n")
+    assert list_snapshots(root) == ["00000001"]
+
+
+def test_a_damaged_snapshot_is_not_published(
+    root: Path, engine: Engine, photo: bytes, snapshot: Snapshot, shell: Shell
+) -> None:
+    write(root, engine, photo, "a", delete="nobody")
+    shell("index", "compact", "--snapshots", root)
+    file = root / "00000001" / "text_states.npy"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    refused = shell("index", "rollback", "--snapshots", root)
+    assert refused.code == 2
+    assert f"error: {file} is damaged" in refused.err
+    assert current(root) == "00000002"
+    assert shell("index", "rollback", "--no-verify", "--snapshots", root).code == 0
+
+
+def test_a_build_with_writes_on_top(
+    root: Path,
+    feed: Path,
+    demo_catalogue: Path,
+    bundle: Bundle,
+    other_bundle: Bundle,
+    engine: Engine,
+    photo: bytes,
+    snapshot: Snapshot,
+    shell: Shell,
+) -> None:
+    write(root, engine, photo, "a", delete=snapshot.ids[5])
+
+    def build(made_by: Bundle, *more: str) -> str:
+        command = ["index", "build", feed, "--bundle", made_by.path, "--out", root]
+        ran = shell(*command, "--images", demo_catalogue / "images.tar", *more)
+        assert ran.code == 0, ran.err
+        return str(ran.err)
+
+    assert "2 products that were written to the service stand on top" in build(bundle)
+    with LiveIndex.open(root) as live:
+        assert live.view.name == "00000002+2"
+    told = build(other_bundle)
+    assert "1 products that another model has encoded are encoded again" in told
+    assert current(root) == "00000004"
+    folded = Snapshot.open(root, model_id=other_bundle.model_id)
+    assert folded.row_of("a") >= 0
+    assert snapshot.ids[5] not in folded.ids
+    back = shell("index", "publish", "00000002", "--snapshots", root)
+    assert "until they are restarted with the other bundle" in back.err
+    assert "stand on top" not in build(bundle, "--supersede")
+    assert Snapshot.open(root).ids == snapshot.ids
+
+
+def test_the_help_names_them(shell: Shell) -> None:
+    told = shell("index", "--help").out
+    assert all(name in told for name in ("publish", "rollback", "prune", "compact"))
+    assert shell("index", "prune", "--keep", "0").code == 2
