@@ -31,10 +31,10 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w /d
 
 FROM docker.io/library/python:3.11-slim
 
-# A new named volume takes its owner from the image's folder: the job may write there.
+# A new named volume takes its owner from the image's folder: the jobs may write there.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin fashionbert \
-    && install -d -o fashionbert -g fashionbert /snapshots
+    && install -d -o fashionbert -g fashionbert /snapshots /demo
 
 COPY --from=dependencies /opt/fashionbert /opt/fashionbert
 COPY --from=build /package/opt/fashionbert /opt/fashionbert

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index.facets import Facet
 from index.snapshot import Item
+from model.engine import EncodedTexts
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
 
 DEFAULT_K = 10
 DEFAULT_CANDIDATES = 64
+DEFAULT_FACET_VALUES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,27 @@ class SearchLimits:
     max_candidates: int = 1000
     max_pairs: int = 256
     max_query_characters: int = 1000
+    rerank_seconds: float = 10.0
+    max_facets: int = 16
+    max_facet_values: int = 100
     image: ImageLimits = DEFAULT_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which products a search may find, and what is counted of them.
+
+    `filters` is a filter as JSON, see `index.filters`; None for all products. `facets` are
+    attributes whose values are counted, over all products that the filter leaves, whatever the
+    query; `max_facet_values` the most of them that are listed.
+    """
+
+    filters: Mapping[str, object] | None = None
+    facets: tuple[str, ...] = ()
+    max_facet_values: int = DEFAULT_FACET_VALUES
+
+
+EVERYTHING = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +75,21 @@ class Hit:
 class SearchResult:
     """The hits, whether the query was cut to what the model reads, and milliseconds by stage.
 
-    Stages: `decode` (a picture's bytes), `encode`, `recall`, `gather` (states from the snapshot),
-    `rerank`, `total`; a stage that did not happen is absent.
+    Stages: `filter`, `facets`, `decode` (a picture's bytes), `encode`, `recall`, `gather` (states
+    from the snapshot), `rerank`, `total`; a stage that did not happen is absent. `degraded` says
+    why the hits are in recall order although a rerank was asked for. `encoded` is the query text,
+    to search with again; `pairs` how many the matcher was given. `matching` is the number of
+    products that the filter leaves, and `facets` are counted over them.
     """
 
     hits: list[Hit]
     truncated: bool
     timings: dict[str, float]
+    degraded: str | None = None
+    encoded: EncodedTexts | None = None
+    pairs: int = 0
+    matching: int = 0
+    facets: dict[str, Facet] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

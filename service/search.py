@@ -8,67 +8,42 @@ snapshot, so a search runs the encoder once and the joint layers once a candidat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.snapshot import Snapshot
 from model.bundle import Bundle
-from model.engine import Engine
+from model.engine import EncodedTexts, Engine
 from model.errors import SnapshotError
 from model.preprocess import check_text, decode_image
 from model.states import QuantisedStates
 from service.errors import QueryError
 from service.items import first_image_row
 from service.matching import match_pairs
+from service.recall import Recalled, recall_images, recall_texts
 from service.records import (
     DEFAULT_CANDIDATES,
     DEFAULT_K,
+    EVERYTHING,
     Hit,
     MatchResult,
     Pair,
     SearchLimits,
     SearchResult,
+    Selection,
     Stopwatch,
 )
+from service.reranking import rerank as rerank_within
+from service.selection import Selected, Selections
 from service.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """What FAISS found: rows (of pictures or texts) and the distinct products among them.
-
-    `rows`, `similarities`, `products` [n], best first: `products[i]` is the one `rows[i]` belongs
-    to. `order` [m] are the distinct products, and `first` [m] where in `rows` each one begins.
-    """
-
-    rows: NDArray[np.int64]
-    similarities: NDArray[np.float32]
-    products: NDArray[np.int64]
-    order: NDArray[np.int64]
-    first: NDArray[np.int64]
-
-    @classmethod
-    def of(
-        cls,
-        rows: NDArray[np.int64],
-        similarities: NDArray[np.float32],
-        products: NDArray[np.int64],
-    ) -> Recalled:
-        """Find the distinct products."""
-        first = np.sort(np.unique(products, return_index=True)[1])
-        return cls(rows, similarities, products, products[first], first)
-
-    def until(self, products: int) -> int:
-        """How many rows there are up to the one where the last of `products` products begins."""
-        return int(self.first[min(products, len(self.first)) - 1]) + 1
 
 
 class Searcher:
     """Searches one snapshot with one model. Safe to use from several threads.
 
     Raises:
+        BundleError: the model has no recall head.
         SnapshotError: the snapshot was made by another model.
     """
 
@@ -78,6 +53,7 @@ class Searcher:
         snapshot: Snapshot,
         limits: SearchLimits = SearchLimits(),  # noqa: B008 (frozen)
     ) -> None:
+        engine.require_recall()
         if snapshot.model_id != engine.model_id:
             raise SnapshotError(
                 f"snapshot {snapshot.name} was made by model {snapshot.model_id}, but the bundle "
@@ -87,6 +63,7 @@ class Searcher:
         self.engine = engine
         self.snapshot = snapshot
         self.limits = limits
+        self._selections = Selections(snapshot, limits)
 
     def search_text(
         self,
@@ -94,33 +71,51 @@ class Searcher:
         k: int = DEFAULT_K,
         candidates: int = DEFAULT_CANDIDATES,
         rerank: bool = True,
+        selection: Selection = EVERYTHING,
+        *,
+        encoded: EncodedTexts | None = None,
     ) -> SearchResult:
         """Text → the products whose pictures match it best.
 
         `candidates` counts products. Every picture that the recall puts no later than the first
         one of the last candidate is reranked, so that of a product with several the best decides.
-        A `k` above `candidates` is filled up in recall order: there are min(k, products) hits.
+        A `k` above `candidates` is filled up in recall order: there are min(k, products) hits,
+        of the products that `selection` leaves.
+        `encoded` is the query as an earlier result has it: it is not encoded again.
 
         Raises:
             TextError: the query is empty or too long.
-            QueryError: `k` or `candidates` is out of range.
+            QueryError: `k` or `candidates` is out of range, or `selection` cannot be taken.
         """
         watch = Stopwatch()
         self._check(k, candidates)
         query = check_text(query, self.limits.max_query_characters)
+        selected = self._selections.apply(selection, watch)
         with watch.stage("encode"):
-            encoded = self.engine.encode_texts([query])
+            if encoded is None:
+                encoded = self.engine.encode_texts([query])
         with watch.stage("recall"):
             wanted = max(k, candidates) if rerank else k
-            recalled = self._recall_images(encoded.embeddings[0], wanted)
-        logits = None
-        if rerank:
+            recalled = recall_images(self.snapshot, encoded.embeddings[0], wanted, selected.among)
+        logits, degraded, pairs = None, None, 0
+        if rerank and len(recalled.rows):
             with watch.stage("gather"):
                 states = self.snapshot.image_states(recalled.rows[: recalled.until(candidates)])
             with watch.stage("rerank"):
-                logits = self.engine.match(encoded.states, states)
+                logits, degraded = self._rerank(encoded.states, states)
+            pairs = len(states)
         hits = self._hits(recalled, k, logits, with_views=True)
-        return SearchResult(hits, bool(encoded.truncated[0]), watch.finish())
+        truncated = bool(encoded.truncated[0])
+        return SearchResult(
+            hits,
+            truncated,
+            watch.finish(),
+            degraded,
+            encoded,
+            pairs,
+            selected.matching,
+            selected.facets,
+        )
 
     def search_image(
         self,
@@ -128,21 +123,23 @@ class Searcher:
         k: int = DEFAULT_K,
         candidates: int = DEFAULT_CANDIDATES,
         rerank: bool = True,
+        selection: Selection = EVERYTHING,
     ) -> SearchResult:
         """An encoded picture → the products whose texts match it best; as `search_text`.
 
         Raises:
             ImageError: the picture cannot be taken.
-            QueryError: `k` or `candidates` is out of range.
+            QueryError: as of `search_text`.
         """
         watch = Stopwatch()
         self._check(k, candidates)
+        selected = self._selections.apply(selection, watch)
         with watch.stage("decode"):
             pixels = decode_image(image, self.engine.image_size, self.limits.image)
         with watch.stage("encode"):
             encoded = self.engine.encode_images(pixels[None])
         return self._search_texts(
-            encoded.states, encoded.embeddings[0], k, candidates, rerank, watch
+            encoded.states, encoded.embeddings[0], k, candidates, rerank, selected, watch
         )
 
     def search_item(
@@ -151,6 +148,7 @@ class Searcher:
         k: int = DEFAULT_K,
         candidates: int = DEFAULT_CANDIDATES,
         rerank: bool = True,
+        selection: Selection = EVERYTHING,
     ) -> SearchResult:
         """The first picture of a product → the products whose texts match it best.
 
@@ -158,15 +156,21 @@ class Searcher:
         own text is the right answer, and where it ranks tells how good the model is.
 
         Raises:
-            QueryError: there is no such item, or `k` or `candidates` is out of range.
+            QueryError: there is no such item, or as of `search_text`.
         """
         watch = Stopwatch()
         self._check(k, candidates)
+        selected = self._selections.apply(selection, watch)
         rows = np.array([first_image_row(self.snapshot, item_id, "item_id")], dtype=np.int64)
         with watch.stage("gather"):
             states = self.snapshot.image_states(rows)
             embedding = self.snapshot.image_embeddings(rows)[0]
-        return self._search_texts(states, embedding, k, candidates, rerank, watch)
+        return self._search_texts(states, embedding, k, candidates, rerank, selected, watch)
+
+    def _rerank(
+        self, texts: QuantisedStates, images: QuantisedStates
+    ) -> tuple[NDArray[np.float32] | None, str | None]:
+        return rerank_within(self.engine, texts, images, self.limits.rerank_seconds)
 
     def match(self, pairs: Sequence[Pair]) -> MatchResult:
         """Score pairs of a text and a picture; see `match_pairs`."""
@@ -180,19 +184,6 @@ class Searcher:
             if not 1 <= value <= most:
                 raise QueryError(f"{name} is {value}: choose 1 to {most:,}", field=name)
 
-    def _recall_images(self, embedding: NDArray[np.float32], products: int) -> Recalled:
-        """Pictures by similarity, so many that they belong to at least `products` products."""
-        product_of = self.snapshot.product_of_image
-        products = min(products, len(self.snapshot))
-        # As many as make that many products on average; more where views of one come together.
-        wanted = -(-products * len(product_of) // len(self.snapshot))
-        while True:
-            rows, similarities = self.snapshot.search_images(embedding, wanted)
-            recalled = Recalled.of(rows, similarities, product_of[rows].astype(np.int64))
-            if len(recalled.order) >= products or wanted >= len(product_of):
-                return recalled
-            wanted = min(len(product_of), 2 * wanted)
-
     def _search_texts(
         self,
         states: QuantisedStates,
@@ -200,21 +191,30 @@ class Searcher:
         k: int,
         candidates: int,
         rerank: bool,
+        selected: Selected,
         watch: Stopwatch,
     ) -> SearchResult:
         """A picture's states [1, P, H] and embedding [E] → products by their texts."""
         with watch.stage("recall"):
-            wanted = min(max(k, candidates) if rerank else k, len(self.snapshot))
-            rows, similarities = self.snapshot.search_texts(embedding, wanted)
-            recalled = Recalled.of(rows, similarities, rows)  # a text's row is its product's
-        logits = None
-        if rerank:
+            wanted = max(k, candidates) if rerank else k
+            recalled = recall_texts(self.snapshot, embedding, wanted, selected.among)
+        logits, degraded, pairs = None, None, 0
+        if rerank and len(recalled.rows):
             with watch.stage("gather"):
-                texts = self.snapshot.text_states(rows[:candidates])
+                texts = self.snapshot.text_states(recalled.rows[:candidates])
             with watch.stage("rerank"):
-                logits = self.engine.match(texts, states)
+                logits, degraded = self._rerank(texts, states)
+            pairs = len(texts)
         hits = self._hits(recalled, k, logits, with_views=False)
-        return SearchResult(hits, False, watch.finish())
+        return SearchResult(
+            hits,
+            False,
+            watch.finish(),
+            degraded,
+            pairs=pairs,
+            matching=selected.matching,
+            facets=selected.facets,
+        )
 
     def _hits(
         self,

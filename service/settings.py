@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.errors import FashionBertError
 from model.preprocess import ImageLimits
+from model.pretrained import pretrained
 from service.records import DEFAULT_CANDIDATES, SearchLimits
 
 _PREFIX = "FASHIONBERT_"
 _BODY_MARGIN = 64 * 1024  # the fields beside a picture
+#: Of two labels or more, the last one not a number: no spelling of an IPv4 address.
+_HOST_NAME = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
 
 
 class Settings(BaseSettings):
@@ -22,9 +26,17 @@ class Settings(BaseSettings):
     Make one with `load_settings`, which turns a wrong value into one sentence.
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_ignore_empty=True,  # compose files hand on a variable that is not set as an empty one
+        frozen=True,
+        extra="ignore",
+    )
 
-    bundle: Path = Field(description="folder of the exported model")
+    bundle: Path = Field(
+        default_factory=pretrained,
+        description="folder of the exported model; by default the one that comes along",
+    )
     snapshots: Path = Field(description="folder of the snapshots, with CURRENT in it")
 
     verify_snapshot: bool = Field(
@@ -51,6 +63,64 @@ class Settings(BaseSettings):
     max_pixels: int = Field(40_000_000, ge=1, description="most pixels of a picture")
     max_body_bytes: int = Field(16 * 1024**2, ge=1, description="largest request body")
 
+    max_queue: int = Field(64, ge=0, description="requests that may wait to be computed")
+    queue_seconds: float = Field(10, gt=0, description="longest wait before a request is refused")
+    rerank_seconds: float = Field(
+        10, gt=0, description="budget of the reranker; past it the order of the recall is answered"
+    )
+    drain_seconds: float = Field(
+        2, ge=0, description="after SIGTERM: how long /readyz says 503 before the port closes"
+    )
+    shutdown_seconds: int = Field(
+        30, ge=0, description="after that: how long requests in flight may take to finish"
+    )
+
+    keys: SecretStr = Field(SecretStr(""), description="API keys, as lines of a keys file")
+    keys_file: Path | None = Field(None, description="file of API keys: name:scope:sha256 a line")
+    allow_anonymous: bool = Field(False, description="callers without a key may search")
+    open_metrics: bool = Field(False, description="/metrics and /v1/status need no key")
+    trusted_proxies: str = Field(
+        "",
+        description="addresses or networks, with commas, whose X-Forwarded-For is believed; * is "
+        "everyone",
+    )
+
+    rate_limit: float = Field(
+        0, ge=0, description="requests a second and key (or address) in the long run; 0 is no limit"
+    )
+    rate_burst: int = Field(20, ge=1, description="requests at once on top of that")
+
+    redis_url: SecretStr | None = Field(
+        None, description="redis://, rediss:// or unix://; shared cache and rate limits"
+    )
+    redis_timeout: float = Field(0.05, gt=0, description="seconds that Redis may take")
+    cache_bytes: int = Field(64 * 1024**2, ge=0, description="of the cache in memory; 0 is none")
+    cache_seconds: int = Field(3600, ge=1, description="how long Redis keeps an answer")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info")
+    traces: bool = Field(False, description="make OpenTelemetry traces; wants the extra otel")
+    log_queries: bool = Field(False, description="write the text of queries into the log")
+
+    picture_hosts: str = Field(
+        "", description="hosts, with commas, that pictures may be fetched from; empty is none"
+    )
+    picture_seconds: float = Field(5, gt=0, description="longest fetch of a picture")
+
+    @field_validator("picture_hosts")
+    @classmethod
+    def _hosts_are_names(cls, hosts: str) -> str:
+        for host in _listed(hosts):
+            if not _HOST_NAME.fullmatch(host):
+                raise ValueError(f"{host!r} is not a host name in lower case, such as cdn.shop.com")
+        return hosts
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_has_a_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("a Redis address begins with redis://, rediss:// or unix://")
+        return url
+
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:
         if self.candidates > self.max_candidates:
@@ -68,6 +138,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def picture_host_names(self) -> frozenset[str]:
+        """The hosts that pictures may be fetched from."""
+        return frozenset(_listed(self.picture_hosts))
+
+    @property
     def search_limits(self) -> SearchLimits:
         """The part of the limits that a `Searcher` keeps."""
         return SearchLimits(
@@ -75,8 +150,13 @@ class Settings(BaseSettings):
             max_candidates=self.max_candidates,
             max_pairs=self.max_pairs,
             max_query_characters=self.max_query_characters,
+            rerank_seconds=self.rerank_seconds,
             image=ImageLimits(max_bytes=self.max_upload_bytes, max_pixels=self.max_pixels),
         )
+
+
+def _listed(text: str) -> list[str]:
+    return [one for one in (part.strip() for part in text.split(",")) if one]
 
 
 def load_settings(**values: Any) -> Settings:

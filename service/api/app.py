@@ -11,10 +11,15 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from service.api import problems
+from service.api.access import Access
+from service.api.gauges import ServiceGauges
 from service.api.limits import BodyLimit
+from service.api.observe import Observe
 from service.api.routes import items, match, page, search, status
 from service.api.state import Service
+from service.rate_limit import RateLimiter
 from service.search import Searcher
+from service.security import Policy
 from service.settings import Settings
 
 _DESCRIPTION = """Cross-modal search of a fashion catalogue: FAISS recalls candidates, the
@@ -30,8 +35,14 @@ def create_app(settings: Settings, searcher: Searcher | None = None) -> FastAPI:
         settings: limits, and where bundle and snapshots are.
         searcher: one that is already open, as the command line has it; by default the app opens
             what the settings name, and does not start if that fails.
+
+    Raises:
+        FashionBertError: the settings let in a network without keys and do not say that this is
+            meant, or keys or an address cannot be read.
     """
-    service = Service(settings, searcher)
+    policy = Policy.of(settings)
+    service = Service(settings, _version(), searcher)
+    service.metrics.collect_from(ServiceGauges(service))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -40,10 +51,11 @@ def create_app(settings: Settings, searcher: Searcher | None = None) -> FastAPI:
         first_search = asyncio.create_task(service.warm_up())
         yield
         await first_search
+        await service.close()
 
     app = FastAPI(
         title="FashionBERT search",
-        version=_version(),
+        version=service.version,
         description=_DESCRIPTION,
         lifespan=lifespan,
         # The pages that FastAPI has for these load scripts from elsewhere.
@@ -52,11 +64,27 @@ def create_app(settings: Settings, searcher: Searcher | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.service = service
+    # The last one that is added is the first that a request comes to.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    problems.install(app)
+    app.add_middleware(
+        Access,
+        policy=policy,
+        limiter=_limiter(service),
+        metrics=service.metrics,
+        open_metrics=settings.open_metrics,
+    )
+    app.add_middleware(Observe, service=service)
+    problems.install(app, keys=policy.anonymous is None)
     for router in (search.router, match.router, items.router, status.router, page.router):
         app.include_router(router)
     return app
+
+
+def _limiter(service: Service) -> RateLimiter | None:
+    settings = service.settings
+    if not settings.rate_limit:
+        return None
+    return RateLimiter(settings.rate_limit, settings.rate_burst, service.redis)
 
 
 def _operation_id(route: APIRoute) -> str:

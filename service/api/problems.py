@@ -29,6 +29,9 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "invalid_base64": (400, "The picture is not base64"),
     "not_an_image": (400, "The file is not a picture"),
     "truncated": (400, "The picture is damaged or cut short"),
+    "missing_key": (401, "The request needs an API key"),
+    "unknown_key": (401, "The API key is not valid"),
+    "wrong_scope": (403, "The API key may not do this"),
     "not_found": (404, "There is no such address"),
     "unknown_item": (404, "There is no such item"),
     "unknown_view": (404, "The item has no such picture"),
@@ -40,11 +43,25 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "invalid_request": (422, "A field of the request is not valid"),
     "out_of_range": (422, "A number of the request is out of range"),
     "text_too_long": (422, "The text is too long"),
+    "invalid_filter": (422, "The filter is not valid"),
+    "unknown_attribute": (422, "There is no such attribute"),
+    "url_refused": (422, "Pictures are not fetched from that address"),
+    "url_failed": (424, "The picture could not be fetched"),
+    "rate_limited": (429, "Too many requests"),
     "internal": (500, "The service has failed"),
-    "not_ready": (503, "The service is not ready yet"),
+    "not_ready": (503, "The service is not ready"),
+    "write_failed": (503, "The write could not be stored"),
+    "write_busy": (503, "Other writes are in the way"),
+    "delta_full": (507, "The catalogue must be compacted first"),
+    "overloaded": (503, "The service has more to do than it can"),
 }
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes"}
 
+_BEFORE_THE_ROUTE = ("missing_key", "unknown_key", "wrong_scope", "rate_limited", "overloaded")
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _SCHEMAS = "#/components/schemas/"
 
 _logger = logging.getLogger("fashionbert.api")
@@ -86,11 +103,17 @@ class Problem(BaseModel):
 
 
 class ProblemError(Exception):
-    """An error of the HTTP side, such as `not_ready`."""
+    """An error of the HTTP side, such as `not_ready`; `headers` go with the answer."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.code = code
+        self.headers = {"Retry-After": "1"} if PROBLEMS[code][0] == 503 else {}
+        self.headers |= headers or {}
+
+    def response(self) -> Response:
+        """The answer."""
+        return problem(self.code, str(self), headers=self.headers)
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -128,8 +151,11 @@ def problem(
     return Response(content, status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Register the handlers, and the problems' schema in the OpenAPI document."""
+def install(app: FastAPI, *, keys: bool = False) -> None:
+    """Register the handlers, and the problems' schema in the OpenAPI document.
+
+    `keys` says that no address under /v1/ is open to callers without one.
+    """
     app.add_exception_handler(FashionBertError, _on_error)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -139,18 +165,22 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _describe(generate())
+            _describe(generate(), keys)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _describe(document: dict[str, Any]) -> None:
+def _describe(document: dict[str, Any], keys: bool) -> None:
     """Add `Problem`, and take out FastAPI's own 422, which is answered nowhere."""
     schemas = document["components"]["schemas"]
-    for path in document["paths"].values():
+    for address, path in document["paths"].items():
         for operation in path.values():
+            if address.startswith("/v1/"):
+                _describe_access(operation["responses"])
+                if keys:
+                    operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
             own = operation["responses"].get("422", {}).get("content", {}).get("application/json")
             if own is not None:
                 del operation["responses"]["422"]
@@ -159,13 +189,23 @@ def _describe(document: dict[str, Any]) -> None:
     problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
     schemas.update(problem.pop("$defs"))
     schemas["Problem"] = problem
+    if keys:
+        document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+
+
+def _describe_access(described: dict[str, Any]) -> None:
+    """Add what the middleware may answer in an operation's place."""
+    for status, response in responses(*_BEFORE_THE_ROUTE).items():
+        known = described.setdefault(str(status), response)
+        if known is not response and response["description"] not in known["description"]:
+            known["description"] += f", {response['description']}"
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FashionBertError)
     if error.code not in PROBLEMS:  # a bundle or snapshot gone bad: nothing the caller did
         _logger.error("%s %s: %s", request.method, request.url.path, error)
-        return _internal()
+        return internal()
     errors = []
     if isinstance(error, QueryError) and request.method == "POST":
         errors = [FieldError(location=f"body.{error.field}", message=str(error))]
@@ -174,8 +214,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    headers = {"Retry-After": "1"} if error.code == "not_ready" else None
-    return problem(error.code, str(error), headers=headers)
+    return error.response()
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -199,7 +238,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code)
     if code is None:
-        return _internal()
+        return internal()
     details = {
         "not_found": f"there is nothing at {request.url.path}",
         "method_not_allowed": f"{request.url.path} does not take {request.method}",
@@ -210,8 +249,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_failure(request: Request, error: Exception) -> Response:
     # Starlette raises the exception again after this answer, and the server logs it.
-    return _internal()
+    return internal()
 
 
-def _internal() -> Response:
+def internal() -> Response:
+    """The answer to a failure of the service's own; what failed stands in the log."""
     return problem("internal", "something went wrong inside the service; its log has the details")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from index.snapshot import Item
 from model.catalogue import Attribute
+from service.api.filtering import FacetOut, Selecting, SelectingByForm
 from service.errors import QueryError
 from service.records import DEFAULT_K, Hit
 
@@ -36,7 +37,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TextSearch(_Strict):
+class TextSearch(_Strict, Selecting):
     """A search by text."""
 
     query: str = Field(description="what to look for; at most 1,000 characters unless set else")
@@ -49,18 +50,29 @@ class TextSearch(_Strict):
         json_schema_extra={
             "examples": [
                 {"query": "black midi dress with long sleeves", "k": 3, "timings": True},
+                {
+                    "query": "summer dress",
+                    "filters": {"colour_group": ["Black", "Dark Blue"], "price": {"lte": 50}},
+                    "facets": ["product_type"],
+                },
             ]
         }
     )
 
 
-class ImageSearch(_Strict):
+class ImageSearch(_Strict, Selecting):
     """A search by picture, as JSON."""
 
     image: str | None = Field(
         None, description="a JPEG, PNG or WebP in base64; a data: URL is taken too"
     )
     item_id: str | None = Field(None, description="search with the first picture of this item")
+    image_url: str | None = Field(
+        None,
+        description="https address of a picture on one of the hosts that the service may fetch "
+        "from; by default there are none",
+        max_length=2000,
+    )
     k: K = DEFAULT_K
     candidates: Candidates = None
     rerank: Rerank = True
@@ -72,12 +84,13 @@ class ImageSearch(_Strict):
 
     @model_validator(mode="after")
     def _one_picture(self) -> Self:
-        if (self.image is None) == (self.item_id is None):
-            raise ValueError("give exactly one of image and item_id")
+        given = [one for one in (self.image, self.item_id, self.image_url) if one is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of image, item_id and image_url")
         return self
 
 
-class ImageUpload(_Strict):
+class ImageUpload(_Strict, SelectingByForm):
     """A search by picture, as a form: the fields beside the file `image`."""
 
     k: K = DEFAULT_K
@@ -193,20 +206,35 @@ class HitOut(BaseModel):
 Timings = Annotated[
     dict[str, float] | None,
     Field(
-        description="milliseconds of decode, encode, recall, gather, rerank (those that happened) "
-        "and total, when asked for",
+        description="milliseconds of filter, facets, decode, encode, recall, gather, rerank (those "
+        "that happened) and total, when asked for; of cache and total where the answer was there "
+        "already",
         examples=[{"encode": 4.1, "recall": 0.3, "gather": 0.9, "rerank": 310.2, "total": 316.0}],
     ),
 ]
+
+
+class Degraded(BaseModel):
+    """Why an answer is less than was asked for."""
+
+    reason: str = Field(
+        description="`reranker_failed` or `reranker_over_budget`: the hits are in recall order",
+        examples=["reranker_over_budget"],
+    )
 
 
 class SearchResponse(BaseModel):
     """The answer to a search."""
 
     hits: list[HitOut]
+    matching: int = Field(description="how many products the filters leave")
+    facets: dict[str, FacetOut] | None = Field(
+        None, description="by the names that were asked for; null when none were"
+    )
     truncated: bool = Field(description="the query was longer than the model reads, and was cut")
     model: str = Field(examples=["fb-0123456789abcdef"])
     snapshot: str = Field(examples=["00000007"])
+    degraded: Degraded | None = Field(None, description="null when the answer is all it should be")
     timings: Timings = None
 
 

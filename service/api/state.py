@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
@@ -12,8 +13,17 @@ import anyio.to_thread
 from fastapi import Depends, Request
 
 from service.api.problems import ProblemError
+from service.api.queue import Queue
+from service.cache import ByteLru, Cache
+from service.logs import current_request
+from service.metrics import Metrics
+from service.picture_urls import PictureFetcher
+from service.records import MatchResult, SearchResult
+from service.redis_link import RedisLink
+from service.reranking import FAILED
 from service.search import Searcher, open_searcher
 from service.settings import Settings
+from service.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -22,20 +32,70 @@ _logger = logging.getLogger("fashionbert.api")
 
 @dataclass(slots=True)
 class Service:
-    """The searcher, once it is open, and whether a real search has gone through it."""
+    """The searcher, once it is open, whether a real search has gone through it, and its helpers.
+
+    `draining` is set when the process was asked to end: it still answers, but is not ready.
+    """
 
     settings: Settings
+    version: str
     searcher: Searcher | None = None
     ready: bool = False
+    draining: bool = False
     not_ready_because: str = "the model and the snapshot are being opened"
-    limiter: anyio.CapacityLimiter = field(init=False)
+    started: float = field(default_factory=time.time)
+    metrics: Metrics = field(init=False)
+    queue: Queue = field(init=False)
+    redis: RedisLink | None = field(init=False, default=None)
+    memory: ByteLru = field(init=False)
+    answers: Cache = field(init=False)
+    queries: Cache = field(init=False)
+    pictures: PictureFetcher = field(init=False)
+    tracing: Tracing | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.limiter = anyio.CapacityLimiter(self.settings.concurrency)
+        settings = self.settings
+        self.metrics = Metrics(self.version)
+        self.queue = Queue(
+            settings.concurrency, settings.max_queue, settings.queue_seconds, self.metrics
+        )
+        if settings.redis_url is not None:
+            self.redis = RedisLink(
+                settings.redis_url.get_secret_value(), timeout=settings.redis_timeout
+            )
+        self.memory = ByteLru(settings.cache_bytes)
+        self.answers, self.queries = (
+            Cache(name, self.memory, self.metrics, self.redis, settings.cache_seconds)
+            for name in ("answers", "queries")
+        )
+        self.pictures = PictureFetcher(
+            settings.picture_host_names, settings.max_upload_bytes, settings.picture_seconds
+        )
+
+        if settings.traces:
+            self.tracing = Tracing()
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Run work that takes the processor outside the event loop, so much of it at a time."""
-        return await anyio.to_thread.run_sync(work, limiter=self.limiter)
+        """Run work that takes the processor outside the event loop, so much of it at a time.
+
+        Raises:
+            ProblemError: too much is waiting already, or this has waited for too long.
+        """
+        result = await self.queue.run(work)
+        if isinstance(result, SearchResult | MatchResult):
+            self._note(result)
+        return result
+
+    def _note(self, result: SearchResult | MatchResult) -> None:
+        self.metrics.stages(result.timings)
+        record = current_request.get()
+        if record is not None:
+            record.timings = result.timings
+        if isinstance(result, SearchResult):
+            if result.pairs:
+                self.metrics.pairs(result.pairs)
+            if record is not None:
+                record.degraded = result.degraded
 
     async def open(self) -> None:
         """Open what the settings name, unless that was done before.
@@ -44,7 +104,7 @@ class Service:
             FashionBertError: the bundle or the snapshot cannot be opened.
         """
         if self.searcher is None:
-            self.searcher = await self.compute(lambda: open_searcher(self.settings))
+            self.searcher = await anyio.to_thread.run_sync(lambda: open_searcher(self.settings))
         self.not_ready_because = "the first search is still running"
 
     async def warm_up(self) -> None:
@@ -52,29 +112,41 @@ class Service:
         searcher = self.searcher
         assert searcher is not None
         try:
-            await self.compute(lambda: first_searches(searcher))
+            await anyio.to_thread.run_sync(lambda: first_searches(searcher))
         except Exception:
             _logger.exception("the first search failed; the service stays not ready")
             self.not_ready_because = "the first search failed: see the service's log"
         else:
             self.ready = True
 
+    async def close(self) -> None:
+        """Let go of what is connected."""
+        if self.redis is not None:
+            await self.redis.close()
+        if self.tracing is not None:
+            await anyio.to_thread.run_sync(self.tracing.close)
+
 
 def first_searches(searcher: Searcher) -> None:
-    """A text search and a picture search, each with everything that a caller's would do."""
+    """A text search and a picture search, each with everything that a caller's would do.
+
+    Raises:
+        RuntimeError: the reranker failed, without which later searches do but the first do not.
+    """
     snapshot = searcher.snapshot
     text = snapshot.item(0).text[: searcher.limits.max_query_characters]
-    searcher.search_text(text)
-    searcher.search_image(snapshot.image(0)[0])
+    results = searcher.search_text(text), searcher.search_image(snapshot.image(0)[0])
+    if any(result.degraded == FAILED for result in results):
+        raise RuntimeError("the reranker failed")
 
 
-def _service(request: Request) -> Service:
+def get_service(request: Request) -> Service:
+    """The service of the app that a request came to."""
     service: Service = request.app.state.service
     return service
 
 
-def _ready_service(request: Request) -> Service:
-    service = _service(request)
+def _ready_service(service: Annotated[Service, Depends(get_service)]) -> Service:
     if not service.ready:
         raise ProblemError("not_ready", service.not_ready_because)
     return service
@@ -85,5 +157,6 @@ def _searcher(service: Annotated[Service, Depends(_ready_service)]) -> Searcher:
     return service.searcher
 
 
+AnyService = Annotated[Service, Depends(get_service)]
 ReadyService = Annotated[Service, Depends(_ready_service)]
 ReadySearcher = Annotated[Searcher, Depends(_searcher)]

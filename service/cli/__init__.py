@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from model.errors import FashionBertError
-from service.cli import catalogue, demo, evaluate, export, index, search, serve, train
+from service.cli import card, catalogue, demo, evaluate, export, index, key, search, serve, train
 
 #: Panel of the help, name, and what runs, in the order of the help.
 COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., None]], ...] = (
@@ -24,9 +24,11 @@ COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., None]], ...] = (
     ("Model", "train", train.train),
     ("Model", "evaluate", evaluate.evaluate),
     ("Model", "export", export.export),
+    ("Model", "card", card.card),
     ("Search", "index", index.app),
     ("Search", "search", search.search),
     ("Search", "serve", serve.serve),
+    ("Search", "key", key.app),
 )
 
 

@@ -1,4 +1,7 @@
-"""`fashionbert index`: build a snapshot of a catalogue, verify it, describe it."""
+"""`fashionbert index`: build a snapshot of a catalogue, verify it, describe it.
+
+The commands that change which snapshots there are stand in `service.cli.snapshots`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from typing import Annotated
 import typer
 
 from service.cli import options
+from service.cli import snapshots as versions
 from service.cli.output import facts, note, out
 from service.settings import load_settings
 
-app = typer.Typer(help="Build, verify and describe the index.", no_args_is_help=True)
+app = typer.Typer(help="Build the index, change it, look at it.", no_args_is_help=True)
 
 Name = Annotated[
     str | None, typer.Option(help="Which snapshot, such as 00000007; the current one by default.")
@@ -56,12 +60,21 @@ def build(
             help="Keep the current snapshot if this model made it from this very catalogue.",
         ),
     ] = False,
+    supersede: Annotated[
+        bool,
+        typer.Option(
+            "--supersede",
+            help="The feed has all that was written to the service so far: drop those writes. By "
+            "default they are put on top of the feed.",
+        ),
+    ] = False,
     threads: options.Threads = None,
     device: options.Device = None,
 ) -> None:
     """Encode a catalogue into a new snapshot and make it the current one.
 
-    A build that was interrupted goes on where it was.
+    A build that was interrupted goes on where it was. What is written to the service while it
+    runs stays on top of the new snapshot.
 
     \b
     Example:
@@ -87,9 +100,10 @@ def build(
         check_images=False,
     ) as catalogue:
         note(catalogue.report.summary())
+        engine = Engine(model, threads=settings.threads, device=settings.device)
         snapshot = build_snapshot(
             catalogue,
-            Engine(model, threads=settings.threads, device=settings.device),
+            engine,
             settings.snapshots,
             batch_size=batch_size,
             recall=recall,
@@ -97,6 +111,7 @@ def build(
             text_template=text,
             report_path=None if report is None else report.with_suffix(".pictures.jsonl"),
             if_changed=if_changed,
+            supersede=supersede,
         )
     manifest = snapshot.manifest
     note(
@@ -109,6 +124,7 @@ def build(
             f"left out: {manifest.skipped_pictures:,} pictures that cannot be decoded, "
             f"{manifest.dropped_products:,} products that have no other"
         )
+    versions.fold_in_foreign(settings.snapshots, engine)
 
 
 @app.command()
@@ -153,3 +169,7 @@ def info(
         for key, value in described.items()
     }
     out().print(facts(shown))
+
+
+for command in (versions.publish, versions.rollback, versions.prune, versions.compact):
+    app.command()(command)

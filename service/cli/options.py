@@ -14,7 +14,10 @@ from service.settings import missing
 
 Bundle = Annotated[
     Path | None,
-    typer.Option(help="Folder of the exported model.", envvar="FASHIONBERT_BUNDLE"),
+    typer.Option(
+        help="Folder of the exported model; by default the one that comes along.",
+        envvar="FASHIONBERT_BUNDLE",
+    ),
 ]
 Snapshots = Annotated[
     Path | None,

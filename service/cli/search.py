@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic_core import from_json
 from rich.table import Table
 
 from model.errors import FashionBertError, ImageError
 from service.cli import options
 from service.cli.output import note, out, plain
-from service.records import DEFAULT_K, SearchResult
+from service.records import DEFAULT_FACET_VALUES, DEFAULT_K, SearchResult, Selection
 from service.settings import load_settings
 
 _ID_WIDTH = 24
@@ -33,6 +34,17 @@ def search(
     rerank: Annotated[
         bool, typer.Option(help="Rerank the candidates; without, the order of the recall.")
     ] = True,
+    filters: Annotated[
+        str | None,
+        typer.Option("--filter", help="Which products may be found, as JSON; see the example."),
+    ] = None,
+    facets: Annotated[
+        list[str] | None,
+        typer.Option("--facet", help="Count this attribute's values; may be given several times."),
+    ] = None,
+    facet_values: Annotated[
+        int, typer.Option(help="Most values of a facet.")
+    ] = DEFAULT_FACET_VALUES,
     as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
     threads: options.Threads = None,
     device: options.Device = None,
@@ -43,6 +55,7 @@ def search(
     Examples:
       fashionbert search "black midi dress with long sleeves"
       fashionbert search --image photo.jpg -k 5
+      fashionbert search "coat" --filter '{"colour": ["black", "navy"], "price": {"lte": 50}}'
     """
     from service.search import open_searcher
 
@@ -51,22 +64,49 @@ def search(
     settings = load_settings(
         bundle=bundle, snapshots=snapshots, threads=threads, device=device, verify_snapshot=False
     )
+    selection = Selection(_parsed(filters), tuple(facets or ()), facet_values)
     data = None if image is None else _read(image, settings.max_upload_bytes)
     searcher = open_searcher(settings)
     wanted = settings.candidates if candidates is None else candidates
     if data is not None:
-        result = searcher.search_image(data, k, wanted, rerank)
+        result = searcher.search_image(data, k, wanted, rerank, selection)
     else:
         assert query is not None
-        result = searcher.search_text(query, k, wanted, rerank)
+        result = searcher.search_text(query, k, wanted, rerank, selection)
     if as_json:
-        typer.echo(json.dumps(asdict(result), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(_as_json(result), ensure_ascii=False, indent=2))
         return
     out().print(_table(result))
+    if result.facets:
+        out().print(_facets(result))
     stages = " · ".join(f"{name} {spent:.1f}" for name, spent in result.timings.items())
     note(f"{stages} ms")
+    if filters is not None:
+        note(f"{result.matching:,} products match the filter")
     if result.truncated:
         note("the text is longer than the model reads: only its beginning counted")
+
+
+def _parsed(filters: str | None) -> dict[str, object] | None:
+    if filters is None:
+        return None
+    try:
+        parsed: dict[str, object] = from_json(filters)  # the searcher checks that it is an object
+    except ValueError as error:
+        raise FashionBertError(
+            f"--filter is not JSON ({error}): quote it for the shell, such as "
+            """--filter '{"colour": "black"}'"""
+        ) from error
+    return parsed
+
+
+def _as_json(result: SearchResult) -> dict[str, object]:
+    shown = ("hits", "truncated", "degraded", "matching", "facets", "timings")
+    return {
+        name: value
+        for name, value in asdict(replace(result, encoded=None)).items()
+        if name in shown
+    }
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
@@ -98,4 +138,22 @@ def _table(result: SearchResult) -> Table:
             plain(hit.item.id),
             plain(hit.item.title),
         )
+    return table
+
+
+def _facets(result: SearchResult) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("facet", "value"):
+        table.add_column(name, overflow="fold")
+    table.add_column("products", justify="right", no_wrap=True)
+    for name, facet in result.facets.items():
+        rows = [(plain(value), count) for value, count in facet.values]
+        others = facet.distinct - len(rows)
+        if others:
+            counted = sum(count for _, count in rows) + facet.missing
+            rows.append((plain(f"{others:,} others"), result.matching - counted))
+        if facet.missing:
+            rows.append((plain("none"), facet.missing))
+        for place, (value, count) in enumerate(rows):
+            table.add_row(plain("" if place else name), value, f"{count:,}")
     return table

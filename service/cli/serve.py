@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from model.errors import FashionBertError
+from service import logs
 from service.cli import options
 from service.cli.output import note
+from service.security import Policy
 from service.settings import load_settings
 
 
@@ -32,20 +34,21 @@ def serve(
 ) -> None:
     """Serve the search over REST, with a page to try it on.
 
-    Every other setting is a variable FASHIONBERT_..., such as FASHIONBERT_MAX_K.
+    Every other setting is a variable FASHIONBERT_..., such as FASHIONBERT_MAX_K. To let others in,
+    --host 0.0.0.0, it wants API keys: see fashionbert key new.
 
     \b
     Example:
       fashionbert serve --bundle bundle/ --snapshots snapshots/ --port 8080
     """
-    import uvicorn
-
     from service.api.app import create_app
     from service.search import open_searcher
+    from service.server import make_server
 
     settings = load_settings(
         bundle=bundle, snapshots=snapshots, host=host, port=port, threads=threads, device=device
     )
+    Policy.of(settings)  # who may come in is said before a model is loaded for them
     # Bound before the model is loaded and listened on after: a taken port is told at once.
     with _bound(settings.host, settings.port) as listener:
         searcher = open_searcher(settings)
@@ -54,10 +57,8 @@ def serve(
             f"snapshot {searcher.snapshot.name}, {len(searcher.snapshot):,} products, model "
             f"{searcher.engine.model_id}: http://{shown}:{listener.getsockname()[1]}/"
         )
-        config = uvicorn.Config(
-            create_app(settings, searcher), log_level="info", server_header=False
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        logs.configure(settings.log_level)
+        make_server(create_app(settings, searcher), settings).run(sockets=[listener])
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -19,6 +20,7 @@ import httpx
 import pytest
 
 from model.bundle import Bundle
+from model.pretrained import pretrained
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "api.Dockerfile"
@@ -96,33 +98,59 @@ class Project:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
-def project(demo_catalogue: Path, bundle: Bundle) -> Iterator[Project]:
-    """The compose project, up, over the demo catalogue; afterwards nothing of it is left."""
-    compose = _engine()
-    if isinstance(compose, str):
-        pytest.skip(compose)
+def _project(compose: tuple[str, ...], image: str, **env: str) -> Project:
     name = f"fashionbert-test-{uuid.uuid4().hex[:8]}"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    env = {
+    ours = {
         "BUILDAH_FORMAT": "docker",  # else podman drops the HEALTHCHECK
-        "FASHIONBERT_IMAGE": f"localhost/{name}:latest",
-        "FASHIONBERT_BUNDLE_DIR": str(bundle.path),
-        "FASHIONBERT_CATALOGUE_DIR": str(demo_catalogue),
-        "FASHIONBERT_FEED": "val.csv",
-        "FASHIONBERT_SNAPSHOTS_DIR": "snapshots",
+        "FASHIONBERT_IMAGE": image,
         "FASHIONBERT_PORT": str(port),
+        "FASHIONBERT_DEMO": "16",
     }
-    project = Project(compose, name, port, env)
+    return Project(compose, name, port, {**ours, **env})
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    """The image, built by compose; removed afterwards."""
+    compose = _engine()
+    if isinstance(compose, str):
+        pytest.skip(compose)
+    image = f"localhost/fashionbert-test-{uuid.uuid4().hex[:8]}:latest"
     try:
-        built = project("build")
+        built = _project(compose, image)("build")
         assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+        yield image
+    finally:
+        _run(compose[0].removesuffix("-compose"), "rmi", "--force", image)
+
+
+@contextlib.contextmanager
+def _up(project: Project) -> Iterator[Project]:
+    """The project, up; afterwards nothing of it is left."""
+    try:
         project.up()
         yield project
     finally:
         project("down", "--volumes", timeout=120)
-        _run(compose[0].removesuffix("-compose"), "rmi", "--force", env["FASHIONBERT_IMAGE"])
+
+
+@pytest.fixture(scope="module")
+def project(image: str, demo_catalogue: Path, bundle: Bundle) -> Iterator[Project]:
+    """The compose project over a catalogue and a model of one's own."""
+    compose = _engine()
+    assert not isinstance(compose, str)
+    own = _project(
+        compose,
+        image,
+        FASHIONBERT_BUNDLE_DIR=str(bundle.path),
+        FASHIONBERT_CATALOGUE_DIR=str(demo_catalogue),
+        FASHIONBERT_FEED="val.csv",
+        FASHIONBERT_SNAPSHOTS_DIR="snapshots",
+    )
+    with _up(own):
+        yield own
 
 
 def test_search_over_http(project: Project, demo_catalogue: Path) -> None:
@@ -195,6 +223,19 @@ def test_up_again_keeps_the_snapshot(project: Project) -> None:
     project.up()
     index = httpx.get(f"http://127.0.0.1:{project.port}/v1/index").json()
     assert index["snapshot"] == "00000001"
+
+
+def test_as_it_stands_it_serves_the_demo_with_the_model_that_comes_along(image: str) -> None:
+    compose = _engine()
+    assert not isinstance(compose, str)
+    with _up(_project(compose, image)) as project:
+        address = f"http://127.0.0.1:{project.port}"
+        index = httpx.get(f"{address}/v1/index").json()
+        assert index["products"] == 16
+        assert index["model"] == Bundle.open(pretrained()).model_id
+        found = httpx.post(f"{address}/v1/search/text", json={"query": "navy shirt"}, timeout=60)
+        assert found.status_code == 200, found.text
+        assert found.json()["hits"][0]["id"].startswith("demo-024")
 
 
 def test_hadolint() -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from redis import Redis
+from redis import exceptions as redis_errors
 
 from index.build import build
 from index.snapshot import Snapshot
@@ -27,8 +30,10 @@ from model.bundle import Bundle
 from model.catalogue import read_catalogue
 from model.engine import Engine
 from service.api.app import create_app
+from service.api.state import Service
 from service.cli import main
 from service.search import Searcher
+from service.server import make_server
 from service.settings import Settings
 
 #: Ids that an address, a header or a terminal can trip over, in the first rows of the feed.
@@ -91,9 +96,9 @@ def settings(bundle: Bundle, snapshot_root: Path) -> Settings:
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """Run an app with uvicorn on a free port of loopback; yields its address."""
+    """Run an app as `serve` does on a free port of loopback; yields its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = make_server(app, app.state.service.settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -102,6 +107,12 @@ def serving(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+@pytest.fixture(name="serving")
+def serving_fixture() -> Callable[[FastAPI], AbstractContextManager[str]]:
+    """`serving`, for tests that make an app of their own."""
+    return serving
 
 
 def wait_until_ready(address: str) -> None:
@@ -123,6 +134,90 @@ def address(settings: Settings) -> Iterator[str]:
 def client(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, timeout=60) as client:
         yield client
+
+
+@dataclass(frozen=True)
+class Running:
+    """A real server of one's own: a client to ask it, and what the app holds."""
+
+    client: httpx.Client
+    service: Service
+
+
+Serve = Callable[..., AbstractContextManager[Running]]
+
+
+@pytest.fixture
+def serve(settings: Settings, engine: Engine, snapshot: Snapshot) -> Serve:
+    """Starts a server with some settings changed."""
+
+    @contextmanager
+    def run(**changes: object) -> Iterator[Running]:
+        changed = Settings(**{**settings.model_dump(), **changes})
+        app = create_app(changed, Searcher(engine, snapshot, changed.search_limits))
+        with serving(app) as address:
+            wait_until_ready(address)
+            with httpx.Client(base_url=address, timeout=60) as client:
+                yield Running(client, app.state.service)
+
+    return run
+
+
+@dataclass
+class RedisServer:
+    """A real Redis of one's own."""
+
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        program = shutil.which("redis-server")
+        assert program is not None
+        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no"}
+        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        self.process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with self.client() as redis:
+                    redis.ping()
+                    return
+            except redis_errors.RedisError:
+                assert time.monotonic() < deadline, "Redis did not start"
+                time.sleep(0.02)
+
+    def client(self) -> Redis:
+        """For the test's own questions."""
+        return Redis(port=self.port, socket_timeout=60)
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis server; skipped where there is none to start."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = RedisServer(port)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

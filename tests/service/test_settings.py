@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import FashionBertError
+from model.errors import BundleError, FashionBertError
 from service.settings import load_settings
 
 
@@ -26,9 +26,21 @@ def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
 def test_a_missing_one_is_told_with_its_option_and_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("FASHIONBERT_BUNDLE")
-    with pytest.raises(FashionBertError, match="--bundle or set FASHIONBERT_BUNDLE"):
+    monkeypatch.delenv("FASHIONBERT_SNAPSHOTS")
+    with pytest.raises(FashionBertError, match="--snapshots or set FASHIONBERT_SNAPSHOTS"):
         load_settings()
+
+
+def test_without_a_bundle_it_is_the_one_that_comes_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("FASHIONBERT_BUNDLE")
+    monkeypatch.setattr("model.pretrained.FOLDER", tmp_path)
+    with pytest.raises(BundleError, match="--bundle or set FASHIONBERT_BUNDLE"):
+        load_settings()
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "manifest.json").touch()
+    assert load_settings().bundle == tmp_path / "small"
 
 
 @pytest.mark.parametrize(

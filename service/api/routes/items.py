@@ -17,7 +17,7 @@ from service.items import row_of
 
 router = APIRouter(prefix="/v1/items", tags=["items"])
 
-_CACHE = "private, max-age=300"
+_CACHE = "private, max-age=0, must-revalidate"  # a write may replace it at any time
 
 
 # Before the item's own route, which would take the address otherwise.
@@ -49,8 +49,7 @@ def get_item_image(
         raise ProblemError(
             "unknown_view", f"item {item_id!r} has views 0 to {len(rows) - 1}, not {view}"
         )
-    # The key is a hash of all that the snapshot was built from: names start again in a new folder.
-    etag = f'"{snapshot.name}-{snapshot.manifest.key[:16]}-{rows[view]}"'
+    etag = f'"{snapshot.image_tag(rows[view])}"'
     headers = {"ETag": etag, "Cache-Control": _CACHE, "X-Content-Type-Options": "nosniff"}
     if if_none_match is not None and _names(if_none_match, etag):
         return Response(status_code=304, headers=headers)

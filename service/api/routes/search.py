@@ -11,8 +11,11 @@ from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 
+from service.api.answers import cached_answer, encoded_query, keep_encoded
+from service.api.filtering import FacetOut
 from service.api.problems import ProblemError, responses
 from service.api.schemas import (
+    Degraded,
     HitOut,
     ImageSearch,
     ImageUpload,
@@ -21,6 +24,7 @@ from service.api.schemas import (
     decode_base64,
 )
 from service.api.state import ReadySearcher, ReadyService
+from service.logs import note_query
 from service.records import SearchResult
 from service.search import Searcher
 
@@ -28,7 +32,15 @@ M = TypeVar("M", bound=BaseModel)
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 
-_BASE = ("bad_request", "malformed_json", "too_many_bytes", "invalid_request", "not_ready")
+_BASE = (
+    "bad_request",
+    "malformed_json",
+    "too_many_bytes",
+    "invalid_request",
+    "invalid_filter",
+    "unknown_attribute",
+    "not_ready",
+)
 _IMAGE = ("invalid_base64", "not_an_image", "truncated", "too_many_pixels", "unsupported_format")
 #: The body of a picture search for OpenAPI, which FastAPI cannot tell: the route reads it itself.
 _IMAGE_BODY = {
@@ -64,10 +76,26 @@ async def search_text(
 ) -> SearchResponse:
     """Find the products whose pictures match a text."""
     candidates = service.settings.candidates if body.candidates is None else body.candidates
-    result = await service.compute(
-        partial(searcher.search_text, body.query, body.k, candidates, body.rerank)
-    )
-    return _answer(searcher, result, body.timings)
+    note_query(body.query)
+
+    async def search() -> SearchResponse:
+        encoded = await encoded_query(service, searcher, body.query)
+        result = await service.compute(
+            partial(
+                searcher.search_text,
+                body.query,
+                body.k,
+                candidates,
+                body.rerank,
+                body.selection(),
+                encoded=encoded,
+            )
+        )
+        if encoded is None:
+            keep_encoded(service, searcher, body.query, result)
+        return _answer(searcher, result)
+
+    return await cached_answer(service, searcher, "text", body, search, candidates=candidates)
 
 
 async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, bytes | None]:
@@ -112,7 +140,15 @@ def _validated(schema: type[M], data: bytes | dict[str, Any]) -> M:
 @router.post(
     "/image",
     openapi_extra=_IMAGE_BODY,
-    responses=responses(*_BASE, *_IMAGE, "unsupported_media_type", "unknown_item", "out_of_range"),
+    responses=responses(
+        *_BASE,
+        *_IMAGE,
+        "unsupported_media_type",
+        "unknown_item",
+        "out_of_range",
+        "url_refused",
+        "url_failed",
+    ),
 )
 async def search_image(
     query: Annotated[tuple[ImageSearch | ImageUpload, bytes | None], Depends(_image_search)],
@@ -122,23 +158,35 @@ async def search_image(
     """Find the products whose texts match a picture: a file, base64, or an item's."""
     body, image = query
     candidates = service.settings.candidates if body.candidates is None else body.candidates
-    options = (body.k, candidates, body.rerank)
+    options = (body.k, candidates, body.rerank, body.selection())
     if isinstance(body, ImageSearch):
-        if body.item_id is not None:
-            work = partial(searcher.search_item, body.item_id, *options)
-            return _answer(searcher, await service.compute(work), body.timings)
-        assert body.image is not None  # the schema wants one of the two
-        image = decode_base64(body.image, "image")
-    assert image is not None
-    result = await service.compute(partial(searcher.search_image, image, *options))
-    return _answer(searcher, result, body.timings)
+        if body.image_url is not None:
+            image = await service.pictures.fetch(body.image_url)
+        elif body.image is not None:
+            image = decode_base64(body.image, "image")
+    if image is None:
+        assert isinstance(body, ImageSearch)  # and its schema wants one of the three
+        assert body.item_id is not None
+        work = partial(searcher.search_item, body.item_id, *options)
+    else:
+        work = partial(searcher.search_image, image, *options)
+
+    async def search() -> SearchResponse:
+        return _answer(searcher, await service.compute(work))
+
+    return await cached_answer(
+        service, searcher, "image", body, search, candidates=candidates, image=image
+    )
 
 
-def _answer(searcher: Searcher, result: SearchResult, timings: bool) -> SearchResponse:
+def _answer(searcher: Searcher, result: SearchResult) -> SearchResponse:
     return SearchResponse(
         hits=[HitOut.of(hit) for hit in result.hits],
+        matching=result.matching,
+        facets={name: FacetOut.of(facet) for name, facet in result.facets.items()} or None,
         truncated=result.truncated,
         model=searcher.engine.model_id,
         snapshot=searcher.snapshot.name,
-        timings=result.timings if timings else None,
+        degraded=None if result.degraded is None else Degraded(reason=result.degraded),
+        timings=result.timings,
     )

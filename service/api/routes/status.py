@@ -1,12 +1,14 @@
-"""`GET /v1/index`, `GET /healthz`, `GET /readyz`."""
+"""`GET /v1/index`, `GET /v1/status`, `GET /metrics`, `GET /healthz`, `GET /readyz`."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from service.api.problems import responses
+from service.api.problems import ProblemError, responses
+from service.api.report import StatusReport, report
 from service.api.schemas import IndexResponse, Status
-from service.api.state import ReadySearcher, ReadyService
+from service.api.state import AnyService, ReadySearcher, ReadyService
+from service.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["status"])
 
@@ -36,6 +38,18 @@ async def get_index(service: ReadyService, searcher: ReadySearcher) -> IndexResp
     )
 
 
+@router.get("/v1/status", responses=responses())
+async def get_status(service: AnyService) -> StatusReport:
+    """How the service does, for a person to read; the numbers for machines are at /metrics."""
+    return report(service)
+
+
+@router.get("/metrics", include_in_schema=False)
+async def get_metrics(service: AnyService) -> Response:
+    """Prometheus metrics."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
 @router.get("/healthz")
 async def get_health() -> Status:
     """The process lives."""
@@ -44,5 +58,7 @@ async def get_health() -> Status:
 
 @router.get("/readyz", responses=responses("not_ready"))
 async def get_readiness(service: ReadyService) -> Status:
-    """A real search has gone through: traffic may come."""
+    """A real search has gone through, and nobody asked the process to end: traffic may come."""
+    if service.draining:
+        raise ProblemError("not_ready", "the service is shutting down")
     return Status(status="ready")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import socket
+import struct
+import zlib
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -35,6 +37,24 @@ def test_a_body_that_is_too_long(
     else:
         assert (response.status_code, response.json()["code"]) == (413, "too_many_bytes")
         assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_bytes_then_pixels_then_decoding(client: httpx.Client, settings: Settings) -> None:
+    """Each is looked at before more is spent on a picture that fails the next ones too."""
+
+    def code(data: bytes) -> str:
+        return str(client.post(PATHS[1], files={"image": data}).json()["code"])
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    size = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", b"nothing that could be decoded")
+    huge = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + pixels
+    assert code(huge + bytes(settings.max_upload_bytes)) == "too_many_bytes"
+    assert code(huge) == "too_many_pixels"
+    assert code(b"GIF89a" + bytes(settings.max_upload_bytes)) == "too_many_bytes"
 
 
 def test_an_announced_length_is_refused_before_the_body_comes(address: str) -> None:

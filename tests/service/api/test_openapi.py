@@ -24,6 +24,7 @@ def test_every_address_is_in_it(document: dict[str, Any]) -> None:
         "/v1/items/{item_id}",
         "/v1/items/{item_id}/image",
         "/v1/index",
+        "/v1/status",
         "/healthz",
         "/readyz",
     }
@@ -52,6 +53,18 @@ def test_what_it_refers_to_is_in_it(document: dict[str, Any]) -> None:
         assert name in document["components"]["schemas"]
 
 
+def test_what_may_be_answered_before_a_route_is_in_it(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            answered = set(operation["responses"])
+            assert ({"401", "403", "429", "503"} <= answered) == path.startswith("/v1/")
+    search = document["paths"]["/v1/search/text"]["post"]
+    assert {"`not_ready`", "`overloaded`"} <= set(
+        search["responses"]["503"]["description"].split(", ")
+    )
+    assert "security" not in search  # this service has no keys
+
+
 def test_errors_are_problems_and_nothing_else(document: dict[str, Any]) -> None:
     for path in document["paths"].values():
         for operation in path.values():
@@ -74,6 +87,8 @@ def test_the_examples_work(
             response = client.post(path, json=example)
             if "item_id" in str(example):  # well formed, but not an item of this catalogue
                 assert response.json()["code"] == "unknown_item"
+            elif "colour_group" in str(example):  # nor is that an attribute of it
+                assert response.json()["code"] == "unknown_attribute"
             else:
                 assert response.status_code == 200
 
@@ -81,12 +96,8 @@ def test_the_examples_work(
 def test_a_picture_search_takes_a_form_and_json(document: dict[str, Any]) -> None:
     content = document["paths"]["/v1/search/image"]["post"]["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"image", "k", "candidates", "rerank", "timings"}
-    assert set(content["application/json"]["schema"]["properties"]) == {
-        "image",
-        "item_id",
-        "k",
-        "candidates",
-        "rerank",
-        "timings",
-    }
+    options = {"k", "candidates", "rerank", "timings", "filters", "facets", "max_facet_values"}
+    assert set(form["properties"]) == {"image", *options}
+    assert form["properties"]["filters"]["contentMediaType"] == "application/json"
+    properties = content["application/json"]["schema"]["properties"]
+    assert set(properties) == {"image", "item_id", "image_url", *options}

@@ -110,7 +110,7 @@ def test_verify_finds_a_flipped_byte(shell: Shell, snapshot_root: Path, tmp_path
     assert f"error: {file} is damaged" in ran.err
 
 
-def test_nothing_says_where(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_says_where(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("FASHIONBERT_BUNDLE", "FASHIONBERT_SNAPSHOTS"):
         monkeypatch.delenv(name, raising=False)
     ran = shell("index", "info")
@@ -119,4 +119,5 @@ def test_nothing_says_where(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> No
         "error: nothing says where to find the snapshots: give --snapshots or set "
         "FASHIONBERT_SNAPSHOTS\n",
     )
+    monkeypatch.setattr("model.pretrained.FOLDER", tmp_path)
     assert "--bundle or set FASHIONBERT_BUNDLE" in shell("search", "red").err

@@ -83,7 +83,7 @@ def test_serve(bundle: Bundle, snapshot_root: Path) -> None:
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
         assert found, line + process.stderr.read()
         for line in process.stderr:
-            if "startup complete" in line:
+            if '"listening"' in line:
                 break
         with httpx.Client(base_url=found[0], timeout=60) as client:
             while client.get("/readyz").status_code == 503:

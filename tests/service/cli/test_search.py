@@ -10,6 +10,7 @@ import pytest
 
 from index.snapshot import Snapshot
 from model.bundle import FILES, Bundle
+from service.records import Selection
 from service.search import Searcher
 
 Shell = Callable[..., Any]
@@ -62,6 +63,25 @@ def test_json_by_text_and_by_picture(shell: Shell, searcher: Searcher, file: Pat
     assert [hit["item"]["id"] for hit in by_picture["hits"]] == [h.item.id for h in recalled.hits]
 
 
+def test_filters_and_facets(shell: Shell, searcher: Searcher, file: Path) -> None:
+    filters = {"colour": ["black", "navy"], "price": {"lte": 60}}
+    selection = Selection(filters, ("product_type", "price"), 2)
+    arguments = ["--filter", json.dumps(filters), "--facet", "product_type", "--facet", "price"]
+    arguments += ["--facet-values", "2"]
+    by_text = json.loads(shell("search", "coat", "--json", *arguments).out)
+    expected = searcher.search_text("coat", selection=selection)
+    assert [hit["item"]["id"] for hit in by_text["hits"]] == [h.item.id for h in expected.hits]
+    assert by_text["matching"] == expected.matching > 0
+    ran = shell("search", "--image", file, *arguments)
+    assert f"{expected.matching} products match the filter" in ran.err
+    facet = expected.facets["product_type"]
+    value, count = facet.values[0]
+    assert [line.split() for line in ran.out.splitlines() if line.startswith("product_type")] == [
+        ["product_type", *str(value).split(), str(count)]
+    ]
+    assert f"{facet.distinct - 2} others" in ran.out
+
+
 def test_a_title_cannot_steer_the_terminal(shell: Shell, snapshot: Snapshot) -> None:
     assert "\x1b" in snapshot.item(3).title
     ran = shell("search", "red", "-k", "96", "--candidates", "96")
@@ -78,6 +98,11 @@ def test_a_title_cannot_steer_the_terminal(shell: Shell, snapshot: Snapshot) -> 
         (["red", "-k", "0"], "k is 0: choose 1 to 1,000"),
         (["red", "-k", "1000000"], "k is 1000000: choose 1 to 1,000"),
         (["red", "--candidates", "0"], "candidates is 0"),
+        (["red", "--filter", "colour=black"], "--filter is not JSON"),
+        (["red", "--filter", "[]"], "filters: a list is no filter"),
+        (["red", "--filter", '{"color": "a"}'], '(is "colour" meant?)'),
+        (["red", "--facet", "color"], "facets.0: there is no attribute"),
+        (["red", "--facet-values", "0"], "max_facet_values is 0"),
         ([], "either a text or --image"),
         (["red", "--image", "a.jpg"], "either a text or --image"),
         (["--image", "/nowhere/a.jpg"], "/nowhere/a.jpg cannot be read: No such file"),

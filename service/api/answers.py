@@ -1,0 +1,119 @@
+"""Answers and encoded queries that were there before.
+
+A key names all that an answer depends on: the code's version, the model, the snapshot and its
+state of changes, the limits, and the request. So a change makes new keys and nothing stale is
+answered. The snapshot's version is read before a search begins: an answer may be newer than its
+key, never older.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from model.engine import EncodedTexts
+from service.api.schemas import SearchResponse
+from service.api.state import Service
+from service.logs import current_request
+from service.queries import pack, unpack
+from service.records import SearchResult
+from service.search import Searcher
+
+
+async def cached_answer(
+    service: Service,
+    searcher: Searcher,
+    kind: str,
+    body: BaseModel,
+    search: Callable[[], Awaitable[SearchResponse]],
+    *,
+    candidates: int,
+    image: bytes | None = None,
+) -> SearchResponse:
+    """The answer to a request, from the cache or else from `search`, whose answer has timings.
+
+    Args:
+        service: has the cache.
+        searcher: what would be searched.
+        kind: of search, `text` or `image`.
+        body: the request; every field but `timings` is part of the key.
+        search: does the search.
+        candidates: what the service makes of the request's.
+        image: the picture that is searched with, however it came.
+    """
+    start = time.perf_counter()
+    wants_timings = bool(getattr(body, "timings", False))
+    request = body.model_dump(mode="json", exclude={"timings", "image", "image_url"})
+    picture = None if image is None else hashlib.sha256(image).hexdigest()
+    request |= {"candidates": candidates, "image": picture}
+    key = _key(service, searcher, kind, request)
+    found = _parsed(await service.answers.get(key))
+    _note(found is not None)
+    if found is not None:
+        spent = round(1000 * (time.perf_counter() - start), 3)
+        timings = {"cache": spent, "total": spent} if wants_timings else None
+        return found.model_copy(update={"timings": timings})
+    answer = await search()
+    without_timings = answer.model_copy(update={"timings": None})
+    if answer.degraded is None:
+        service.answers.put(key, without_timings.model_dump_json().encode())
+    return answer if wants_timings else without_timings
+
+
+async def encoded_query(service: Service, searcher: Searcher, query: str) -> EncodedTexts | None:
+    """The query as it was encoded before, None if that was not or not lately."""
+    data = await service.queries.get(_query_key(service, searcher, query))
+    return None if data is None else unpack(data, searcher.engine)
+
+
+def keep_encoded(service: Service, searcher: Searcher, query: str, result: SearchResult) -> None:
+    """Keep the encoded query of a result."""
+    if result.encoded is not None:
+        service.queries.put(_query_key(service, searcher, query), pack(result.encoded))
+
+
+def _query_key(service: Service, searcher: Searcher, query: str) -> str:
+    return _hashed([service.version, searcher.engine.model_id, query.strip()])
+
+
+def _key(service: Service, searcher: Searcher, kind: str, request: dict[str, Any]) -> str:
+    snapshot = searcher.snapshot
+    return _hashed(
+        [
+            kind,
+            service.version,
+            searcher.engine.model_id,
+            snapshot.name,
+            # Names start again in another folder; a hash of what was built, and when, does not.
+            snapshot.manifest.key,
+            snapshot.created,
+            str(getattr(snapshot, "version", "")),
+            repr(searcher.limits),
+            request,
+        ]
+    )
+
+
+def _hashed(parts: list[Any]) -> str:
+    # Escaped to ASCII, a half character of JSON included.
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _parsed(data: bytes | None) -> SearchResponse | None:
+    if data is None:
+        return None
+    try:
+        return SearchResponse.model_validate_json(data)
+    except ValidationError:  # of another version of this code
+        return None
+
+
+def _note(hit: bool) -> None:
+    record = current_request.get()
+    if record is not None:
+        record.cache = "hit" if hit else "miss"

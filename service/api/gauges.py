@@ -1,0 +1,58 @@
+"""What is read off the service whenever its metrics are: queue, cache, Redis, snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from service.api.state import Service
+
+
+class ServiceGauges(Collector):
+    """Gauges of a service as it is at that moment, so that a new snapshot needs no word to it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges."""
+        service = self._service
+        yield _gauge("ready", "Traffic may come", service.ready and not service.draining)
+        yield _gauge("queue_waiting", "Requests waiting to be computed", service.queue.waiting)
+        yield _gauge("queue_computing", "Requests being computed", service.queue.computing)
+        yield _gauge("cache_bytes", "Of the cache in memory", service.memory.size)
+        yield _gauge("cache_entries", "In the cache in memory", len(service.memory))
+        if service.redis is not None:
+            yield _gauge("redis_up", "Redis answers", service.redis.up)
+            yield _gauge("redis_failures", "Commands Redis did not do", service.redis.failures)
+        yield from self._snapshot()
+
+    def _snapshot(self) -> Iterator[GaugeMetricFamily]:
+        if self._service.searcher is None:
+            return
+        searcher = self._service.searcher
+        snapshot = searcher.snapshot
+        info = GaugeMetricFamily(
+            "fashionbert_snapshot_info",
+            "The snapshot that is searched, and the model; always 1",
+            labels=["snapshot", "model"],
+        )
+        # Less the number of the last write (`00000007+12`): each would be a series of its own.
+        info.add_metric([snapshot.name.partition("+")[0], searcher.engine.model_id], 1)
+        yield info
+        yield _gauge("snapshot_writes", "The last write in it", getattr(snapshot, "sequence", 0))
+        yield _gauge("snapshot_products", "Products in it", len(snapshot))
+        yield _gauge("snapshot_pictures", "Pictures in it", len(snapshot.product_of_image))
+        yield _gauge("snapshot_age_seconds", "Since it was built", age_seconds(snapshot.created))
+
+
+def age_seconds(created: str) -> float:
+    """Seconds since a time in ISO 8601."""
+    return (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"fashionbert_{name}", text, value=float(value))

@@ -1,0 +1,134 @@
+"""`GET /v1/status`: how the service does, for a person to read."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import BaseModel, Field
+
+from service.api.gauges import age_seconds
+from service.api.state import Service
+
+
+class SnapshotReport(BaseModel):
+    """What is searched."""
+
+    name: str
+    created: str
+    age: str = Field(examples=["2 h 10 min"])
+    products: int
+    pictures: int
+    model: str
+    precision: str
+
+
+class QueueReport(BaseModel):
+    """What is being done."""
+
+    in_flight: int = Field(description="requests being answered, this one among them")
+    waiting: int = Field(description="to be computed")
+    computing: int
+
+
+class CacheReport(BaseModel):
+    """What is kept."""
+
+    entries: int
+    bytes: int
+    max_bytes: int
+    lookups: dict[str, int] = Field(
+        description="by cache and where the value was found", examples=[{"answers memory": 12}]
+    )
+
+
+class Quantiles(BaseModel):
+    """Milliseconds, over the last so many."""
+
+    p50: float
+    p95: float
+    p99: float
+    of_last: int
+
+
+class StatusReport(BaseModel):
+    """How the service does. Counts are since it was started."""
+
+    status: str = Field(description="ready, or why it is not")
+    version: str
+    uptime: str = Field(examples=["3 d 4 h"])
+    snapshot: SnapshotReport | None = Field(description="null until one is open")
+    queue: QueueReport
+    requests: dict[str, int] = Field(
+        description="by method, route and status", examples=[{"POST /v1/search/text 200": 812}]
+    )
+    milliseconds: dict[str, Quantiles] = Field(description="by stage of a search, and by route")
+    cache: CacheReport
+    redis: str = Field(description="`off`, `up` or `down`")
+    redis_failures: int
+    degraded: dict[str, int] = Field(description="answers that are less than asked, by reason")
+    refused: dict[str, int] = Field(description="requests not let in or not computed, by reason")
+    rate_limited: dict[str, int] = Field(description="by name of the key")
+
+
+def report(service: Service) -> StatusReport:
+    """The service as it is now."""
+    counts = service.metrics.counts()
+    redis = service.redis
+    return StatusReport(
+        status=_status(service),
+        version=service.version,
+        uptime=_duration(time.time() - service.started),
+        snapshot=_snapshot(service),
+        queue=QueueReport(
+            in_flight=service.metrics.now_in_flight,
+            waiting=service.queue.waiting,
+            computing=service.queue.computing,
+        ),
+        requests=counts["request_seconds"],
+        milliseconds={
+            name: Quantiles.model_validate(one) for name, one in service.metrics.quantiles().items()
+        },
+        cache=CacheReport(
+            entries=len(service.memory),
+            bytes=service.memory.size,
+            max_bytes=service.memory.max_bytes,
+            lookups=counts["cache"],
+        ),
+        redis="off" if redis is None else "up" if redis.up else "down",
+        redis_failures=0 if redis is None else redis.failures,
+        degraded=counts["degraded"],
+        refused=counts["refused"],
+        rate_limited=counts["rate_limited"],
+    )
+
+
+def _status(service: Service) -> str:
+    if service.draining:
+        return "shutting down"
+    return "ready" if service.ready else service.not_ready_because
+
+
+def _snapshot(service: Service) -> SnapshotReport | None:
+    if service.searcher is None:
+        return None
+    snapshot, engine = service.searcher.snapshot, service.searcher.engine
+    return SnapshotReport(
+        name=snapshot.name,
+        created=snapshot.created,
+        age=_duration(age_seconds(snapshot.created)),
+        products=len(snapshot),
+        pictures=len(snapshot.product_of_image),
+        model=engine.model_id,
+        precision=engine.bundle.manifest.precision,
+    )
+
+
+def _duration(seconds: float) -> str:
+    """The two largest units: `3 d 4 h`, `12 min 5 s`."""
+    rest = max(0, int(seconds))
+    parts = []
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"

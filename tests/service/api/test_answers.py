@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+Serve = Callable[..., Any]
+TEXT, IMAGE = "/v1/search/text", "/v1/search/image"
+
+
+def hits(response: httpx.Response) -> list[Any]:
+    assert response.status_code == 200, response.text
+    answered: list[Any] = response.json()["hits"]
+    return answered
+
+
+def test_an_answer_is_kept(serve: Serve, photo: bytes) -> None:
+    with serve() as running:
+        body = {"query": "red dress", "k": 5}
+        first = running.client.post(TEXT, json=body)
+        again = running.client.post(TEXT, json=body)
+        assert (first.headers["x-cache"], again.headers["x-cache"]) == ("miss", "hit")
+        assert first.content == again.content
+        timed = running.client.post(TEXT, json={**body, "timings": True})
+        assert timed.headers["x-cache"] == "hit"
+        assert set(timed.json()["timings"]) == {"cache", "total"}
+        # The same picture however it comes; whatever else the request says is another answer.
+        for expected in ("miss", "hit"):
+            by_file = running.client.post(IMAGE, files={"image": photo}, data={"k": "4"})
+            assert by_file.headers["x-cache"] == expected
+        for other in ({"k": 6}, {"rerank": False}, {"candidates": 15}, {"query": "red  dress"}):
+            response = running.client.post(TEXT, json={**body, **other})
+            assert response.headers["x-cache"] == "miss"
+        counts = running.service.metrics.counts()["cache"]
+        assert counts["queries memory"] == 3
+        assert running.client.post(TEXT, json={**body, "k": 0}).status_code == 422
+
+
+def test_limits_hold_for_what_is_kept_too(serve: Serve, redis: Any) -> None:
+    """Two services with other limits share one Redis."""
+    body = {"query": "coat", "k": 150}
+    shared = {"redis_url": SecretStr(redis.url), "redis_timeout": 30}
+    with serve(**shared) as wide, serve(**shared, max_k=100) as narrow:
+        assert len(hits(wide.client.post(TEXT, json=body))) == 96
+        assert narrow.client.post(TEXT, json=body).json()["code"] == "out_of_range"
+
+
+def test_two_processes_share_answers(serve: Serve, redis: Any) -> None:
+    body = {"query": "blue coat", "k": 5}
+    shared = {"redis_url": SecretStr(redis.url), "redis_timeout": 30}
+    with serve(**shared) as running:
+        first = running.client.post(TEXT, json=body)
+    with serve(**shared) as running:
+        again = running.client.post(TEXT, json=body)
+        assert again.headers["x-cache"] == "hit"
+        assert first.content == again.content
+        assert running.service.metrics.counts()["cache"] == {"answers redis": 1}
+
+
+def test_with_redis_stalled_gone_and_back(serve: Serve, redis: Any) -> None:
+    with serve(cache_bytes=0) as running:
+        right = [
+            hits(running.client.post(TEXT, json={"query": f"dress {number}"}))
+            for number in range(6)
+        ]
+    shared = {"redis_url": SecretStr(redis.url), "redis_timeout": 0.2, "cache_bytes": 0}
+    with serve(**shared, rate_limit=1000, rate_burst=1000) as running:
+        link = running.service.redis
+        link._ask_again = 0.1
+
+        def ask() -> None:
+            for number, expected in enumerate(right):
+                response = running.client.post(TEXT, json={"query": f"dress {number}"})
+                assert hits(response) == expected
+
+        ask()
+        redis.send(signal.SIGSTOP)
+        ask()
+        assert running.client.get("/v1/status").json()["redis"] == "down"
+        redis.send(signal.SIGCONT)
+        wait_until_up(running)
+        ask()
+        redis.stop()
+        ask()
+        redis.start()
+        wait_until_up(running)
+        with redis.client() as client:
+            ask()
+            for key in client.scan_iter():
+                client.set(key, b"junk")
+            ask()
+        assert running.client.get("/v1/status").json()["refused"] == {}
+
+
+def wait_until_up(running: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not running.service.redis.up:
+        assert time.monotonic() < deadline, "Redis is not taken back"
+        time.sleep(0.02)

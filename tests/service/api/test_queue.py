@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from starlette.types import Message
+
+from service.api.problems import ProblemError
+from service.api.queue import Queue
+from service.logs import RequestRecord, current_request
+from service.metrics import Metrics
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(60):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+def run(test: Callable[[Queue, threading.Event], Awaitable[None]], seconds: float = 60) -> Metrics:
+    """A queue with one slot, which is taken until the event is set, and two places to wait."""
+    metrics = Metrics("0")
+
+    async def main() -> None:
+        queue = Queue(1, 2, seconds, metrics)
+        release = threading.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(queue.run, release.wait)
+            await until(lambda: queue.computing == 1)
+            try:
+                await test(queue, release)
+            finally:
+                release.set()
+        assert (queue.waiting, queue.computing) == (0, 0)
+
+    anyio.run(main)
+    return metrics
+
+
+def test_so_many_wait_and_the_next_one_is_refused() -> None:
+    done: list[int] = []
+
+    async def test(queue: Queue, release: threading.Event) -> None:
+        async with anyio.create_task_group() as tasks:
+            for number in range(2):
+                tasks.start_soon(queue.run, lambda number=number: done.append(number))
+            await until(lambda: queue.waiting == 2)
+            with pytest.raises(ProblemError) as caught:
+                await queue.run(lambda: done.append(9))
+            assert caught.value.code == "overloaded"
+            assert caught.value.response().headers["retry-after"] == "1"
+            release.set()
+
+    metrics = run(test)
+    assert done == [0, 1]
+    assert metrics.counts()["refused"] == {"overloaded": 1}
+    assert metrics.counts()["queue_seconds"] == {"": 3}
+
+
+def test_nobody_waits_for_ever() -> None:
+    async def test(queue: Queue, release: threading.Event) -> None:
+        with pytest.raises(ProblemError, match="no room within"):
+            await queue.run(lambda: None)
+
+    assert run(test, seconds=0.05).counts()["refused"] == {"overloaded": 1}
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_what_nobody_waits_for_any_more_is_not_computed(hangs_up: bool) -> None:
+    done: list[bool] = []
+
+    async def receive() -> Message:
+        if not hangs_up:
+            await anyio.sleep_forever()
+        return {"type": "http.disconnect"}
+
+    async def test(queue: Queue, release: threading.Event) -> None:
+        async def ask() -> None:
+            current_request.set(RequestRecord("id", receive))
+            with contextlib.suppress(ProblemError):
+                await queue.run(lambda: done.append(True))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await until(lambda: queue.waiting == 1)
+            release.set()
+
+    counted: Any = run(test).counts()["refused"]
+    assert done == ([] if hangs_up else [True])
+    assert counted == ({"hung_up": 1} if hangs_up else {})

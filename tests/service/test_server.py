@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from model.bundle import Bundle
+
+
+@contextmanager
+def served(
+    bundle: Bundle, snapshots: Path, *arguments: str, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`fashionbert serve` on a free port, ready; its process and its address."""
+    environment = {
+        **os.environ,
+        "FASHIONBERT_BUNDLE": str(bundle.path),
+        "FASHIONBERT_SNAPSHOTS": str(snapshots),
+        "FASHIONBERT_THREADS": "1",
+        **variables,
+    }
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        found = re.search(r"http://[\d.]+:(\d+)/", line)
+        assert found, line + process.stderr.read()
+        address = f"http://127.0.0.1:{found[1]}"
+        for line in process.stderr:
+            if '"listening"' in line:
+                break
+        while httpx.get(f"{address}/readyz", timeout=60).status_code == 503:
+            time.sleep(0.02)
+        yield process, address
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def listening(address: str) -> bool:
+    try:
+        httpx.get(f"{address}/healthz", timeout=60)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_it_ends_in_two_steps(bundle: Bundle, snapshot_root: Path) -> None:
+    """Not ready first, though it answers; then the port is gone, and what had begun finishes."""
+    with served(bundle, snapshot_root, FASHIONBERT_DRAIN_SECONDS="600") as (process, address):
+        parts = urlsplit(address)
+        body = json.dumps({"query": "red dress", "k": 3}).encode()
+        begun = socket.create_connection((parts.hostname, parts.port), timeout=60)
+        begun.sendall(
+            b"POST /v1/search/text HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body[:10])
+        )
+        # The server has read that when it has answered what came after.
+        assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
+
+        process.send_signal(signal.SIGTERM)
+        while (answer := httpx.get(f"{address}/readyz", timeout=60)).status_code == 200:
+            time.sleep(0.02)
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert "shutting down" in answer.json()["detail"]
+        assert answer.headers["connection"] == "close"
+        found = httpx.post(f"{address}/v1/search/text", json={"query": "coat"}, timeout=60)
+        assert found.status_code == 200
+
+        process.send_signal(signal.SIGTERM)  # which does not wait any longer
+        while listening(address):
+            time.sleep(0.02)
+        begun.sendall(body[10:])
+        with begun, begun.makefile("rb") as answered:
+            assert answered.read().startswith(b"HTTP/1.1 200 ")
+        process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_a_network_needs_keys_or_a_word(bundle: Bundle, snapshot_root: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match="lets others in, and there are no keys"),
+        served(bundle, snapshot_root, "--host", "0.0.0.0"),
+    ):
+        pass
+    options = {"FASHIONBERT_ALLOW_ANONYMOUS": "true", "FASHIONBERT_KEYS": ""}
+    with served(bundle, snapshot_root, "--host", "0.0.0.0", **options) as (_, address):
+        assert httpx.get(f"{address}/v1/index", timeout=60).status_code == 200
+        answer = httpx.delete(f"{address}/v1/items/a", timeout=60)
+        assert answer.json()["code"] == "missing_key"
