@@ -9,11 +9,15 @@ from typing import Any
 from safetensors import SafetensorError
 
 from model.bundle import Bundle
+from model.config import FashionBertConfig
 from model.errors import TrainingError
 from model.export import export_bundle
 from model.network import FashionBertModel
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+#: Buffers that a run fits to unseen products at its end.
+_FITTED = ("match_head.recall_weight", "match_head.alignment_weight")
 
 
 def load_checkpoint(folder: Path) -> FashionBertModel:
@@ -37,6 +41,29 @@ def load_checkpoint(folder: Path) -> FashionBertModel:
     for kind in ("missing_keys", "unexpected_keys"):
         if names := sorted(found[kind]):
             raise _unloadable(folder, f"{kind.replace('_', ' ')}: {', '.join(names[:3])}")
+    return model
+
+
+def started_model(config: FashionBertConfig, checkpoint: FashionBertModel) -> FashionBertModel:
+    """A model with a checkpoint's weights; heads that the checkpoint has not are freshly drawn.
+
+    What was fitted to unseen products at the end of its training starts anew.
+
+    Raises:
+        TrainingError: the configuration wants another shape.
+    """
+    weights = checkpoint.state_dict()
+    model = FashionBertModel(config)
+    for name, target in model.state_dict().items():
+        if name not in weights or name in _FITTED:
+            continue
+        if target.shape != weights[name].shape:
+            raise TrainingError(
+                f"the checkpoint is of another shape: its {name} is {tuple(weights[name].shape)}, "
+                f"the options of this run make it {tuple(target.shape)}; give those that the "
+                "checkpoint was trained with"
+            )
+        target.copy_(weights[name])
     return model
 
 

@@ -27,7 +27,8 @@ _LIKE_LENGTH = 16
 class Batch:
     """B products of one step.
 
-    `images` is {"pixels": uint8 [B, S, S, 3]} or {"features": float32 [B, P, F]};
+    `images` is {"pixels": uint8 [B, S, S, 3]}, {"maps": float32 [B, h, w, C]} or
+    {"features": float32 [B, P, F]};
     `text_numbers` and `title_numbers` int64 [B] are equal where the products' texts and titles
     are; `titled` bool [B] says which products are shown by their title only.
 
@@ -57,6 +58,25 @@ class Batch:
             self.titled.to(device),
             *(
                 None if value is None else value.to(device)
+                for value in (self.masked_ids, self.masked_tokens, self.masked_patches)
+            ),
+        )
+
+    def rows(self, rows: Tensor) -> Batch:
+        """Some of the products, without their pictures: int64 [R]."""
+
+        def chosen(values: Tensor) -> Tensor:
+            return values.index_select(0, rows)
+
+        return Batch(
+            chosen(self.input_ids),
+            chosen(self.attention_mask),
+            {},
+            chosen(self.text_numbers),
+            chosen(self.title_numbers),
+            chosen(self.titled),
+            *(
+                None if value is None else chosen(value)
                 for value in (self.masked_ids, self.masked_tokens, self.masked_patches)
             ),
         )
@@ -152,7 +172,9 @@ class TrainingSet:
         """One step's products, each by a random view, padded to the longest text."""
         texts = self.batch_texts(rows, rng)
         views = self.first_image[rows + 1] - self.first_image[rows]
-        images = self.inputs.batch(self.first_image[rows] + rng.integers(0, views))
+        pictures = self.first_image[rows] + rng.integers(0, views)
+        mirrored = rng.random(len(rows)) < 0.5 if augment and self.inputs.are_maps else None
+        images = self.inputs.batch(pictures, mirrored)
         if augment and "pixels" in images:
             images = {"pixels": torch.from_numpy(augmented(images["pixels"].numpy(), rng))}
         ids, mask, titled = (torch.from_numpy(values) for values in texts)

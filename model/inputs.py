@@ -2,8 +2,9 @@
 
 With a frozen CNN the array holds the patch features, float16 [N, P, F]: nothing that trains comes
 before them, and they are by far the slow part. Otherwise it holds the pixels, uint8 [N, S, S, 3],
-so that no epoch decodes a JPEG again. Written in order with a progress file: an interrupted run
-goes on where it was.
+so that no epoch decodes a JPEG again; or, where a CNN's first stages are frozen and disk is cheaper
+than computing, what these make of each picture and of its mirror image, float16 [N, 2, h, w, C].
+Written in order with a progress file: an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from rich.progress import Progress
 from model.catalogue import Catalogue
 from model.errors import TrainingError
 from model.network import FashionBertModel
+from model.patches import GridPatches
 from model.preprocess import decode_image
 
 BATCH = 32
@@ -36,28 +38,85 @@ NOTE_EVERY = 32
 
 @dataclass(frozen=True, slots=True)
 class ImageInputs:
-    """`array`: float16 [N, P, F] features or uint8 [N, S, S, 3] pixels, one row a picture."""
+    """`array`: features, maps or pixels as the module says, one row a picture."""
 
     array: NDArray[Any]
 
     @property
     def are_features(self) -> bool:
-        """Whether the rows are patch features rather than pixels."""
-        return self.array.dtype == np.float16
+        """Whether the rows are patch features."""
+        return self.array.ndim == 3
 
-    def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """Rows as keyword arguments of `FashionBertModel.encode_image`."""
+    @property
+    def are_maps(self) -> bool:
+        """Whether the rows are what the frozen stages put out."""
+        return self.array.ndim == 5
+
+    def batch(
+        self, rows: Sequence[int] | NDArray[np.int64], mirrored: NDArray[np.bool_] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Rows as keyword arguments of `FashionBertModel.encode_image`.
+
+        Args:
+            rows: [B].
+            mirrored: bool [B], of maps: which pictures are shown mirrored; none by default.
+        """
+        if self.are_maps:
+            sides = np.zeros(len(rows), np.int64) if mirrored is None else mirrored.astype(np.int64)
+            maps = np.stack([self.array[row, side] for row, side in zip(rows, sides, strict=True)])
+            return {"maps": torch.from_numpy(maps).float()}
         gathered = torch.from_numpy(np.stack([self.array[row] for row in rows]))
         return {"features": gathered.float()} if self.are_features else {"pixels": gathered}
 
 
-def _key(model: FashionBertModel, catalogue: Catalogue) -> str:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the rows are: `name`, their shape and type, and how pixels [B, S, S, 3] become them."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: type[np.float16] | type[np.uint8]
+    compute: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+def _kind(model: FashionBertModel, maps: bool) -> _Kind:
+    config, network = model.config, model.patch_network
+    if config.freeze_cnn:
+        shape = (config.num_patches, config.patch_feature_size)
+        return _Kind("patch features", shape, np.float16, network)
+    if not maps:
+        return _Kind("pictures", (config.image_size, config.image_size, 3), np.uint8)
+    if not isinstance(network, GridPatches):
+        raise TrainingError(
+            f"the maps of frozen stages can be kept with patches=grid, not {config.patches}"
+        )
+
+    def both(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([network.frozen_maps(each) for each in (pixels, pixels.flip(2))], 1)
+
+    device = next(model.parameters()).device
+    blank = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        shape = tuple(both(blank.to(device)).shape[1:])
+    return _Kind("maps of the frozen stages", shape, np.float16, both)
+
+
+def _key(model: FashionBertModel, catalogue: Catalogue, kind: _Kind) -> str:
     config = model.config
     digest = hashlib.sha256(catalogue.fingerprint.encode())
-    if config.freeze_cnn:
+    if kind.compute is not None:
         fields = ("patches", "patch_grid", "image_size", "cnn_image_size")
         digest.update(json.dumps([getattr(config, name) for name in fields]).encode())
+        trained = {
+            name
+            for name, parameter in model.patch_network.named_parameters()
+            if parameter.requires_grad
+        }
+        if trained:
+            digest.update(f"maps {config.frozen_cnn_stages}".encode())
         for name, value in model.patch_network.state_dict().items():
+            if name in trained:
+                continue  # it is not in what is kept
             digest.update(name.encode())
             digest.update(value.cpu().numpy().tobytes())
     else:
@@ -84,6 +143,7 @@ def prepare_inputs(
     catalogue: Catalogue,
     cache: Path,
     *,
+    maps: bool = False,
     progress: Progress | None = None,
 ) -> ImageInputs:
     """Make, or find again, the array over all pictures of a catalogue.
@@ -95,35 +155,31 @@ def prepare_inputs(
             patch network's memory layout becomes the fast one.
         catalogue: whose pictures.
         cache: a folder; the array's name in it is a hash of what it depends on.
+        maps: keep what the CNN's frozen stages put out, where only some of its stages are.
         progress: shows a bar.
 
     Raises:
-        TrainingError: the array cannot be written; how far it got is kept.
+        TrainingError: the array cannot be written; how far it got is kept. Or this CNN has no
+            frozen stages whose maps could be kept.
     """
     names = [name for product in catalogue.products for name in product.images]
-    config = model.config
-    frozen = config.freeze_cnn
-    shape = (
-        (len(names), config.num_patches, config.patch_feature_size)
-        if frozen
-        else (len(names), config.image_size, config.image_size, 3)
-    )
     # Also where the array is found again: another layout rounds otherwise, and a run that goes on
     # must end as the one that was not interrupted.
     patch_network: Any = model.patch_network  # torch's stubs do not know memory_format here
     patch_network.to(memory_format=torch.channels_last)
-    path = cache / f"{_key(model, catalogue)}.npy"
+    kind = _kind(model, maps)
+    path = cache / f"{_key(model, catalogue, kind)}.npy"
     if not path.exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            _write(model, catalogue, names, shape, path, progress)
+            _write(model, catalogue, names, kind, path, progress)
         except OSError as error:
             if not path.with_suffix(".json").exists():
                 with contextlib.suppress(OSError):
                     path.with_suffix(".part").unlink()
-            size = math.prod(shape) * (2 if frozen else 1) / 1e6
+            size = len(names) * math.prod(kind.shape) * np.dtype(kind.dtype).itemsize / 1e6
             raise TrainingError(
-                f"the {'patch features' if frozen else 'pictures'} of the training cannot be "
+                f"the {kind.name} of the training cannot be "
                 f"written to {cache} ({error}): make room for {size:,.0f} MB, or choose another "
                 "folder with --cache; started again, it goes on where it was"
             ) from error
@@ -134,29 +190,26 @@ def _write(
     model: FashionBertModel,
     catalogue: Catalogue,
     names: Sequence[str],
-    shape: tuple[int, ...],
+    kind: _Kind,
     path: Path,
     progress: Progress | None,
 ) -> None:
-    config = model.config
-    frozen = config.freeze_cnn
     part, state = path.with_suffix(".part"), path.with_suffix(".json")
     done = int(json.loads(state.read_text())["rows"]) if part.exists() and state.exists() else 0
     array = np.lib.format.open_memmap(
-        part, mode="r+" if done else "w+", dtype=np.float16 if frozen else np.uint8, shape=shape
+        part, mode="r+" if done else "w+", dtype=kind.dtype, shape=(len(names), *kind.shape)
     )
     _reserve(part)
     task = None
     if progress is not None:
-        what = "patch features" if frozen else "pictures"
-        task = progress.add_task(what, total=len(names), completed=done)
+        task = progress.add_task(kind.name, total=len(names), completed=done)
     device = next(model.parameters()).device
     model.patch_network.eval()
-    for batch in _decoded(catalogue, names[done:], config.image_size):
+    for batch in _decoded(catalogue, names[done:], model.config.image_size):
         rows = slice(done, done + len(batch))
-        if frozen:
+        if kind.compute is not None:
             with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16):
-                features = model.patch_network(torch.from_numpy(batch).to(device))
+                features = kind.compute(torch.from_numpy(batch).to(device))
             array[rows] = features.half().cpu().numpy()
         else:
             array[rows] = batch

@@ -112,7 +112,7 @@ class EncoderLayer(nn.Module):
             [B, L, H], or [B, 1, H] with `first_only`.
         """
         if first_only:
-            width = states.shape[-1]
+            width = self.qkv.in_features  # not of the states: the exporter writes a constant so
             weight, bias = self.qkv.weight, self.qkv.bias
             queries = states[:, :1]
             q = F.linear(queries, weight[:width], bias[:width])
@@ -206,20 +206,32 @@ class FashionBertModel(PreTrainedModel):
         pooled = states if k else self._through(states, mask, self.layers)
         return states, self.recall_head.embed_text(pooled, attention_mask)
 
+    def patch_features(self, pixels: Tensor | None = None, maps: Tensor | None = None) -> Tensor:
+        """Patch features [B, P, F] of pixels or of maps, as `encode_image` takes them."""
+        if maps is not None:
+            features: Tensor = self.patch_network.from_maps(maps)
+        else:
+            features = self.patch_network(pixels)
+        return features
+
     def encode_image(
-        self, pixels: Tensor | None = None, features: Tensor | None = None
+        self,
+        pixels: Tensor | None = None,
+        features: Tensor | None = None,
+        maps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Pictures to states after layer k, and recall embeddings if there is a recall head.
 
         Args:
             pixels: uint8 [B, S, S, 3].
             features: [B, P, F] instead, what a frozen patch network made of the pixels before.
+            maps: [B, h, w, C] instead, what the frozen stages of a CNN made of them.
 
         Returns:
             states [B, P, H] and embeddings [B, E].
         """
         if features is None:
-            features = self.patch_network(pixels)
+            features = self.patch_features(pixels, maps)
         k = self.config.joint_from
         states = self._through(self.patch_embeddings(features), None, self.layers[:k])
         if self.recall_head is None:

@@ -28,11 +28,18 @@ from model.tasks import (
 class TrainingModel(nn.Module):
     """The network with its tasks: one forward a step, so that any wrapper (DDP) sees one."""
 
-    def __init__(self, network: FashionBertModel, negatives: int, rank_loss: bool = True) -> None:
+    def __init__(
+        self,
+        network: FashionBertModel,
+        negatives: int,
+        rank_loss: bool = True,
+        joint_share: float = 1.0,
+    ) -> None:
         super().__init__()
         self.network = network
         self.negatives = negatives
         self.rank_loss = rank_loss
+        self.joint_share = joint_share
 
     def forward(
         self, batch: Batch, hardness: float, generator: torch.Generator, offset: int
@@ -48,8 +55,8 @@ class TrainingModel(nn.Module):
         network = self.network
         texts, text_embeddings = network.encode_text(batch.input_ids, batch.attention_mask)
         inputs = batch.images
-        if batch.masked_patches is not None and "features" not in inputs:
-            inputs = {"features": network.patch_network(inputs["pixels"])}  # once, for both passes
+        if "features" not in inputs:
+            inputs = {"features": network.patch_features(**inputs)}  # once, for both passes
         images, image_embeddings = network.encode_image(**inputs)
         size = len(texts)
         same = batch.same(gather)
@@ -70,10 +77,15 @@ class TrainingModel(nn.Module):
 
         count = self.negatives
         drawn = draw_negatives(similarity, local, hardness, count, generator)
-        rows = torch.arange(size, device=texts.device)
+        rows = self._joint_rows(size, generator).to(texts.device)
         repeated = rows.repeat_interleave(count)
-        text_rows = torch.cat([rows, repeated, drawn.texts.flatten().to(rows.device)])
-        image_rows = torch.cat([rows, drawn.images.flatten().to(rows.device), repeated])
+        other_texts, other_images, usable = (
+            values.to(texts.device).index_select(0, rows)
+            for values in (drawn.texts, drawn.images, drawn.usable)
+        )
+        text_rows = torch.cat([rows, repeated, other_texts.flatten()])
+        image_rows = torch.cat([rows, other_images.flatten(), repeated])
+        size = len(rows)
         # `index_select`, since the gradient of plain indexing adds up in the order of the threads,
         # and a resumed run must be the same to the bit.
         logits = network.match(
@@ -86,16 +98,29 @@ class TrainingModel(nn.Module):
             positive,
             with_images.view(size, count),
             with_texts.view(size, count),
-            drawn.usable.to(rows.device),
+            usable,
             self.rank_loss,
         )
         losses["match"] = match.loss
-        losses.update(self._masked_losses(batch, inputs.get("features"), texts, images))
+        part, features = batch, inputs["features"]
+        if size < len(texts):
+            part = batch.rows(rows)
+            features, texts, images = (
+                values.index_select(0, rows) for values in (features, texts, images)
+            )
+        losses.update(self._masked_losses(part, features, texts, images))
         losses["match_accuracy"] = match.accuracy
         return losses
 
+    def _joint_rows(self, size: int, generator: torch.Generator) -> Tensor:
+        """The products of a batch whose pairs go through the joint layers: int64 [≤ B], sorted."""
+        count = max(1, round(self.joint_share * size))
+        if count == size:
+            return torch.arange(size)
+        return torch.randperm(size, generator=generator)[:count].sort().values
+
     def _masked_losses(
-        self, batch: Batch, features: Tensor | None, texts: Tensor, images: Tensor
+        self, batch: Batch, features: Tensor, texts: Tensor, images: Tensor
     ) -> dict[str, Tensor]:
         """Losses of the masked tasks that the network has heads for.
 
@@ -112,7 +137,7 @@ class TrainingModel(nn.Module):
             return losses
         if batch.masked_ids is not None:
             texts, _ = network.encode_text(batch.masked_ids, batch.attention_mask)
-        if features is not None and patches is not None:
+        if patches is not None:
             # The feature is gone, position and type stay.
             hidden = features.masked_fill(patches.unsqueeze(-1), 0.0)
             images, _ = network.encode_image(features=hidden)
@@ -122,7 +147,7 @@ class TrainingModel(nn.Module):
             words = network.text_embeddings.word.weight
             logits = network.masked_language_head(_rows(states[:, :length], tokens), words)
             losses["mlm"] = mlm_loss(logits, batch.input_ids[tokens])
-        if network.masked_patch_head is not None and features is not None and patches is not None:
+        if network.masked_patch_head is not None and patches is not None:
             predictions = network.masked_patch_head(_rows(states[:, length:], patches))
             losses["mpm"] = mpm_loss(predictions, features[patches])
         return losses

@@ -59,6 +59,7 @@ class _CnnPatches(nn.Module):
         self.grid = config.patch_grid
         self.input_size = config.cnn_image_size
         self.frozen = config.freeze_cnn
+        self.frozen_stages = 0 if config.freeze_cnn else config.frozen_cnn_stages
         self.cnn = build_cnn(config)
         self.cnn.eval()
         # Persistent: from_pretrained builds on the meta device and fills only what was saved.
@@ -66,8 +67,8 @@ class _CnnPatches(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         if self.frozen:
             self.cnn.requires_grad_(False)
-        elif config.frozen_cnn_stages:
-            freeze_stages(self.cnn, config.frozen_cnn_stages)
+        elif self.frozen_stages:
+            freeze_stages(self.cnn, self.frozen_stages)
 
     def train(self, mode: bool = True) -> _CnnPatches:
         """The CNN stays in evaluation mode: its batch-norm statistics must not move.
@@ -80,13 +81,7 @@ class _CnnPatches(nn.Module):
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [B, 3, S, S] → [B, F, h, w], resized to the CNN's input before."""
-        if pixels.shape[-1] != self.input_size:
-            pixels = F.interpolate(
-                pixels,
-                size=(self.input_size, self.input_size),
-                mode="bilinear",
-                align_corners=False,
-            )
+        pixels = self._resized(pixels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             states: Tensor = self.cnn(pixel_values=pixels).last_hidden_state
         if states.dim() == 4:
@@ -96,14 +91,54 @@ class _CnnPatches(nn.Module):
         patches = states[:, -side * side :].transpose(1, 2)
         return patches.reshape(pixels.shape[0], states.shape[2], side, side)
 
+    def _resized(self, pixels: Tensor) -> Tensor:
+        """[B, 3, S, S] → the CNN's input."""
+        if pixels.shape[-1] == self.input_size:
+            return pixels
+        size = (self.input_size, self.input_size)
+        return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+
 
 class GridPatches(_CnnPatches):
     """The whole picture once through the CNN; cells of its feature map are the patches."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] → [B, P, F]."""
-        features = _pool(self.feature_map(_normalise(pixels, self.mean, self.std)), self.grid)
-        return features.flatten(2).transpose(1, 2)
+        return self._patches(self.feature_map(_normalise(pixels, self.mean, self.std)))
+
+    def frozen_maps(self, pixels: Tensor) -> Tensor:
+        """What the frozen stages make of uint8 [B, S, S, 3]: [B, h, w, C], channels last.
+
+        Raises:
+            TrainingError: the CNN is no ResNet, or none of its stages are frozen.
+        """
+        embedder, stages, count = self._stages()
+        states = embedder(self._resized(_normalise(pixels, self.mean, self.std)))
+        for stage in stages[:count]:
+            states = stage(states)
+        maps: Tensor = states.permute(0, 2, 3, 1)
+        return maps
+
+    def from_maps(self, maps: Tensor) -> Tensor:
+        """The trained stages: what `frozen_maps` gave, [B, h, w, C] → [B, P, F]."""
+        _, stages, count = self._stages()
+        states = maps.permute(0, 3, 1, 2)
+        for stage in stages[count:]:
+            states = stage(states)
+        return self._patches(states)
+
+    def _stages(self) -> tuple[nn.Module, nn.ModuleList, int]:
+        cnn: Any = self.cnn
+        stages = getattr(getattr(cnn, "encoder", None), "stages", None)
+        if not (self.frozen_stages and hasattr(cnn, "embedder") and stages is not None):
+            raise TrainingError(
+                "the maps of frozen stages can be kept of a ResNet with frozen_cnn_stages of at "
+                f"least 1, and this is a {type(cnn).__name__} with {self.frozen_stages}"
+            )
+        return cnn.embedder, stages, self.frozen_stages
+
+    def _patches(self, states: Tensor) -> Tensor:
+        return _pool(states, self.grid).flatten(2).transpose(1, 2)
 
 
 class CropPatches(_CnnPatches):

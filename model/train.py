@@ -20,6 +20,7 @@ from model.adaptive import new_weighting, shared_parameters, weighted_sum
 from model.backbones import known_preset, new_config, new_model
 from model.calibration import stacked_rank1
 from model.catalogue import Catalogue
+from model.checkpoint import load_checkpoint, started_model
 from model.curves import draw_curves
 from model.dataset import Batch, TrainingSet
 from model.errors import TrainingError
@@ -95,8 +96,11 @@ class Trainer:
         cache = cache or out / "cache"
         network.to(self.device)
         with self._bars() as bars, self.accelerator.main_process_first():
-            inputs = prepare_inputs(network, train, cache, progress=bars)
-            valid_inputs = prepare_inputs(network, valid, cache, progress=bars) if valid else None
+            kept = settings.keep_maps
+            inputs = prepare_inputs(network, train, cache, maps=kept, progress=bars)
+            valid_inputs = (
+                prepare_inputs(network, valid, cache, maps=kept, progress=bars) if valid else None
+            )
         tokens, tokenizer = config.max_text_tokens, self.folder.tokenizer
         self.train_set = TrainingSet(
             train,
@@ -123,7 +127,7 @@ class Trainer:
         self.weighting = new_weighting(
             settings.weighting, weights=settings.task_weights, shared=shared_parameters(network)
         )
-        model = TrainingModel(network, settings.negatives, settings.rank_loss)
+        model = TrainingModel(network, settings.negatives, settings.rank_loss, settings.joint_share)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.progression = Progression()
         self.accelerator.register_for_checkpointing(self.scheduler, self.progression)
@@ -144,10 +148,13 @@ class Trainer:
 
     def _new_network(self, train: Catalogue) -> FashionBertModel:
         settings = self.settings
+        start = None if settings.start_from is None else load_checkpoint(Path(settings.start_from))
         backbone = settings.text_backbone or known_preset(settings.preset)["text_backbone"]
         with self.accelerator.main_process_first():
             if not self.folder.tokenizer.exists():
-                if backbone is not None:
+                if settings.start_from is not None:
+                    tokenizer = backbone_tokenizer(settings.start_from)
+                elif backbone is not None:
                     tokenizer = backbone_tokenizer(backbone)
                 else:
                     texts = (product.text for product in train.products)
@@ -161,6 +168,8 @@ class Trainer:
             vocab_size=vocab_size,
             **settings.overrides,
         )
+        if start is not None:
+            return started_model(config, start)
         return new_model(config, backbone)
 
     def run(self) -> Path:

@@ -26,6 +26,10 @@ class TrainSettings:
     `title_share` of the products are shown by their title alone, `same_group` of them come in
     batches of one sub-category. `patience` counts validations without a better rank. `warmup` is a
     share of the steps or, above 1, a number of them. `rank_loss` adds the rank term to TIA's loss.
+    `joint_share` of a batch's products take part in the tasks of the joint layers (match, MLM,
+    MPM), whose pairs cost most; all of them in recall and alignment. `keep_maps` computes what a
+    CNN's frozen stages put out once and keeps it. `start_from` is a checkpoint whose weights the
+    run begins with.
     """
 
     preset: str = "small"
@@ -44,6 +48,9 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     rank_loss: bool = True
+    joint_share: float = 1.0
+    keep_maps: bool = False
+    start_from: str | None = None
     negatives: int = 1
     hard_from: float = 0.1
     hard_until: float = 0.6
@@ -83,6 +90,8 @@ def check_settings(settings: TrainSettings) -> None:
             raise TrainingError(f"{name}={value:g}: give a number above 0")
     if not (0 <= settings.warmup < math.inf and settings.weight_decay >= 0):
         raise TrainingError("warmup and weight_decay: give numbers, 0 or more")
+    if not 0 < settings.joint_share <= 1:
+        raise TrainingError(f"joint_share={settings.joint_share:g}: give a share above 0, up to 1")
     if not all(0 <= beta < 1 for beta in settings.betas):
         raise TrainingError(f"betas={settings.betas}: give two numbers, 0 or more and below 1")
     if settings.weighting not in WEIGHTINGS:

@@ -58,6 +58,18 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(help="Of the hidden states; the preset's by default.", min=0)
     ] = None,
+    keep_maps: Annotated[
+        bool,
+        typer.Option(
+            "--keep-maps",
+            help="Compute once what --frozen-cnn-stages put out and keep it, 0.2 to 1 MB a "
+            "picture: faster without a GPU.",
+        ),
+    ] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint folder whose weights the run begins with."),
+    ] = None,
     images: options.Images = None,
     text: options.Text = None,
     id_column: options.IdColumn = "id",
@@ -118,6 +130,13 @@ def train(
         typer.Option("--mpm/--no-mpm", help="Hide patches and learn to tell them; likewise."),
     ] = None,
     negatives: Annotated[int, typer.Option(help="Match negatives a side.", min=1)] = 1,
+    joint_share: Annotated[
+        float,
+        typer.Option(
+            help="Share of a batch's products in the tasks of the joint layers, which cost most.",
+            max=1,
+        ),
+    ] = 1.0,
     same_group: Annotated[
         float,
         typer.Option(help="Share of products in batches of one group.", min=0, max=1),
@@ -215,6 +234,9 @@ def train(
         weight_decay=weight_decay,
         betas=betas,
         negatives=negatives,
+        joint_share=joint_share,
+        keep_maps=keep_maps,
+        start_from=None if start_from is None else str(start_from),
         same_group=same_group if group_by else 0.0,
         group_by=group_by,
         title_share=title_share,

@@ -230,3 +230,43 @@ def test_rows_in_memory_do_as_well() -> None:
     features = np.arange(12, dtype=np.float16).reshape(3, 2, 2)
     batch = ImageInputs(features).batch(np.array([2, 0]))
     assert batch["features"].tolist() == features[[2, 0]].tolist()
+
+
+def test_maps_of_frozen_stages_and_their_mirror_images(
+    learn: Catalogue, resnet: Path, tmp_path: Path
+) -> None:
+    model = new_model(config_with(resnet, freeze_cnn=False, frozen_cnn_stages=1)).eval()
+    found = prepare_inputs(model, learn, tmp_path, maps=True)
+    names = names_of(learn)
+    assert found.are_maps
+    assert found.array.shape == (len(names), 2, 16, 16, 8)
+    rows = [0, 40, len(names) - 1]
+    pixels = np.stack([decode_image(learn.pictures.read(names[row]), 64) for row in rows])
+    pixels[1] = pixels[1, :, ::-1]
+    mirrored = np.array([False, True, False])
+    with torch.inference_mode():
+        wanted = model.patch_network(torch.from_numpy(pixels))
+        features = model.patch_features(**found.batch(rows, mirrored))
+    assert float((features - wanted).abs().max() / wanted.abs().max()) < 0.03
+    assert not torch.equal(found.batch(rows)["maps"][1], found.batch(rows, mirrored)["maps"][1])
+    # What is trained above them changes nothing of what is kept; what is below does.
+    with torch.no_grad():
+        model.patch_network.cnn.encoder.stages[1].layers[0].shortcut.convolution.weight += 1
+    prepare_inputs(model, learn, tmp_path, maps=True)
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+    with torch.no_grad():
+        model.patch_network.cnn.embedder.embedder.convolution.weight += 1
+    prepare_inputs(model, learn, tmp_path, maps=True)
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"patches": "crop"}, "patches=grid"), ({"frozen_cnn_stages": 0}, "frozen_cnn_stages")],
+)
+def test_maps_where_there_are_none(
+    changes: dict[str, Any], message: str, learn: Catalogue, resnet: Path, tmp_path: Path
+) -> None:
+    fields = {"freeze_cnn": False, "frozen_cnn_stages": 1, **changes}
+    with pytest.raises(TrainingError, match=message):
+        prepare_inputs(new_model(config_with(resnet, **fields)), learn, tmp_path, maps=True)

@@ -135,3 +135,30 @@ def test_what_is_hidden_moves_to_the_device_too(batch: Batch) -> None:
         assert value is not None
         assert value.device.type == "meta"
     assert without_masks(batch).to(torch.device("meta")).masked_ids is None
+
+
+def test_a_share_of_the_batch_goes_through_the_joint_layers(
+    small: FashionBertConfig, batch: Batch
+) -> None:
+    model = network(small, mlm=True, mpm=True)
+    seen: dict[str, int] = {}
+    match, joint = model.match, model.joint_states
+
+    def counted(name: str, call: Any) -> Any:
+        def count(texts: Tensor, *rest: Tensor) -> Tensor:
+            seen[name] = len(texts)
+            result: Tensor = call(texts, *rest)
+            return result
+
+        return count
+
+    model.match = counted("match", match)  # type: ignore[method-assign]
+    model.joint_states = counted("joint", joint)  # type: ignore[method-assign]
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        half = TrainingModel(model, 2, joint_share=0.5)(batch, 0.5, generator, 0)
+        assert seen == {"match": 3 * (1 + 2 + 2), "joint": 3}
+        whole = losses(model, batch)
+        assert seen == {"match": 6 * (1 + 1 + 1), "joint": 6}
+    assert set(half) == set(whole)
+    assert torch.equal(half["recall"], whole["recall"])  # of all products
