@@ -88,7 +88,8 @@ def _kind(model: FashionBertModel, maps: bool) -> _Kind:
         return _Kind("pictures", (config.image_size, config.image_size, 3), np.uint8)
     if not isinstance(network, GridPatches):
         raise TrainingError(
-            f"the maps of frozen stages can be kept with patches=grid, not {config.patches}"
+            f"the maps of frozen stages can be kept with patches=grid, not {config.patches}: "
+            "train it with --no-keep-maps"
         )
 
     def both(pixels: torch.Tensor) -> torch.Tensor:

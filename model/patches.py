@@ -133,7 +133,8 @@ class GridPatches(_CnnPatches):
         if not (self.frozen_stages and hasattr(cnn, "embedder") and stages is not None):
             raise TrainingError(
                 "the maps of frozen stages can be kept of a ResNet with frozen_cnn_stages of at "
-                f"least 1, and this is a {type(cnn).__name__} with {self.frozen_stages}"
+                f"least 1, and this is a {type(cnn).__name__} with {self.frozen_stages}: train it "
+                "with --no-keep-maps"
             )
         return cnn.embedder, stages, self.frozen_stages
 

@@ -74,6 +74,8 @@ def preset_settings(preset: str, **given: Any) -> TrainSettings:
         TrainingError: there is no such preset.
     """
     asked = {name: value for name, value in given.items() if value is not None}
+    if "weighting" in asked:
+        asked.setdefault("task_weights", None)  # the preset's go with its own weighting
     return TrainSettings(preset=preset, **{**known_preset(preset).get("training", {}), **asked})
 
 

@@ -59,13 +59,13 @@ def train(
         float | None, typer.Option(help="Of the hidden states; the preset's by default.", min=0)
     ] = None,
     keep_maps: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--keep-maps",
-            help="Compute once what --frozen-cnn-stages put out and keep it, 0.2 to 1 MB a "
-            "picture: faster without a GPU.",
+            "--keep-maps/--no-keep-maps",
+            help="Compute once what --frozen-cnn-stages put out and keep it, 0.4 MB a picture "
+            "and more: faster without a GPU; the preset's by default.",
         ),
-    ] = False,
+    ] = None,
     start_from: Annotated[
         Path | None,
         typer.Option(help="A checkpoint folder whose weights the run begins with."),
@@ -82,7 +82,7 @@ def train(
     group_by: options.GroupBy = None,
     epochs: Annotated[float, typer.Option(help="Passes over the feed.", min=0)] = 10,
     batch_size: Annotated[
-        int | None, typer.Option(help="Products a step and process; 64 by default.", min=2)
+        int | None, typer.Option(help="Products a step and process; 64, or the preset's.", min=2)
     ] = None,
     learning_rate: Annotated[
         float | None,
@@ -93,8 +93,9 @@ def train(
         typer.Option(help="Of what no backbone brings along; --learning-rate by default."),
     ] = None,
     cnn_learning_rate: Annotated[
-        float, typer.Option(help="Of the CNN, where it is trained.")
-    ] = 1e-5,
+        float | None,
+        typer.Option(help="Of the CNN, where it is trained; 1e-5, or the preset's."),
+    ] = None,
     warmup: Annotated[
         float | None,
         typer.Option(
@@ -129,14 +130,18 @@ def train(
         bool | None,
         typer.Option("--mpm/--no-mpm", help="Hide patches and learn to tell them; likewise."),
     ] = None,
-    negatives: Annotated[int, typer.Option(help="Match negatives a side.", min=1)] = 1,
+    negatives: Annotated[
+        int | None,
+        typer.Option(help="Match negatives a side; 1, or the preset's: 3 with small.", min=1),
+    ] = None,
     joint_share: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Share of a batch's products in the tasks of the joint layers, which cost most.",
+            help="Share of a batch's products in the tasks of the joint layers, which cost most; "
+            "all, or the preset's: 0.25 with small.",
             max=1,
         ),
-    ] = 1.0,
+    ] = None,
     same_group: Annotated[
         float,
         typer.Option(help="Share of products in batches of one group.", min=0, max=1),

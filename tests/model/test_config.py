@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from model.config import PRESETS, FashionBertConfig, check_config
 from model.errors import TrainingError
+from model.train_settings import TrainSettings
 
 #: Field values of the servable presets, and the sentence that refuses one wrong value.
 SERVABLE: dict[str, Any] = {"joint_from": 6, "recall_size": 256, "stack_recall": True}
@@ -56,7 +58,9 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 def test_presets_name_fields_that_there_are(preset: str) -> None:
     fields = FashionBertConfig().to_dict()
     assert set(PRESETS[preset]["config"]) <= set(fields)
-    assert set(PRESETS[preset]) == {"text_backbone", "cnn", "config"}
+    assert set(PRESETS[preset]) - {"training"} == {"text_backbone", "cnn", "config"}
+    settings = {field.name for field in dataclasses.fields(TrainSettings)}
+    assert set(PRESETS[preset].get("training", {})) <= settings
 
 
 def test_the_masked_tasks_are_the_papers() -> None:
@@ -65,4 +69,5 @@ def test_the_masked_tasks_are_the_papers() -> None:
         for name, preset in PRESETS.items()
     }
     assert on.pop("paper") == [True, True]
-    assert on == {name: [False, False] for name in ("base", "small", "tiny")}
+    assert on.pop("small") == [True, False]
+    assert on == {name: [False, False] for name in ("base", "tiny")}

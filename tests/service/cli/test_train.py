@@ -171,9 +171,10 @@ def test_the_cnn_by_its_folder(
     )
     command = ["train", feed, "--images", demo_catalogue / "images.tar", "--hold-out", "0.25"]
     command += ["--text-backbone", bert, "--cnn", vit, "--out", tmp_path / "run", "--epochs", "1"]
+    command += ["--freeze-cnn"]
     ran = shell(*command)
     assert ran.code == 2
-    assert "does not take pictures of 256×256 pixels" in ran.err
+    assert "does not take pictures of 160×160 pixels" in ran.err
     ran = shell(*command, "--cnn-image-size", "64")
     assert ran.code == 0, ran.err
     ran = shell("export", tmp_path / "run" / "best", "--out", tmp_path / "bundle")
