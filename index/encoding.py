@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +13,17 @@ import numpy as np
 from index.delta import StoredPut
 from index.delta_frames import Segment
 from index.delta_log import Write
-from index.delta_records import Delete, Put, decode_records, encode_record
+from index.delta_records import Delete, Put, PutHead, decode_records, encode_record
 from index.images import Prepared
 from index.items import Item
 from index.recall import Embeddings
+from index.snapshot import Snapshot
 from model.engine import Engine
+from model.errors import SnapshotError
 from model.preprocess import decode_image
 from model.states import QuantisedStates
+
+_logger = logging.getLogger("fashionbert.delta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,41 @@ def encode_drafts(engine: Engine, drafts: Sequence[Draft]) -> list[Put]:
             )
         )
     return puts
+
+
+def of_model(writes: list[Write], base: Snapshot, engine: Engine | None, limit: int) -> list[Write]:
+    """Writes with the states of a snapshot's model, of each product with foreign ones the last.
+
+    Args:
+        writes: in order.
+        base: the snapshot.
+        engine: its model, for writes that another one has encoded; None if it is not at hand.
+        limit: so many of them at most are encoded again.
+
+    Raises:
+        SnapshotError: there are such writes and no model, or too many of them.
+    """
+
+    def is_foreign(write: Write) -> bool:
+        record = write.record
+        return isinstance(record, PutHead) and record.model_id != base.model_id
+
+    foreign = {write.record.id: write for write in writes if is_foreign(write)}
+    if not foreign:
+        return writes
+    if engine is None or len(foreign) > limit:
+        raise SnapshotError(
+            f"{len(foreign):,} products were written to the service with another model than "
+            f"{base.model_id}, of which snapshot {base.name} is: "
+            "have them encoded again with `fashionbert index compact --bundle`"
+        )
+    _logger.info("encoding %d products again that another model has encoded", len(foreign))
+    again = {write.sequence: write for write in encode_again(engine, [*foreign.values()])}
+    return [
+        again.get(write.sequence, write)
+        for write in writes
+        if write.sequence in again or not is_foreign(write)
+    ]
 
 
 def encode_again(engine: Engine, writes: Sequence[Write]) -> list[Write]:

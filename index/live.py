@@ -61,6 +61,12 @@ class LiveSnapshot:
     def __len__(self) -> int:
         return self._products - self.delta.base_hidden + len(self.delta.row_of)
 
+    @cached_property
+    def pictures(self) -> int:
+        """How many pictures these products have."""
+        delta = self.delta
+        return int(np.count_nonzero(delta.base_images_live) + np.count_nonzero(delta.images_live))
+
     @property
     def rows(self) -> int:
         """How many rows of products there are, those that no longer count among them."""
@@ -175,6 +181,10 @@ class LiveSnapshot:
     def verify(self) -> None:
         """As `Snapshot.verify`; every write was checked when it was read."""
         self.base.verify()
+
+
+#: What is searched: one snapshot, or one with later writes on top.
+View = Snapshot | LiveSnapshot
 
 
 def _gather(

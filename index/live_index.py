@@ -12,15 +12,15 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from index.delta import Delta
 from index.delta_log import LogReader, LogWriter, Write
-from index.delta_records import Delete, Put, PutHead
-from index.encoding import encode_again
+from index.delta_records import Delete, Put
+from index.encoding import of_model
 from index.live import LiveSnapshot
 from index.snapshot import Snapshot
 from index.versions import current, hold
@@ -35,6 +35,7 @@ WRITES_PER_PRODUCT = 5
 ENCODE_AGAIN_LIMIT = 1_000
 
 _RETRY_SECONDS = 30.0
+_CLOSE_SECONDS = 5.0  # it may be opening a snapshot, which may take minutes
 
 _logger = logging.getLogger("fashionbert.delta")
 
@@ -42,8 +43,7 @@ _logger = logging.getLogger("fashionbert.delta")
 class LiveIndex:
     """The newest view of a folder of snapshots, and the right to write to it.
 
-    `view` may be read at any time from any thread. `problem` says why a newer version cannot be
-    shown, None if there is nothing wrong; the last good view stays. Get one from `open`.
+    `view` may be read at any time from any thread. Get one from `open`.
     """
 
     def __init__(
@@ -58,18 +58,20 @@ class LiveIndex:
     ) -> None:
         self.root = root
         self.limit = limit
-        self.problem: str | None = None
         self._model_id = model_id
         self._engine = engine
         self._verify = verify
         self._encode_again_limit = encode_again_limit
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # held to read on in the log, and to write
+        self._opening = threading.Lock()  # held to open another snapshot, which may take long
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._snapshot_problem: str | None = None
+        self._log_problem: str | None = None
         self._failed: str | None = None  # a snapshot that could not be opened
         self._retry_at = 0.0
         self._unread: list[Write] = []  # read from the log, and not in the view yet
-        self._reader, self._view = self._open(current(root))
+        self._reader, self._view = self._with_writes(self._open(current(root)))
         self._changed_at = time.time()
 
     @classmethod
@@ -120,33 +122,63 @@ class LiveIndex:
         """The number of the last write that the log has."""
         return self._reader.sequence
 
+    @property
+    def problem(self) -> str | None:
+        """Why the view is not the newest version, None if it is: the last good one stays."""
+        return self._snapshot_problem or self._log_problem
+
     def refresh(self) -> bool:
         """Look for a new snapshot and for new writes; whether there is a new view.
 
-        What cannot be read is logged and named in `problem`, and the view stays as it is.
+        What cannot be read is logged and named in `problem`, and the view stays as it is. While
+        a snapshot is opened, which may take minutes, writes and other threads go on with the old.
+        """
+        before = self._view
+        if self._opening.acquire(blocking=False):
+            try:
+                self._snapshot_problem = self._tried(self._switch, self._snapshot_problem)
+            finally:
+                self._opening.release()
+        self.catch_up()
+        return self._view is not before
+
+    def catch_up(self) -> LiveSnapshot:
+        """Read the writes that have come to the log; returns the view with them.
+
+        What cannot be read is named in `problem`, as of `refresh`.
         """
         with self._lock:
-            before = self._view
-            try:
-                self._follow()
-                if self._failed is None:
-                    self.problem = None
-            except (SnapshotError, OSError) as error:
-                if self.problem != str(error):
-                    _logger.error("the view stays at %s: %s", self._view.name, error)
-                self.problem = str(error)
-            return self._view is not before
+            self._log_problem = self._tried(self._read_on, self._log_problem)
+            return self._view
 
-    def _follow(self) -> None:
+    def _tried(self, step: Callable[[], str | None], before: str | None) -> str | None:
+        """The problem that a step has or meets; it is logged unless it was there before."""
+        try:
+            return step()
+        except (SnapshotError, OSError) as error:
+            if str(error) != before:
+                _logger.error("the view stays at %s: %s", self._view.name, error)
+            return str(error)
+
+    def _switch(self) -> str | None:
+        """Show the current snapshot, if it is another than that of the view."""
         name = current(self.root)
         if name == self._view.base.name:
             self._failed = None
-        elif name != self._failed or time.monotonic() > self._retry_at:
-            # Not at every look, as it may take minutes to read through.
-            self._failed, self._retry_at = name, time.monotonic() + _RETRY_SECONDS
-            self._show(*self._open(name))
-            self._failed, self._unread = None, []
-            return
+            return None
+        if name == self._failed and time.monotonic() < self._retry_at:
+            return self._snapshot_problem  # not at every look, as it may take minutes
+        self._failed, self._retry_at = name, time.monotonic() + _RETRY_SECONDS
+        base = self._open(name)
+        reader, view = self._with_writes(base)
+        with self._lock:
+            rest = reader.read()  # what was written while all that was opened and read
+            self._show(reader, LiveSnapshot(base, view.delta.apply(base, self._own(rest, base))))
+            self._unread = []
+        self._failed = None
+        return None
+
+    def _read_on(self) -> None:
         self._unread += self._reader.read()
         if self._unread:
             base, delta = self._view.base, self._view.delta
@@ -158,39 +190,24 @@ class LiveIndex:
         self._reader, self._view = reader, view
         self._changed_at = time.time()
 
-    def _open(self, name: str) -> tuple[LogReader, LiveSnapshot]:
+    def _open(self, name: str) -> Snapshot:
         base = Snapshot.open(self.root, name, model_id=self._model_id, verify=self._verify)
         weakref.finalize(base, os.close, hold(base.path))
+        return base
+
+    def _with_writes(self, base: Snapshot) -> tuple[LogReader, LiveSnapshot]:
         reader = LogReader(self.root, base.manifest.folded)
         delta = Delta.empty(base, base.manifest.folded)
         return reader, LiveSnapshot(base, delta.apply(base, self._own(reader.read(), base)))
 
     def _own(self, writes: list[Write], base: Snapshot) -> list[Write]:
-        """The writes with states of this model's, of each product with foreign ones the last."""
-
-        def is_foreign(write: Write) -> bool:
-            record = write.record
-            return isinstance(record, PutHead) and record.model_id != base.model_id
-
-        foreign = {write.record.id: write for write in writes if is_foreign(write)}
-        if not foreign:
-            return writes
-        if self._engine is None or len(foreign) > self._encode_again_limit:
-            raise SnapshotError(
-                f"{len(foreign):,} products were written to the service with another model than "
-                f"{base.model_id}, of which snapshot {base.name} is: "
-                "have them encoded again with `fashionbert index compact --bundle`"
-            )
-        _logger.info("encoding %d products again that another model has encoded", len(foreign))
-        again = {write.sequence: write for write in encode_again(self._engine, [*foreign.values()])}
-        return [
-            again.get(write.sequence, write)
-            for write in writes
-            if write.sequence in again or not is_foreign(write)
-        ]
+        """The writes with states of this model's."""
+        return of_model(writes, base, self._engine, self._encode_again_limit)
 
     def write(self, records: Sequence[Put | Delete]) -> LiveSnapshot:
         """Add writes to the log, all or none; when this returns they are durable and in `view`.
+
+        A new snapshot is not looked for here, as opening one may take minutes.
 
         Args:
             records: the puts of this catalogue's model.
@@ -205,20 +222,21 @@ class LiveIndex:
         if not records:
             return self._view
         with self._lock, LogWriter(self.root) as log:
-            self.refresh()
-            if self.problem is not None and self._failed is None:
-                raise WriteError(f"the log of writes cannot be read: {self.problem}")
+            self.catch_up()
+            if self._log_problem is not None:
+                raise WriteError(f"the log of writes cannot be read: {self._log_problem}")
             self._check(records)
             log.append(self._reader, records)
-            self.refresh()
-            if self.problem is not None and self._failed is None:
-                raise WriteError(f"what was written cannot be read: {self.problem}")
+            self.catch_up()
+            if self._log_problem is not None:
+                raise WriteError(f"what was written cannot be read: {self._log_problem}")
             return self._view
 
     def rotate(self) -> LiveSnapshot:
         """Begin a new file of the log after all that the view has, which is returned."""
+        self.refresh()
         with self._lock, LogWriter(self.root) as log:
-            self.refresh()
+            self.catch_up()
             if self.problem is not None:
                 raise SnapshotError(self.problem)
             log.rotate(self._reader)
@@ -258,6 +276,7 @@ class LiveIndex:
                     _logger.exception("the snapshots' folder cannot be followed")
 
         if self._watcher is None:
+            self._stop.clear()
             self._watcher = threading.Thread(target=follow, name="watch-snapshots", daemon=True)
             self._watcher.start()
 
@@ -265,7 +284,7 @@ class LiveIndex:
         """End the watching. Views stay readable."""
         self._stop.set()
         if self._watcher is not None:
-            self._watcher.join()
+            self._watcher.join(_CLOSE_SECONDS)
             self._watcher = None
 
     def __enter__(self) -> Self:

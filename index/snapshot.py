@@ -120,6 +120,11 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures its products have."""
+        return self.manifest.sizes.pictures
+
     def row_of(self, id: str) -> int:
         """The row of a product; KeyError if there is none with this id."""
         return self._items.row_of(id)

@@ -79,7 +79,8 @@ class AlignmentHead(nn.Module):
         patches = self.patches(image_states)
         cosines = tokens.flatten(0, 1) @ patches.flatten(0, 1).T  # [B · T, C · P]
         best = cosines.unflatten(1, patches.shape[:2]).amax(dim=-1)  # [B · T, C]
-        return (best.unflatten(0, tokens.shape[:2]) * weights.unsqueeze(-1)).sum(1)
+        scores: Tensor = (best.unflatten(0, tokens.shape[:2]) * weights.unsqueeze(-1)).sum(1)
+        return scores
 
 
 class MatchHead(nn.Module):

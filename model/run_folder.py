@@ -81,7 +81,7 @@ class RunFolder:
         """Write run.json, or see that the run that is there already is this one."""
         source = self.path / "run.json"
         if source.exists():
-            before = json.loads(source.read_text())
+            before = self._described(source)
             changed = sorted(name for name in described if before.get(name) != described[name])
             if changed and (self.path / "checkpoints").exists():
                 raise TrainingError(
@@ -93,6 +93,22 @@ class RunFolder:
         if self.accelerator.is_main_process:
             write_json(source, described)
         self.accelerator.wait_for_everyone()
+
+    def _described(self, source: Path) -> dict[str, Any]:
+        """What run.json says."""
+        try:
+            before = json.loads(source.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise self._damaged(source, str(error)) from error
+        if not isinstance(before, dict):
+            raise self._damaged(source, "no object")
+        return before
+
+    def _damaged(self, source: Path, reason: str) -> TrainingError:
+        return TrainingError(
+            f"{source} is damaged ({reason}), so nothing says which run this is: choose another "
+            f"folder, or remove {self.path} to start again"
+        )
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to log.jsonl.

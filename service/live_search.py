@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
-from index.snapshot import Snapshot
 from model.bundle import Bundle
 from model.engine import Engine
 from service.records import SearchLimits
@@ -19,32 +16,31 @@ class LiveSearch:
 
     Args:
         engine: the model.
-        live: the catalogue; it is of that model.
+        index: the catalogue; it is of that model.
         limits: of the searchers.
     """
 
     def __init__(
         self,
         engine: Engine,
-        live: LiveIndex,
+        index: LiveIndex,
         limits: SearchLimits = SearchLimits(),  # noqa: B008 (frozen)
     ) -> None:
         self.engine = engine
-        self.live = live
+        self.index = index
         self.limits = limits
-        self._newest = (live.view, self._searcher_of(live.view))
+        self._newest = self._searcher_of(index.view)
 
     def searcher(self) -> Searcher:
         """The searcher of the newest view; the same one until there is a newer."""
-        view = self.live.view
-        newest = self._newest
-        if newest[0] is not view:
+        view, newest = self.index.view, self._newest
+        if newest.snapshot is not view:
             # Two threads may each make one: they are alike.
-            newest = self._newest = (view, self._searcher_of(view))
-        return newest[1]
+            newest = self._newest = self._searcher_of(view)
+        return newest
 
     def _searcher_of(self, view: LiveSnapshot) -> Searcher:
-        return Searcher(self.engine, cast(Snapshot, view), self.limits)  # it reads as one
+        return Searcher(self.engine, view, self.limits)
 
 
 def open_live_search(settings: Settings) -> LiveSearch:
@@ -55,6 +51,8 @@ def open_live_search(settings: Settings) -> LiveSearch:
         FashionBertError: the device is not there.
     """
     bundle = Bundle.open(settings.bundle)
-    engine = Engine(bundle, threads=settings.threads, device=settings.device)
-    live = LiveIndex.open(settings.snapshots, engine=engine, verify=settings.verify_snapshot)
-    return LiveSearch(engine, live, settings.search_limits)
+    engine = Engine(
+        bundle, threads=settings.threads, device=settings.device, workers=settings.workers
+    )
+    index = LiveIndex.open(settings.snapshots, engine=engine, verify=settings.verify_snapshot)
+    return LiveSearch(engine, index, settings.search_limits)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.snapshot import Snapshot
+from index.live import View
 from model.engine import Engine
 from model.errors import FashionBertError, ImageError, TextError
 from model.preprocess import check_text, decode_image
@@ -15,13 +15,14 @@ from model.states import QuantisedStates
 from service.errors import QueryError
 from service.items import first_image_row, row_of
 from service.records import MatchResult, Pair, SearchLimits, Stopwatch
+from service.reranking import score
 
 #: One side of a pair: it came with the request (True) or from the snapshot, and its number there.
 Place = tuple[bool, int]
 
 
 def match_pairs(
-    engine: Engine, snapshot: Snapshot, limits: SearchLimits, pairs: Sequence[Pair]
+    engine: Engine, snapshot: View, limits: SearchLimits, pairs: Sequence[Pair]
 ) -> MatchResult:
     """Score pairs; a text or a picture that recurs is encoded once.
 
@@ -53,15 +54,20 @@ def match_pairs(
         if stored_images:
             image_states.append(snapshot.image_states(np.array(stored_images)))
         text_rows = _rows(text_places, len(texts))
-        text_batch = _stack(text_states)[text_rows]
-        image_batch = _stack(image_states)[_rows(image_places, len(pixels))]
+        text_batch, image_batch = _stack(text_states), _stack(image_states)
+        # One text against many pictures, or the reverse, costs less: see `Engine.match`.
+        alone = len(image_batch) == 1 < len(text_batch)
+        if len(text_batch) > 1:
+            text_batch = text_batch[text_rows]
+        if not alone:
+            image_batch = image_batch[_rows(image_places, len(pixels))]
     with watch.stage("rerank"):
-        logits = engine.match(text_batch, image_batch)
+        logits = score(engine, text_batch, image_batch)
     return MatchResult(logits, engine.probability(logits), truncated[text_rows], watch.finish())
 
 
 def _texts(
-    snapshot: Snapshot, limits: SearchLimits, pairs: Sequence[Pair]
+    snapshot: View, limits: SearchLimits, pairs: Sequence[Pair]
 ) -> tuple[list[str], list[int], list[Place]]:
     """The distinct texts, the rows of the stored ones, and which of them each pair means."""
     given: dict[str, int] = {}
@@ -83,7 +89,7 @@ def _texts(
 
 def _images(
     engine: Engine,
-    snapshot: Snapshot,
+    snapshot: View,
     limits: SearchLimits,
     pairs: Sequence[Pair],
     watch: Stopwatch,

@@ -77,9 +77,9 @@ class SearchResult:
 
     Stages: `filter`, `facets`, `decode` (a picture's bytes), `encode`, `recall`, `gather` (states
     from the snapshot), `rerank`, `total`; a stage that did not happen is absent. `degraded` says
-    why the hits are in recall order although a rerank was asked for. `encoded` is the query text,
-    to search with again; `pairs` how many the matcher was given. `matching` is the number of
-    products that the filter leaves, and `facets` are counted over them.
+    why fewer were reranked than a request asked for. `encoded` is the query text, to search with
+    again; `pairs` how many the matcher scored, which belong to `reranked` of `candidates` products.
+    `matching` is the number of products that the filter leaves, and `facets` are counted over them.
     """
 
     hits: list[Hit]
@@ -90,6 +90,8 @@ class SearchResult:
     pairs: int = 0
     matching: int = 0
     facets: dict[str, Facet] = field(default_factory=dict)
+    candidates: int = 0
+    reranked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from redis.asyncio import Redis
@@ -29,6 +29,7 @@ PREFIX = "fashionbert:"  # of every key
 
 _ASK_AGAIN_SECONDS = 1.0
 _MOST_CONNECTIONS = 256
+_LISTEN_SECONDS = 60.0  # at a stretch
 
 _logger = logging.getLogger("fashionbert.redis")
 
@@ -99,6 +100,23 @@ class RedisLink:
         task = asyncio.create_task(self._run_quietly(command))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    async def messages(self, channel: str) -> AsyncIterator[bytes]:
+        """What others publish on a channel while Redis is there; it never ends by itself.
+
+        It has a connection of its own, which is made again when it is lost: what is published
+        meanwhile is missed.
+        """
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as listener:
+                    await listener.subscribe(channel)
+                    while True:
+                        message = await listener.get_message(timeout=_LISTEN_SECONDS)
+                        if message is not None:
+                            yield message["data"]
+            except (RedisError, OSError):
+                await asyncio.sleep(self._ask_again)
 
     async def close(self) -> None:
         """Finish what runs in the background, which takes no longer than the time-out, and end."""

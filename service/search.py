@@ -7,13 +7,13 @@ snapshot, so a search runs the encoder once and the joint layers once a candidat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index.snapshot import Snapshot
-from model.bundle import Bundle
+from index.live import View
 from model.engine import EncodedTexts, Engine
 from model.errors import SnapshotError
 from model.preprocess import check_text, decode_image
@@ -34,13 +34,13 @@ from service.records import (
     Selection,
     Stopwatch,
 )
+from service.reranking import Reranked, nothing_reranked
 from service.reranking import rerank as rerank_within
 from service.selection import Selected, Selections
-from service.settings import Settings
 
 
 class Searcher:
-    """Searches one snapshot with one model. Safe to use from several threads.
+    """Searches one version of a catalogue with one model. Safe to use from several threads.
 
     Raises:
         BundleError: the model has no recall head.
@@ -50,7 +50,7 @@ class Searcher:
     def __init__(
         self,
         engine: Engine,
-        snapshot: Snapshot,
+        snapshot: View,
         limits: SearchLimits = SearchLimits(),  # noqa: B008 (frozen)
     ) -> None:
         engine.require_recall()
@@ -73,6 +73,7 @@ class Searcher:
         rerank: bool = True,
         selection: Selection = EVERYTHING,
         *,
+        deadline: float | None = None,
         encoded: EncodedTexts | None = None,
     ) -> SearchResult:
         """Text → the products whose pictures match it best.
@@ -81,11 +82,14 @@ class Searcher:
         one of the last candidate is reranked, so that of a product with several the best decides.
         A `k` above `candidates` is filled up in recall order: there are min(k, products) hits,
         of the products that `selection` leaves.
+        At `deadline` (of `time.perf_counter`) the reranker stops: it begins with the best of the
+        recall, and those it did not reach follow in recall order.
         `encoded` is the query as an earlier result has it: it is not encoded again.
 
         Raises:
             TextError: the query is empty or too long.
             QueryError: `k` or `candidates` is out of range, or `selection` cannot be taken.
+            AbandonedError: the caller has hung up.
         """
         watch = Stopwatch()
         self._check(k, candidates)
@@ -97,25 +101,14 @@ class Searcher:
         with watch.stage("recall"):
             wanted = max(k, candidates) if rerank else k
             recalled = recall_images(self.snapshot, encoded.embeddings[0], wanted, selected.among)
-        logits, degraded, pairs = None, None, 0
+        reranked = nothing_reranked()
         if rerank and len(recalled.rows):
             with watch.stage("gather"):
                 states = self.snapshot.image_states(recalled.rows[: recalled.until(candidates)])
             with watch.stage("rerank"):
-                logits, degraded = self._rerank(encoded.states, states)
-            pairs = len(states)
-        hits = self._hits(recalled, k, logits, with_views=True)
-        truncated = bool(encoded.truncated[0])
-        return SearchResult(
-            hits,
-            truncated,
-            watch.finish(),
-            degraded,
-            encoded,
-            pairs,
-            selected.matching,
-            selected.facets,
-        )
+                reranked = self._rerank(encoded.states, states, deadline)
+        result = self._result(recalled, k, reranked, selected, watch, with_views=True)
+        return replace(result, truncated=bool(encoded.truncated[0]), encoded=encoded)
 
     def search_image(
         self,
@@ -124,6 +117,8 @@ class Searcher:
         candidates: int = DEFAULT_CANDIDATES,
         rerank: bool = True,
         selection: Selection = EVERYTHING,
+        *,
+        deadline: float | None = None,
     ) -> SearchResult:
         """An encoded picture → the products whose texts match it best; as `search_text`.
 
@@ -139,7 +134,7 @@ class Searcher:
         with watch.stage("encode"):
             encoded = self.engine.encode_images(pixels[None])
         return self._search_texts(
-            encoded.states, encoded.embeddings[0], k, candidates, rerank, selected, watch
+            encoded.states, encoded.embeddings[0], k, candidates, rerank, selected, watch, deadline
         )
 
     def search_item(
@@ -149,6 +144,8 @@ class Searcher:
         candidates: int = DEFAULT_CANDIDATES,
         rerank: bool = True,
         selection: Selection = EVERYTHING,
+        *,
+        deadline: float | None = None,
     ) -> SearchResult:
         """The first picture of a product → the products whose texts match it best.
 
@@ -165,12 +162,14 @@ class Searcher:
         with watch.stage("gather"):
             states = self.snapshot.image_states(rows)
             embedding = self.snapshot.image_embeddings(rows)[0]
-        return self._search_texts(states, embedding, k, candidates, rerank, selected, watch)
+        return self._search_texts(
+            states, embedding, k, candidates, rerank, selected, watch, deadline
+        )
 
     def _rerank(
-        self, texts: QuantisedStates, images: QuantisedStates
-    ) -> tuple[NDArray[np.float32] | None, str | None]:
-        return rerank_within(self.engine, texts, images, self.limits.rerank_seconds)
+        self, texts: QuantisedStates, images: QuantisedStates, deadline: float | None
+    ) -> Reranked:
+        return rerank_within(self.engine, texts, images, self.limits.rerank_seconds, deadline)
 
     def match(self, pairs: Sequence[Pair]) -> MatchResult:
         """Score pairs of a text and a picture; see `match_pairs`."""
@@ -193,51 +192,63 @@ class Searcher:
         rerank: bool,
         selected: Selected,
         watch: Stopwatch,
+        deadline: float | None,
     ) -> SearchResult:
         """A picture's states [1, P, H] and embedding [E] → products by their texts."""
         with watch.stage("recall"):
             wanted = max(k, candidates) if rerank else k
             recalled = recall_texts(self.snapshot, embedding, wanted, selected.among)
-        logits, degraded, pairs = None, None, 0
+        reranked = nothing_reranked()
         if rerank and len(recalled.rows):
             with watch.stage("gather"):
                 texts = self.snapshot.text_states(recalled.rows[:candidates])
             with watch.stage("rerank"):
-                logits, degraded = self._rerank(texts, states)
-            pairs = len(texts)
-        hits = self._hits(recalled, k, logits, with_views=False)
+                reranked = self._rerank(texts, states, deadline)
+        return self._result(recalled, k, reranked, selected, watch, with_views=False)
+
+    def _result(
+        self,
+        recalled: Recalled,
+        k: int,
+        reranked: Reranked,
+        selected: Selected,
+        watch: Stopwatch,
+        *,
+        with_views: bool,
+    ) -> SearchResult:
+        """What a search answers; `with_views` where the rows of `recalled` are pictures."""
+        best = _best(recalled, reranked)
         return SearchResult(
-            hits,
+            self._hits(recalled, k, reranked.logits, best, with_views=with_views),
             False,
             watch.finish(),
-            degraded,
-            pairs=pairs,
+            reranked.degraded,
+            pairs=int(np.count_nonzero(reranked.done)),
             matching=selected.matching,
             facets=selected.facets,
+            candidates=len(np.unique(recalled.products[: len(reranked.done)])),
+            reranked=len(best),
         )
 
     def _hits(
         self,
         recalled: Recalled,
         k: int,
-        logits: NDArray[np.float32] | None,
+        scores: NDArray[np.float32],
+        best: Mapping[int, int],
         *,
         with_views: bool,
     ) -> list[Hit]:
-        """The first k products: those with logits by the best of theirs, then in recall order.
+        """The first k products: those that were reranked by their best logit, then in recall order.
 
         Args:
             recalled: what the recall found.
             k: how many hits.
-            logits: [r] of the first r rows of `recalled`, None when nothing was reranked.
+            scores: logits [r] of the first r rows of `recalled`.
+            best: the row of each product that was reranked, as `_best` has it.
             with_views: the rows are pictures.
         """
-        scores = np.empty(0, dtype=np.float32) if logits is None else logits
         probabilities = self.engine.probability(scores)
-        best: dict[int, int] = {}  # product → its row with the highest logit, the earlier if equal
-        for at, product in enumerate(recalled.products[: len(scores)].tolist()):
-            if product not in best or scores[at] > scores[best[product]]:
-                best[product] = at
         # `best` is in recall order and the sort is stable: equal logits stay in that order.
         ranked = sorted(best, key=lambda product: -scores[best[product]])
         ranked += [product for product in recalled.order.tolist() if product not in best]
@@ -262,16 +273,12 @@ class Searcher:
         return hits
 
 
-def open_searcher(settings: Settings) -> Searcher:
-    """Open the bundle and the current snapshot that the settings name.
-
-    Raises:
-        BundleError, SnapshotError: one is missing, damaged, or not made for the other.
-        FashionBertError: the device is not there.
-    """
-    bundle = Bundle.open(settings.bundle)
-    snapshot = Snapshot.open(
-        settings.snapshots, model_id=bundle.model_id, verify=settings.verify_snapshot
-    )
-    engine = Engine(bundle, threads=settings.threads, device=settings.device)
-    return Searcher(engine, snapshot, settings.search_limits)
+def _best(recalled: Recalled, reranked: Reranked) -> dict[int, int]:
+    """Of each product that was reranked the row with the highest logit, the earlier if equal."""
+    best: dict[int, int] = {}
+    scores = reranked.logits
+    for at in np.flatnonzero(reranked.done).tolist():
+        product = int(recalled.products[at])
+        if product not in best or scores[at] > scores[best[product]]:
+            best[product] = at
+    return best

@@ -48,9 +48,17 @@ class Settings(BaseSettings):
 
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the model runs")
     threads: int | None = Field(
-        None, ge=1, description="ONNX Runtime threads of one pass; all cores by default"
+        None, ge=1, description="processor cores that the model uses; all of them by default"
     )
-    concurrency: int = Field(2, ge=1, description="searches that compute at the same time")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="passes of the matcher at the same time, with threads / workers cores each; "
+        "by default one a core, and on a GPU one in all",
+    )
+    concurrency: int = Field(
+        8, ge=1, description="searches that are under way at the same time and share the cores"
+    )
 
     max_k: int = Field(1000, ge=1, description="most hits of one answer")
     candidates: int = Field(

@@ -111,8 +111,7 @@ class Writer:
                 field="operations",
             )
         # What another process has answered for is in the log: kept pictures are the newest ones.
-        self.live.refresh()
-        view = self.live.view
+        view = self.live.catch_up()
         checked: list[Draft | Delete | FashionBertError] = []
         ids: set[str] = set()
         for operation in operations:

@@ -1,9 +1,8 @@
 """Answers and encoded queries that were there before.
 
-A key names all that an answer depends on: the code's version, the model, the snapshot and its
-state of changes, the limits, and the request. So a change makes new keys and nothing stale is
-answered. The snapshot's version is read before a search begins: an answer may be newer than its
-key, never older.
+A key names all that an answer depends on: the code's version, the model, the version of the
+catalogue (the snapshot and the last write), the limits, and the request. So a write makes new keys
+and nothing stale is answered. The searcher is of one version, of which key and answer are both.
 """
 
 from __future__ import annotations
@@ -41,14 +40,15 @@ async def cached_answer(
         service: has the cache.
         searcher: what would be searched.
         kind: of search, `text` or `image`.
-        body: the request; every field but `timings` is part of the key.
+        body: the request; every field but `timings` and `budget_ms` is part of the key: an answer
+            that is less for want of time is not kept, and one that is there takes none.
         search: does the search.
         candidates: what the service makes of the request's.
         image: the picture that is searched with, however it came.
     """
     start = time.perf_counter()
     wants_timings = bool(getattr(body, "timings", False))
-    request = body.model_dump(mode="json", exclude={"timings", "image", "image_url"})
+    request = body.model_dump(mode="json", exclude={"timings", "budget_ms", "image", "image_url"})
     picture = None if image is None else hashlib.sha256(image).hexdigest()
     request |= {"candidates": candidates, "image": picture}
     key = _key(service, searcher, kind, request)
@@ -60,7 +60,7 @@ async def cached_answer(
         return found.model_copy(update={"timings": timings})
     answer = await search()
     without_timings = answer.model_copy(update={"timings": None})
-    if answer.degraded is None:
+    if answer.degraded is None and answer.reranked == answer.candidates:
         service.answers.put(key, without_timings.model_dump_json().encode())
     return answer if wants_timings else without_timings
 
@@ -88,11 +88,10 @@ def _key(service: Service, searcher: Searcher, kind: str, request: dict[str, Any
             kind,
             service.version,
             searcher.engine.model_id,
-            snapshot.name,
+            snapshot.name,  # with the number of the last write
             # Names start again in another folder; a hash of what was built, and when, does not.
             snapshot.manifest.key,
             snapshot.created,
-            str(getattr(snapshot, "version", "")),
             repr(searcher.limits),
             request,
         ]

@@ -15,10 +15,10 @@ from service.api.access import Access
 from service.api.gauges import ServiceGauges
 from service.api.limits import BodyLimit
 from service.api.observe import Observe
-from service.api.routes import items, match, page, search, status
+from service.api.routes import items, items_write, match, page, search, status
 from service.api.state import Service
+from service.live_search import LiveSearch
 from service.rate_limit import RateLimiter
-from service.search import Searcher
 from service.security import Policy
 from service.settings import Settings
 
@@ -26,22 +26,23 @@ _DESCRIPTION = """Cross-modal search of a fashion catalogue: FAISS recalls candi
 FashionBERT cross-encoder reranks them. Errors are problem details (RFC 9457) with a `code`."""
 
 
-def create_app(settings: Settings, searcher: Searcher | None = None) -> FastAPI:
+def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
     """The service as an ASGI app.
 
     It answers `/healthz` at once, and everything else when a real search has gone through.
 
     Args:
         settings: limits, and where bundle and snapshots are.
-        searcher: one that is already open, as the command line has it; by default the app opens
-            what the settings name, and does not start if that fails.
+        live: a catalogue that is already open, as the command line has it; by default the app
+            opens what the settings name, and does not start if that fails. It is closed with the
+            app.
 
     Raises:
         FashionBertError: the settings let in a network without keys and do not say that this is
             meant, or keys or an address cannot be read.
     """
     policy = Policy.of(settings)
-    service = Service(settings, _version(), searcher)
+    service = Service(settings, _version(), live)
     service.metrics.collect_from(ServiceGauges(service))
 
     @contextlib.asynccontextmanager
@@ -75,8 +76,8 @@ def create_app(settings: Settings, searcher: Searcher | None = None) -> FastAPI:
     )
     app.add_middleware(Observe, service=service)
     problems.install(app, keys=policy.anonymous is None)
-    for router in (search.router, match.router, items.router, status.router, page.router):
-        app.include_router(router)
+    for module in (search, match, items, items_write, status, page):
+        app.include_router(module.router)
     return app
 
 

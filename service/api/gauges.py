@@ -31,21 +31,22 @@ class ServiceGauges(Collector):
         yield from self._snapshot()
 
     def _snapshot(self) -> Iterator[GaugeMetricFamily]:
-        if self._service.searcher is None:
+        if self._service.live is None:
             return
-        searcher = self._service.searcher
-        snapshot = searcher.snapshot
+        index = self._service.live.index
+        snapshot = index.view
         info = GaugeMetricFamily(
             "fashionbert_snapshot_info",
             "The snapshot that is searched, and the model; always 1",
             labels=["snapshot", "model"],
         )
         # Less the number of the last write (`00000007+12`): each would be a series of its own.
-        info.add_metric([snapshot.name.partition("+")[0], searcher.engine.model_id], 1)
+        info.add_metric([snapshot.base.name, snapshot.model_id], 1)
         yield info
-        yield _gauge("snapshot_writes", "The last write in it", getattr(snapshot, "sequence", 0))
+        yield _gauge("snapshot_writes", "The last write in it", snapshot.sequence)
+        yield _gauge("snapshot_stuck", "A newer one cannot be shown", index.problem is not None)
         yield _gauge("snapshot_products", "Products in it", len(snapshot))
-        yield _gauge("snapshot_pictures", "Pictures in it", len(snapshot.product_of_image))
+        yield _gauge("snapshot_pictures", "Pictures in it", snapshot.pictures)
         yield _gauge("snapshot_age_seconds", "Since it was built", age_seconds(snapshot.created))
 
 

@@ -54,6 +54,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "write_busy": (503, "Other writes are in the way"),
     "delta_full": (507, "The catalogue must be compacted first"),
     "overloaded": (503, "The service has more to do than it can"),
+    "out_of_memory": (503, "The service has too little memory left"),
+    "abandoned": (503, "The caller has hung up"),
 }
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes"}
 

@@ -20,6 +20,7 @@ class SnapshotReport(BaseModel):
     pictures: int
     model: str
     precision: str
+    stuck: bool = Field(description="a newer one is there and cannot be shown; the log says why")
 
 
 class QueueReport(BaseModel):
@@ -109,17 +110,18 @@ def _status(service: Service) -> str:
 
 
 def _snapshot(service: Service) -> SnapshotReport | None:
-    if service.searcher is None:
+    if service.live is None:
         return None
-    snapshot, engine = service.searcher.snapshot, service.searcher.engine
+    snapshot, index = service.live.index.view, service.live.index
     return SnapshotReport(
         name=snapshot.name,
         created=snapshot.created,
         age=_duration(age_seconds(snapshot.created)),
         products=len(snapshot),
-        pictures=len(snapshot.product_of_image),
-        model=engine.model_id,
-        precision=engine.bundle.manifest.precision,
+        pictures=snapshot.pictures,
+        model=snapshot.model_id,
+        precision=service.live.engine.bundle.manifest.precision,
+        stuck=index.problem is not None,
     )
 
 

@@ -30,6 +30,15 @@ Candidates = Annotated[
     ),
 ]
 Rerank = Annotated[bool, Field(description="false gives the order of the recall")]
+BudgetMs = Annotated[
+    float | None,
+    Field(
+        description="milliseconds for the search: the best of the recall are reranked first, and "
+        "when the time is up the rest follows in recall order; `reranked` of the answer says how "
+        "many were. Null is as long as the service allows",
+        gt=0,
+    ),
+]
 WantTimings = Annotated[bool, Field(description="add the milliseconds of each stage")]
 
 
@@ -44,6 +53,7 @@ class TextSearch(_Strict, Selecting):
     k: K = DEFAULT_K
     candidates: Candidates = None
     rerank: Rerank = True
+    budget_ms: BudgetMs = None
     timings: WantTimings = False
 
     model_config = ConfigDict(
@@ -76,6 +86,7 @@ class ImageSearch(_Strict, Selecting):
     k: K = DEFAULT_K
     candidates: Candidates = None
     rerank: Rerank = True
+    budget_ms: BudgetMs = None
     timings: WantTimings = False
 
     model_config = ConfigDict(
@@ -96,6 +107,7 @@ class ImageUpload(_Strict, SelectingByForm):
     k: K = DEFAULT_K
     candidates: Candidates = None
     rerank: Rerank = True
+    budget_ms: BudgetMs = None
     timings: WantTimings = False
 
 
@@ -218,7 +230,8 @@ class Degraded(BaseModel):
     """Why an answer is less than was asked for."""
 
     reason: str = Field(
-        description="`reranker_failed` or `reranker_over_budget`: the hits are in recall order",
+        description="`reranker_failed`, where the hits are in recall order, or "
+        "`reranker_over_budget`, where those are that the service left the reranker no time for",
         examples=["reranker_over_budget"],
     )
 
@@ -228,6 +241,10 @@ class SearchResponse(BaseModel):
 
     hits: list[HitOut]
     matching: int = Field(description="how many products the filters leave")
+    candidates: int = Field(0, description="how many of them the recall handed to the reranker")
+    reranked: int = Field(
+        0, description="how many of those the matcher scored: fewer where the time was up"
+    )
     facets: dict[str, FacetOut] | None = Field(
         None, description="by the names that were asked for; null when none were"
     )

@@ -15,15 +15,19 @@ from fastapi import Depends, Request
 from service.api.problems import ProblemError
 from service.api.queue import Queue
 from service.cache import ByteLru, Cache
+from service.change_feed import ChangeFeed
+from service.live_search import LiveSearch, open_live_search
 from service.logs import current_request
 from service.metrics import Metrics
 from service.picture_urls import PictureFetcher
+from service.products import WriteLimits
 from service.records import MatchResult, SearchResult
 from service.redis_link import RedisLink
 from service.reranking import FAILED
-from service.search import Searcher, open_searcher
+from service.search import Searcher
 from service.settings import Settings
 from service.tracing import Tracing
+from service.writes import Writer
 
 T = TypeVar("T")
 
@@ -32,14 +36,14 @@ _logger = logging.getLogger("fashionbert.api")
 
 @dataclass(slots=True)
 class Service:
-    """The searcher, once it is open, whether a real search has gone through it, and its helpers.
+    """The catalogue, once it is open, whether a real search has gone through it, and its helpers.
 
     `draining` is set when the process was asked to end: it still answers, but is not ready.
     """
 
     settings: Settings
     version: str
-    searcher: Searcher | None = None
+    live: LiveSearch | None = None
     ready: bool = False
     draining: bool = False
     not_ready_because: str = "the model and the snapshot are being opened"
@@ -52,6 +56,8 @@ class Service:
     queries: Cache = field(init=False)
     pictures: PictureFetcher = field(init=False)
     tracing: Tracing | None = field(init=False, default=None)
+    writer: Writer | None = field(init=False, default=None)
+    feed: ChangeFeed | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -71,7 +77,6 @@ class Service:
         self.pictures = PictureFetcher(
             settings.picture_host_names, settings.max_upload_bytes, settings.picture_seconds
         )
-
         if settings.traces:
             self.tracing = Tracing()
 
@@ -98,21 +103,28 @@ class Service:
                 record.degraded = result.degraded
 
     async def open(self) -> None:
-        """Open what the settings name, unless that was done before.
+        """Open what the settings name, unless that was done before, and follow its changes.
 
         Raises:
             FashionBertError: the bundle or the snapshot cannot be opened.
         """
-        if self.searcher is None:
-            self.searcher = await anyio.to_thread.run_sync(lambda: open_searcher(self.settings))
+        if self.live is None:
+            self.live = await anyio.to_thread.run_sync(lambda: open_live_search(self.settings))
+        index = self.live.index
+        limits = WriteLimits(image=self.live.limits.image)
+        self.writer = Writer(self.live.engine, index, limits)
+        if self.redis is not None:
+            self.feed = ChangeFeed(self.redis, index)
+            self.writer.announce = self.feed.announce
+        index.watch()  # with Redis too: it may be down, and a build does not tell it
         self.not_ready_because = "the first search is still running"
 
     async def warm_up(self) -> None:
         """Search once in each direction; the service is ready when that went well."""
-        searcher = self.searcher
-        assert searcher is not None
+        live = self.live
+        assert live is not None
         try:
-            await anyio.to_thread.run_sync(lambda: first_searches(searcher))
+            await anyio.to_thread.run_sync(lambda: first_searches(live.searcher()))
         except Exception:
             _logger.exception("the first search failed; the service stays not ready")
             self.not_ready_because = "the first search failed: see the service's log"
@@ -121,6 +133,10 @@ class Service:
 
     async def close(self) -> None:
         """Let go of what is connected."""
+        if self.feed is not None:
+            await self.feed.close()
+        if self.live is not None:
+            await anyio.to_thread.run_sync(self.live.index.close)
         if self.redis is not None:
             await self.redis.close()
         if self.tracing is not None:
@@ -153,10 +169,17 @@ def _ready_service(service: Annotated[Service, Depends(get_service)]) -> Service
 
 
 def _searcher(service: Annotated[Service, Depends(_ready_service)]) -> Searcher:
-    assert service.searcher is not None  # ready says so
-    return service.searcher
+    """The newest version; a request takes it once, and so sees one only."""
+    assert service.live is not None  # ready says so
+    return service.live.searcher()
+
+
+def _writer(service: Annotated[Service, Depends(_ready_service)]) -> Writer:
+    assert service.writer is not None  # likewise
+    return service.writer
 
 
 AnyService = Annotated[Service, Depends(get_service)]
 ReadyService = Annotated[Service, Depends(_ready_service)]
 ReadySearcher = Annotated[Searcher, Depends(_searcher)]
+ReadyWriter = Annotated[Writer, Depends(_writer)]

@@ -96,7 +96,7 @@ def require_training() -> None:
     """
     missing_modules = [
         name
-        for name in ("torch", "transformers", "accelerate", "onnx")
+        for name in ("torch", "transformers", "accelerate", "onnx", "matplotlib")
         if importlib.util.find_spec(name) is None
     ]
     if missing_modules:

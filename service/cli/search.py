@@ -57,7 +57,7 @@ def search(
       fashionbert search --image photo.jpg -k 5
       fashionbert search "coat" --filter '{"colour": ["black", "navy"], "price": {"lte": 50}}'
     """
-    from service.search import open_searcher
+    from service.live_search import open_live_search
 
     if (query is None) == (image is None):
         raise FashionBertError("say what to look for: either a text or --image FILE")
@@ -66,7 +66,7 @@ def search(
     )
     selection = Selection(_parsed(filters), tuple(facets or ()), facet_values)
     data = None if image is None else _read(image, settings.max_upload_bytes)
-    searcher = open_searcher(settings)
+    searcher = open_live_search(settings).searcher()
     wanted = settings.candidates if candidates is None else candidates
     if data is not None:
         result = searcher.search_image(data, k, wanted, rerank, selection)

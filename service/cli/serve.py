@@ -42,7 +42,7 @@ def serve(
       fashionbert serve --bundle bundle/ --snapshots snapshots/ --port 8080
     """
     from service.api.app import create_app
-    from service.search import open_searcher
+    from service.live_search import open_live_search
     from service.server import make_server
 
     settings = load_settings(
@@ -51,14 +51,15 @@ def serve(
     Policy.of(settings)  # who may come in is said before a model is loaded for them
     # Bound before the model is loaded and listened on after: a taken port is told at once.
     with _bound(settings.host, settings.port) as listener:
-        searcher = open_searcher(settings)
+        live = open_live_search(settings)
+        view = live.index.view
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         note(
-            f"snapshot {searcher.snapshot.name}, {len(searcher.snapshot):,} products, model "
-            f"{searcher.engine.model_id}: http://{shown}:{listener.getsockname()[1]}/"
+            f"snapshot {view.name}, {len(view):,} products, model "
+            f"{view.model_id}: http://{shown}:{listener.getsockname()[1]}/"
         )
         logs.configure(settings.log_level)
-        make_server(create_app(settings, searcher), settings).run(sockets=[listener])
+        make_server(create_app(settings, live), settings).run(sockets=[listener])
 
 
 def _bound(host: str, port: int) -> socket.socket:

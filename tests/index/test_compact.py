@@ -95,6 +95,7 @@ def test_writes_go_on_meanwhile_and_after(
 
     compact(own_root, step=write_meanwhile)
     live.write([make_put("after"), Delete("Copy")])
+    assert live.refresh()
     before = contents(live.view)
     assert live.view.base.name == "00000002"
     assert {"Publ", "after", "a"} <= set(before)

@@ -227,6 +227,29 @@ def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
     assert live.view.row_of("b") >= 0
 
 
+def test_while_a_snapshot_is_opened_writes_go_on(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    live, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
+    manifest = own_root / "00000002" / "manifest.json"
+    manifest.parent.mkdir()
+    os.mkfifo(manifest)  # opening it takes until there is something to read
+    set_current(own_root, "00000002")
+    opening = threading.Thread(target=live.refresh)
+    opening.start()
+    try:
+        assert live.write([make_put("a")]).name == f"{snapshot.name}+1"
+        other.write([make_put("b")])
+        assert live.refresh()
+        assert live.view.name == f"{snapshot.name}+2"
+        assert opening.is_alive()
+    finally:
+        manifest.write_text("no manifest")
+        opening.join()
+    assert live.problem is not None
+    assert live.view.name == f"{snapshot.name}+2"
+
+
 def _written(engine: Engine, snapshot: Snapshot, id: str) -> Put:
     picture = snapshot.image(3)[0]
     item = Item(id, "A red dress", "A red dress. Long.", ("sha256:0",), {"price": 3})

@@ -11,7 +11,8 @@ from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig
 
 from model.backbones import known_preset, load_bert, new_config, new_model
 from model.errors import TrainingError
-from model.network import FashionBertModel, additive_mask
+from model.layers import additive_mask
+from model.network import FashionBertModel
 
 
 @pytest.fixture(autouse=True)

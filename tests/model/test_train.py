@@ -220,6 +220,18 @@ def test_a_damaged_state_is_told(
         shop.trainer(out).run()
 
 
+@pytest.mark.parametrize("content", [b"", b'{"seed": 1', b"[1]", b"\xff"])
+def test_damaged_settings_are_told(
+    content: bytes, interrupted: Path, shop: Shop, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(interrupted, out)
+    (out / "run.json").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"run\.json is damaged .* or remove .* start again"):
+        shop.trainer(out)
+    assert (out / "run.json").read_bytes() == content
+
+
 def test_other_settings_in_the_folder_are_refused(
     interrupted: Path, shop: Shop, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from redis import Redis
 from redis import exceptions as redis_errors
 
 from index.build import build
+from index.live_index import LiveIndex
 from index.snapshot import Snapshot
 from model.bundle import Bundle
 from model.catalogue import read_catalogue
@@ -32,6 +33,7 @@ from model.engine import Engine
 from service.api.app import create_app
 from service.api.state import Service
 from service.cli import main
+from service.live_search import LiveSearch
 from service.search import Searcher
 from service.server import make_server
 from service.settings import Settings
@@ -68,6 +70,12 @@ def snapshot_root(
     return root
 
 
+@pytest.fixture
+def root(snapshot_root: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to be changed."""
+    return Path(shutil.copytree(snapshot_root, tmp_path / "snapshots"))
+
+
 @pytest.fixture(scope="session")
 def snapshot(snapshot_root: Path) -> Snapshot:
     return Snapshot.open(snapshot_root)
@@ -92,6 +100,12 @@ def settings(bundle: Bundle, snapshot_root: Path) -> Settings:
         max_upload_bytes=150_000,
         max_body_bytes=300_000,
     )
+
+
+@pytest.fixture
+def live(engine: Engine, snapshot_root: Path) -> LiveSearch:
+    """The same as an app has it."""
+    return LiveSearch(engine, LiveIndex.open(snapshot_root))
 
 
 @contextmanager
@@ -148,13 +162,15 @@ Serve = Callable[..., AbstractContextManager[Running]]
 
 
 @pytest.fixture
-def serve(settings: Settings, engine: Engine, snapshot: Snapshot) -> Serve:
-    """Starts a server with some settings changed."""
+def serve(settings: Settings, engine: Engine) -> Serve:
+    """Starts a server with some settings changed; what it serves it looks at every `watch` s."""
 
     @contextmanager
-    def run(**changes: object) -> Iterator[Running]:
+    def run(watch: float = 0.5, delta_limit: int = 20_000, **changes: object) -> Iterator[Running]:
         changed = Settings(**{**settings.model_dump(), **changes})
-        app = create_app(changed, Searcher(engine, snapshot, changed.search_limits))
+        index = LiveIndex.open(changed.snapshots, engine=engine, limit=delta_limit)
+        index.watch(watch)
+        app = create_app(changed, LiveSearch(engine, index, changed.search_limits))
         with serving(app) as address:
             wait_until_ready(address)
             with httpx.Client(base_url=address, timeout=60) as client:

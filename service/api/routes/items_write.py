@@ -22,7 +22,7 @@ from starlette.datastructures import UploadFile
 from model.errors import FashionBertError
 from service.api.bodies import check_whole, content_type, validated
 from service.api.problems import ProblemError, responses
-from service.api.state import ReadyService
+from service.api.state import ReadyService, ReadyWriter
 from service.api.write_schemas import (
     BatchResponse,
     DeleteOperation,
@@ -36,7 +36,7 @@ from service.api.write_schemas import (
     as_operation,
 )
 from service.products import ProductFields
-from service.writes import Removal, Writer, Written
+from service.writes import Removal, Written
 
 router = APIRouter(prefix="/v1", tags=["items"])
 
@@ -99,16 +99,6 @@ _BATCH_BODY = {
         },
     }
 }
-
-
-def _writer(request: Request, service: ReadyService) -> Writer:
-    writer: Writer | None = getattr(request.app.state, "writer", None)
-    if writer is None:
-        raise ProblemError("not_ready", "this service does not take writes")
-    return writer
-
-
-ReadyWriter = Annotated[Writer, Depends(_writer)]
 
 
 async def _product(request: Request) -> tuple[ProductIn, tuple[bytes, ...] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -76,6 +77,7 @@ async def search_text(
 ) -> SearchResponse:
     """Find the products whose pictures match a text."""
     candidates = service.settings.candidates if body.candidates is None else body.candidates
+    deadline = _deadline(body.budget_ms)
     note_query(body.query)
 
     async def search() -> SearchResponse:
@@ -88,6 +90,7 @@ async def search_text(
                 candidates,
                 body.rerank,
                 body.selection(),
+                deadline=deadline,
                 encoded=encoded,
             )
         )
@@ -159,6 +162,7 @@ async def search_image(
     body, image = query
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     options = (body.k, candidates, body.rerank, body.selection())
+    deadline = _deadline(body.budget_ms)
     if isinstance(body, ImageSearch):
         if body.image_url is not None:
             image = await service.pictures.fetch(body.image_url)
@@ -167,9 +171,9 @@ async def search_image(
     if image is None:
         assert isinstance(body, ImageSearch)  # and its schema wants one of the three
         assert body.item_id is not None
-        work = partial(searcher.search_item, body.item_id, *options)
+        work = partial(searcher.search_item, body.item_id, *options, deadline=deadline)
     else:
-        work = partial(searcher.search_image, image, *options)
+        work = partial(searcher.search_image, image, *options, deadline=deadline)
 
     async def search() -> SearchResponse:
         return _answer(searcher, await service.compute(work))
@@ -179,10 +183,17 @@ async def search_image(
     )
 
 
+def _deadline(budget_ms: float | None) -> float | None:
+    """When the budget of a request that has just come is spent; waiting counts."""
+    return None if budget_ms is None else time.perf_counter() + budget_ms / 1000
+
+
 def _answer(searcher: Searcher, result: SearchResult) -> SearchResponse:
     return SearchResponse(
         hits=[HitOut.of(hit) for hit in result.hits],
         matching=result.matching,
+        candidates=result.candidates,
+        reranked=result.reranked,
         facets={name: FacetOut.of(facet) for name, facet in result.facets.items()} or None,
         truncated=result.truncated,
         model=searcher.engine.model_id,

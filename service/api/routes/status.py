@@ -21,7 +21,7 @@ async def get_index(service: ReadyService, searcher: ReadySearcher) -> IndexResp
         snapshot=snapshot.name,
         created=snapshot.created,
         products=len(snapshot),
-        pictures=len(snapshot.product_of_image),
+        pictures=snapshot.pictures,
         text_template=snapshot.manifest.text_template,
         recall=dict(snapshot.manifest.recall),
         attributes=dict(snapshot.items.attribute_types),

@@ -78,7 +78,17 @@ def test_keys(serve: Serve) -> None:
         assert asked("GET", "/metrics", headers=bearer(search)) == (200, "")
         unknown = asked("DELETE", "/v1/none", headers=bearer(admin))
         assert unknown == (404, "not_found")
-        assert asked("DELETE", "/v1/none", headers=bearer(search)) == (403, "wrong_scope")
+        for method, path in (
+            ("PUT", "/v1/items/a"),
+            ("DELETE", "/v1/items/a"),
+            ("POST", "/v1/items:batch"),
+            ("DELETE", "/v1/none"),
+        ):
+            assert asked(method, path) == (401, "missing_key")
+            assert asked(method, path, headers=bearer(search)) == (403, "wrong_scope")
+        for method, path in (("PUT", "/v1/items/a"), ("POST", "/v1/items:batch")):
+            let_in = asked(method, path, headers=bearer(admin))
+            assert let_in == (415, "unsupported_media_type")
 
         document = client.get("/openapi.json").json()
         assert document["paths"][TEXT]["post"]["security"]

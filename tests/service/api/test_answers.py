@@ -3,7 +3,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
@@ -59,6 +61,32 @@ def test_two_processes_share_answers(serve: Serve, redis: Any) -> None:
         assert again.headers["x-cache"] == "hit"
         assert first.content == again.content
         assert running.service.metrics.counts()["cache"] == {"answers redis": 1}
+
+
+def test_what_was_deleted_is_never_answered(serve: Serve, redis: Any, root: Path) -> None:
+    """Nor by another process that has the old answer in its memory and in Redis."""
+    body = {"query": "dress", "k": 200, "rerank": False}
+    shared = {"snapshots": root, "redis_url": SecretStr(redis.url), "redis_timeout": 30}
+    with serve(**shared) as one, serve(**shared) as other:
+        for running in (one, other):
+            before = hits(running.client.post(TEXT, json=body))
+            assert running.client.post(TEXT, json=body).headers["x-cache"] == "hit"
+        gone = before[0]["id"]
+        deleted = one.client.delete(f"/v1/items/{quote(gone, safe='')}").json()
+        assert deleted["outcome"] == "deleted"
+        after = one.client.post(TEXT, json=body)
+        assert after.headers["x-cache"] == "miss"
+        assert {hit["id"] for hit in hits(after)} == {hit["id"] for hit in before} - {gone}
+        deadline = time.monotonic() + 60
+        while (answer := other.client.post(TEXT, json=body)).json()["snapshot"] != (
+            deleted["snapshot"]
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert answer.json()["hits"] == after.json()["hits"]
+    with serve(**shared) as again:
+        answer = again.client.post(TEXT, json=body)
+        assert (answer.headers["x-cache"], answer.json()["hits"]) == ("hit", after.json()["hits"])
 
 
 def test_with_redis_stalled_gone_and_back(serve: Serve, redis: Any) -> None:

@@ -137,7 +137,7 @@ def test_a_failure_inside_is_told_without_its_insides(settings: Settings) -> Non
     [
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/search/text", 405, "method_not_allowed"),
-        ("DELETE", "/v1/items/a", 405, "method_not_allowed"),
+        ("POST", "/v1/items/a", 405, "method_not_allowed"),
     ],
 )
 def test_wrong_addresses(

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
 
-from index.snapshot import Snapshot
+from index.live_index import LiveIndex
 from model.bundle import Bundle
 from model.engine import Engine
 from service.api.app import create_app
+from service.live_search import LiveSearch
 from service.records import SearchLimits
-from service.search import Searcher
 from service.settings import Settings
 
 TEXT, IMAGE = "/v1/search/text", "/v1/search/image"
@@ -20,21 +21,21 @@ Ask = Callable[..., httpx.Response]
 
 
 @pytest.fixture
-def failing(bundle: Bundle, snapshot: Snapshot) -> Searcher:
+def failing(bundle: Bundle, snapshot_root: Path) -> LiveSearch:
     """ONNX Runtime runs another graph than it is fed for, and says so."""
     engine = Engine(bundle, threads=1)
     engine._matcher = engine._text_encoder
-    return Searcher(engine, snapshot)
+    return LiveSearch(engine, LiveIndex.open(snapshot_root))
 
 
 @pytest.fixture
-def slow(engine: Engine, snapshot: Snapshot) -> Searcher:
+def slow(engine: Engine, snapshot_root: Path) -> LiveSearch:
     """No reranker is as fast as this one has to be."""
-    return Searcher(engine, snapshot, SearchLimits(rerank_seconds=1e-9))
+    return LiveSearch(engine, LiveIndex.open(snapshot_root), SearchLimits(rerank_seconds=1e-9))
 
 
-def asking(settings: Settings, searcher: Searcher) -> Iterator[tuple[Ask, Any]]:
-    app = create_app(settings, searcher)
+def asking(settings: Settings, live: LiveSearch) -> Iterator[tuple[Ask, Any]]:
+    app = create_app(settings, live)
     app.state.service.ready = True
 
     def ask(method: str, path: str, **options: Any) -> httpx.Response:
@@ -50,15 +51,15 @@ def asking(settings: Settings, searcher: Searcher) -> Iterator[tuple[Ask, Any]]:
 
 @pytest.mark.parametrize("reason", ["reranker_failed", "reranker_over_budget"])
 def test_without_the_reranker_the_recall_answers(
-    reason: str, failing: Searcher, slow: Searcher, settings: Settings, photo: bytes
+    reason: str, failing: LiveSearch, slow: LiveSearch, settings: Settings, photo: bytes
 ) -> None:
-    searcher = failing if reason == "reranker_failed" else slow
-    for ask, service in asking(settings, searcher):
+    live = failing if reason == "reranker_failed" else slow
+    for ask, service in asking(settings, live):
         for _ in range(2):  # and such an answer is not kept
             for path, options in (
                 (TEXT, {"json": {"query": "red dress", "k": 20}}),
                 (IMAGE, {"files": {"image": photo}}),
-                (IMAGE, {"json": {"item_id": searcher.snapshot.ids[5]}}),
+                (IMAGE, {"json": {"item_id": live.index.view.ids[5]}}),
             ):
                 response = ask("POST", path, **options)
                 body = response.json()
@@ -75,7 +76,7 @@ def test_without_the_reranker_the_recall_answers(
 
 
 def test_a_service_whose_reranker_fails_at_once_does_not_get_ready(
-    failing: Searcher, settings: Settings
+    failing: LiveSearch, settings: Settings
 ) -> None:
     app = create_app(settings, failing)
 
@@ -87,8 +88,8 @@ def test_a_service_whose_reranker_fails_at_once_does_not_get_ready(
     assert not app.state.service.ready
 
 
-def test_a_match_has_nothing_to_fall_back_on(failing: Searcher, settings: Settings) -> None:
-    pair = {"text": "red", "image_item_id": failing.snapshot.ids[5]}
+def test_a_match_has_nothing_to_fall_back_on(failing: LiveSearch, settings: Settings) -> None:
+    pair = {"text": "red", "image_item_id": failing.index.view.ids[5]}
     for ask, _ in asking(settings, failing):
         response = ask("POST", "/v1/match", json={"pairs": [pair]})
         assert (response.status_code, response.json()["code"]) == (500, "internal")

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from index.snapshot import Snapshot
 from service.api.app import create_app
+from service.live_search import LiveSearch
 from service.logs import JsonFormatter, configure, current_request, request_id
-from service.search import Searcher
 from service.settings import Settings
 
 Serve = Callable[..., Any]
@@ -91,9 +91,9 @@ def test_every_answer_names_its_request(client: httpx.Client) -> None:
 
 
 def test_a_failure_is_logged_with_its_request(
-    settings: Settings, searcher: Searcher, lines: Callable[[], list[dict[str, Any]]]
+    settings: Settings, live: LiveSearch, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    app = create_app(settings, searcher)
+    app = create_app(settings, live)
 
     @app.get("/fails")
     async def fails() -> None:
@@ -161,8 +161,8 @@ def test_metrics(serve: Serve, snapshot: Snapshot) -> None:
     assert "process_resident_memory_bytes" in families
 
 
-def test_two_apps_count_for_themselves(settings: Settings, searcher: Searcher) -> None:
-    first, second = (create_app(settings, searcher).state.service.metrics for _ in range(2))
+def test_two_apps_count_for_themselves(settings: Settings, live: LiveSearch) -> None:
+    first, second = (create_app(settings, live).state.service.metrics for _ in range(2))
     first.rate_limited("a")
     assert first.counts()["rate_limited"] == {"a": 1}
     assert second.counts()["rate_limited"] == {}

@@ -23,6 +23,7 @@ def test_every_address_is_in_it(document: dict[str, Any]) -> None:
         "/v1/match",
         "/v1/items/{item_id}",
         "/v1/items/{item_id}/image",
+        "/v1/items:batch",
         "/v1/index",
         "/v1/status",
         "/healthz",

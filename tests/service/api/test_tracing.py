@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.api.app import create_app
-from service.search import Searcher
+from service.live_search import LiveSearch
 from service.settings import Settings
 from service.tracing import Tracing
 
@@ -17,7 +17,7 @@ TEXT = "/v1/search/text"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-def traced(settings: Settings, searcher: Searcher, *requests: tuple[str, str, Any]) -> list[Any]:
+def traced(settings: Settings, live: LiveSearch, *requests: tuple[str, str, Any]) -> list[Any]:
     """The spans that requests of method, path and JSON leave."""
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -25,7 +25,7 @@ def traced(settings: Settings, searcher: Searcher, *requests: tuple[str, str, An
     spans = InMemorySpanExporter()
     provider = sdk.TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    app = create_app(settings, searcher)
+    app = create_app(settings, live)
     app.state.service.tracing = Tracing(provider)
     app.state.service.ready = True
 
@@ -46,10 +46,10 @@ def traced(settings: Settings, searcher: Searcher, *requests: tuple[str, str, An
     return list(spans.get_finished_spans())
 
 
-def test_a_span_for_each_request_within_the_callers(settings: Settings, searcher: Searcher) -> None:
+def test_a_span_for_each_request_within_the_callers(settings: Settings, live: LiveSearch) -> None:
     search, wrong, failed = traced(
         settings,
-        searcher,
+        live,
         ("POST", TEXT, {"query": "secret wish"}),
         ("GET", "/v1/items/secret", None),
         ("GET", "/fails", None),

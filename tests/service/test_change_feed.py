@@ -1,0 +1,69 @@
+"""Writes are told over Redis, and found without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from index.snapshot import Snapshot
+from service.change_feed import CHANNEL
+
+NEVER = 3600.0  # seconds between two looks at the folder
+
+
+def shared(redis: Any, root: Path) -> dict[str, Any]:
+    return {"snapshots": root, "redis_url": SecretStr(redis.url), "redis_timeout": 30}
+
+
+def until(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def until_heard(redis: Any, listeners: int) -> None:
+    with redis.client() as client:
+        until(lambda: client.pubsub_numsub(CHANNEL)[0][1] == listeners)
+
+
+def version(running: Any) -> str:
+    snapshot: str = running.client.get("/v1/index").json()["snapshot"]
+    return snapshot
+
+
+def test_the_others_are_told(serve: Any, redis: Any, root: Path, snapshot: Snapshot) -> None:
+    with (
+        serve(**shared(redis, root), watch=NEVER) as one,
+        serve(**shared(redis, root), watch=NEVER) as other,
+    ):
+        until_heard(redis, 2)
+        one.client.delete(f"/v1/items/{snapshot.ids[20]}")
+        until(lambda: version(other) == f"{snapshot.name}+1")
+        assert other.client.get(f"/v1/items/{snapshot.ids[20]}").status_code == 404
+        with redis.client() as client:
+            client.publish(CHANNEL, b"\xff junk")
+        other.client.delete(f"/v1/items/{snapshot.ids[21]}")
+        until(lambda: version(one) == f"{snapshot.name}+2")
+
+        redis.stop()
+        redis.start()
+        until_heard(redis, 2)
+        until(lambda: one.service.redis.up)
+        one.client.delete(f"/v1/items/{snapshot.ids[22]}")
+        until(lambda: version(other) == f"{snapshot.name}+3")
+    until_heard(redis, 0)
+
+
+def test_without_redis_they_find_it(serve: Any, redis: Any, root: Path, snapshot: Snapshot) -> None:
+    with (
+        serve(**shared(redis, root), watch=0.02) as one,
+        serve(**shared(redis, root), watch=0.02) as other,
+    ):
+        redis.stop()
+        assert one.client.delete(f"/v1/items/{snapshot.ids[20]}").status_code == 200
+        until(lambda: version(other) == f"{snapshot.name}+1")
