@@ -8,13 +8,14 @@ FROM docker.io/library/python:3.11-slim AS dependencies
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/fashionbert
 
 WORKDIR /src
-COPY requirements/build.txt requirements/cpu.txt requirements/
-RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
+COPY requirements/build.txt requirements/cpu.txt docker/unused.txt ./
+# unused.txt: what the libraries bring along and nothing here reads, 110 MB.
+RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r build.txt \
     && /opt/build/bin/pip --python /opt/fashionbert/bin/python install --no-cache-dir \
-        --only-binary=:all: --require-hashes -r requirements/cpu.txt \
-    # Libraries' own tests and C++ headers: tens of megabytes.
-    && find /opt/fashionbert -depth -type d \( -name tests -o -path '*/pyarrow/include' \) \
-        -exec rm -r {} +
+        --only-binary=:all: --require-hashes -r cpu.txt \
+    && while read -r pattern; do \
+        find /opt/fashionbert -depth -path "*/site-packages/$pattern" -exec rm -r {} +; \
+    done < unused.txt
 
 
 FROM dependencies AS build
