@@ -98,8 +98,8 @@ def _kind(model: FashionBertModel, maps: bool) -> _Kind:
     device = next(model.parameters()).device
     blank = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
     with torch.inference_mode():
-        shape = tuple(both(blank.to(device)).shape[1:])
-    return _Kind("maps of the frozen stages", shape, np.float16, both)
+        maps_shape = tuple(both(blank.to(device)).shape[1:])
+    return _Kind("maps of the frozen stages", maps_shape, np.float16, both)
 
 
 def _key(model: FashionBertModel, catalogue: Catalogue, kind: _Kind) -> str:
