@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
+from model.eight_bit import exact_8_bit
 from model.errors import BundleError, FashionBertError
+from model.memory import MemoryWatch, halving
+from model.passes import UNLIMITED, Limits, PassPool, cut
 from model.preprocess import TextTokenizer
 from model.states import QuantisedStates, quantise
 
-#: Rows of one pass. On a CPU the activations of a small batch stay in cache: measured in
-#: docs/EXPERIMENTS.md.
+#: Rows of one pass of an encoder. On a CPU the activations of a small batch stay in cache:
+#: measured in docs/EXPERIMENTS.md.
 ENCODE_BATCH = 8
-MATCH_BATCH = 8
+#: Tokens and patches of one pass of the matcher, likewise: 10 pairs of 24 + 25 on a CPU.
+MATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +52,26 @@ class Engine:
     Args:
         bundle: the exported model. One without a recall head, as the paper's, has `recall_size`
             E = 0: it encodes and matches, but nothing can be searched with it.
-        threads: of ONNX Runtime inside one pass; all cores by default.
+        threads: processor cores to compute with; all by default.
         device: `cpu` or `cuda`.
+        workers: passes of the matcher that run at the same time, with `threads` / `workers` cores
+            each; by default on a CPU as many as threads, and on a GPU one.
 
     Raises:
         BundleError: a graph cannot be loaded.
         FashionBertError: the device is not there.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        workers: int | None = None,
+    ) -> None:
         manifest = bundle.manifest
+        providers = _providers(device)
         self.bundle = bundle
         self.model_id = bundle.model_id
         self.hidden_size = manifest.hidden_size
@@ -65,19 +80,25 @@ class Engine:
         self.image_size = manifest.image_size
         self.tokenizer = TextTokenizer(bundle.path / "tokenizer.json", manifest.max_text_tokens)
         self.threads = threads or os.cpu_count() or 1
-        providers = _providers(device)
-        self._text_encoder = self._session("text_encoder.onnx", providers)
-        self._image_encoder = self._session("image_encoder.onnx", providers)
-        self._matcher = self._session("matcher.onnx", providers)
+        self.workers = workers or (self.threads if device == "cpu" else 1)
+        self.match_tokens = MATCH_TOKENS[device]
+        self._text_encoder = self._session("text_encoder.onnx", providers, self.threads)
+        self._image_encoder = self._session("image_encoder.onnx", providers, self.threads)
+        each = max(1, self.threads // self.workers)
+        self._matcher = self._session("matcher.onnx", providers, each)
+        self.passes = PassPool(self.workers)
+        self.memory = MemoryWatch()
+        weakref.finalize(self, self.passes.close)
 
-    def _session(self, name: str, providers: list[str]) -> Any:
+    def _session(self, name: str, providers: list[str], threads: int) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
         # Threads that spin between passes would take the cores from HTTP and FAISS.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        exact_8_bit(options)
         file = self.bundle.path / name
         try:
             session = ort.InferenceSession(str(file), options, providers=providers)
@@ -147,25 +168,63 @@ class Engine:
 
         Returns:
             float32 [B].
+
+        Raises:
+            OutOfMemoryError: a pass does not fit, and neither do its halves.
+        """
+        return self.match_within(texts, images, UNLIMITED)[0]
+
+    def match_within(
+        self, texts: QuantisedStates, images: QuantisedStates, limits: Limits, window: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """As `match`, of as many pairs as the limits leave time for.
+
+        Args:
+            texts: as of `match`.
+            images: as of `match`.
+            limits: when to stop.
+            window: the first so many pairs are done before the next; 0 is all, sorted by length.
+
+        Returns:
+            Logits float32 [B], and which of them were computed, bool [B]; others are nought.
         """
         pairs = len(images) if len(texts) == 1 else len(texts)
         if len(images) not in (1, pairs):
             raise ValueError(f"{len(texts)} texts against {len(images)} pictures: no pairs")
-        logits = np.empty(pairs, dtype=np.float32)
+        logits = np.zeros(pairs, dtype=np.float32)
         lengths = np.count_nonzero(texts.scales, axis=1).astype(np.int32)
-        by_length = _by_length(np.broadcast_to(lengths, (pairs,)), MATCH_BATCH)
-        for rows in by_length:
-            text_rows = rows if len(texts) > 1 else slice(None)
-            image_rows = rows if len(images) > 1 else slice(None)
-            longest = int(lengths[text_rows].max())
-            feeds = {
-                "text_states": texts.values[text_rows, :longest],
-                "text_scales": texts.scales[text_rows, :longest],
-                "image_states": images.values[image_rows],
-                "image_scales": images.scales[image_rows],
-            }
-            logits[rows] = self._matcher.run(["logit"], feeds)[0]
-        return logits
+        of_pairs = np.broadcast_to(lengths, (pairs,))
+        # A caller that is alone gets all workers, if the passes do not become too small by it.
+        share = -(-pairs // self.workers) * (int(lengths.max(initial=0)) + self.patches)
+        budget = min(self.match_tokens, max(share, self.match_tokens // 2))
+        passes = cut(of_pairs, self.patches, budget, window)
+        costs = [len(rows) * (int(of_pairs[rows[-1]]) + self.patches) for rows in passes]
+
+        def compute(rows: NDArray[np.int64]) -> None:
+            text_rows = _view(rows) if len(texts) > 1 else slice(None)
+            image_rows = _view(rows) if len(images) > 1 else slice(None)
+            longest = int(of_pairs[rows[-1]])
+            logits[rows] = self._match_pass(
+                QuantisedStates(
+                    texts.values[text_rows, :longest], texts.scales[text_rows, :longest]
+                ),
+                images[image_rows],
+            )
+
+        done = np.zeros(pairs, dtype=np.bool_)
+        with self.memory.watching():
+            for number in self.passes.run(passes, costs, halving(compute), limits):
+                done[passes[number]] = True
+        return logits, done
+
+    def _match_pass(self, texts: QuantisedStates, images: QuantisedStates) -> Any:
+        feeds = {
+            "text_states": texts.values,
+            "text_scales": texts.scales,
+            "image_states": images.values,
+            "image_scales": images.scales,
+        }
+        return self._matcher.run(["logit"], feeds)[0]
 
     def probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated probability that text and picture belong together, for each logit."""
@@ -179,6 +238,13 @@ def _by_length(lengths: NDArray[np.int32], batch: int) -> list[NDArray[np.int64]
     """Row numbers in batches of like length, so that little of a pass is padding."""
     order = np.argsort(lengths, kind="stable")
     return [order[start : start + batch] for start in range(0, len(order), batch)]
+
+
+def _view(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Rows that follow one another as a slice, which copies nothing."""
+    if (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _providers(device: str) -> list[str]:

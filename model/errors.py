@@ -44,6 +44,12 @@ class TrainingError(FashionBertError):
     code = "training"
 
 
+class OutOfMemoryError(FashionBertError):
+    """The model does not fit into the memory that is left, not with small passes either."""
+
+    code = "out_of_memory"
+
+
 class BundleError(FashionBertError):
     """An exported bundle is missing, damaged or of another format."""
 

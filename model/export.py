@@ -20,7 +20,7 @@ from model.errors import BundleError
 from model.network import FashionBertModel
 from model.states import quantise
 
-OPSET = 17
+OPSET = 18
 #: Largest difference between torch and ONNX Runtime on states, embeddings and logits.
 TOLERANCE = 1e-4
 
@@ -49,18 +49,14 @@ class _ImageEncoder(_Graph):
 
 
 class _Matcher(_Graph):
-    """De-quantises both sides, repeats one of batch 1, and matches."""
+    """De-quantises both sides and matches; one of them may have batch 1."""
 
     def forward(
         self, text_states: Tensor, text_scales: Tensor, image_states: Tensor, image_scales: Tensor
     ) -> Tensor:
         texts = text_states.float() * text_scales.unsqueeze(-1)
         images = image_states.float() * image_scales.unsqueeze(-1)
-        # Adding noughts of the other side's batch is a broadcast that ONNX does by itself.
-        text_mask = (text_scales > 0).float() + 0 * image_scales[:, :1]
-        texts = texts + 0 * images[:, :1, :1]
-        images = images + 0 * texts[:, :1, :1]
-        return self.model.match(texts, text_mask, images)
+        return self.model.match(texts, (text_scales > 0).float(), images)
 
 
 def _drop_none(outputs: tuple[Tensor, Tensor | None]) -> Any:

@@ -1,15 +1,15 @@
 """Exported graphs made smaller before they are quantised: sizes folded, attention in one node.
 
 What is left is portable: the passes of ONNX Runtime's own optimiser that are used (its `basic`
-level) know no hardware, and `com.microsoft.MultiHeadAttention` is there on every provider.
+level) know no hardware, and both kinds of attention node are there on every provider.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -19,15 +19,26 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from model.onnx_graph import MICROSOFT, Graph, attributes
 
+#: What a graph is fused for.
+Device = Literal["cpu", "cuda"]
 
-def fuse(model: ModelProto) -> ModelProto:
-    """Fold and fuse a graph that torch exported; it computes the same, to rounding."""
+#: The first version of ONNX that has `Attention`.
+ATTENTION_OPSET = 23
+
+
+def fuse(model: ModelProto, device: Device = "cuda") -> ModelProto:
+    """Fold and fuse a graph that torch exported; it computes the same, to rounding.
+
+    Args:
+        model: used up.
+        device: which attention node is used, see `fuse_attention`.
+    """
     model = simplify(model)
     nodes = 0
     while nodes != len(model.graph.node):  # what is folded lets more be known
         nodes = len(model.graph.node)
         model = simplify(fold_known_sizes(model))
-    return fuse_attention(model)
+    return fuse_attention(model, device)
 
 
 def simplify(model: ModelProto) -> ModelProto:
@@ -98,61 +109,126 @@ def _part(graph: Graph, node: NodeProto, shape: NDArray[Any]) -> Any:
     return shape[start : stop : bounds[3] if len(bounds) > 3 else 1]
 
 
-def fuse_attention(model: ModelProto) -> ModelProto:
-    """softmax(q·kᵀ + mask)·v over heads becomes one MultiHeadAttention node.
+def fuse_attention(model: ModelProto, device: Device = "cuda") -> ModelProto:
+    """softmax(q·kᵀ + mask)·v over heads becomes one node.
 
-    It splits and joins the heads in place, so the four transposes are gone, and it reads the mask
-    as [B, L]. What does not look exactly like the exporter's attention is left as it is.
+    It splits and joins the heads in place, so the four transposes are gone. What does not look
+    exactly like the exporter's attention is left as it is.
+
+    For `cuda` it is `com.microsoft.MultiHeadAttention`, which has flash kernels and reads the mask
+    as [B, L]; for `cpu` it is ONNX's own `Attention`, which took 0.64 of its time there.
     """
     graph = Graph(model)
     for node in [node for node in graph.nodes if node.op_type == "Softmax"]:
-        for old, new in _one_attention(graph, node):
-            graph.replace(old, new)
+        found = _attention_of(graph, node)
+        if found is not None:
+            nodes = _standard(graph, found) if device == "cpu" else _microsoft(graph, found)
+            graph.replace(found.end, nodes)
         graph.index()
-    return graph.finish()
+    model = graph.finish()
+    if any(node.op_type == "Attention" for node in model.graph.node):
+        for entry in model.opset_import:  # nothing else in here has another meaning there
+            if not entry.domain:
+                entry.version = max(entry.version, ATTENTION_OPSET)
+        model.ir_version = helper.find_min_ir_version_for(model.opset_import, True)
+    return model
 
 
-def _one_attention(graph: Graph, softmax: NodeProto) -> Iterator[tuple[NodeProto, list[NodeProto]]]:
-    """The last node of this softmax's attention, and what takes its place; nothing if none."""
-    mask = None
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """One attention as the exporter writes it: names of values, and its last node.
+
+    `q`, `k`, `v` are [B, L, H]; `bias` is the additive mask [B, 1, 1, L] and `mask` the [B, L] of 1
+    and 0 that it is made of, both None where nothing is masked.
+    """
+
+    softmax: str
+    q: str
+    k: str
+    v: str
+    heads: int
+    scale: float
+    bias: str | None
+    mask: str | None
+    end: NodeProto
+
+
+def _attention_of(graph: Graph, softmax: NodeProto) -> _Attention | None:
+    """The attention that a softmax is in the middle of, or None."""
+    bias = mask = None
     scores = graph.maker(softmax.input[0], "MatMul")
     if added := graph.maker(softmax.input[0], "Add"):
         scores = graph.maker(added.input[0], "MatMul")
-        mask = _mask_of(graph, added.input[1])
+        bias = added.input[1]
+        mask = _mask_of(graph, bias)
         if mask is None:
-            return
+            return None
     product = graph.reader(softmax.output[0], "MatMul")
     if scores is None or product is None or product.input[0] != softmax.output[0]:
-        return
+        return None
     q = _heads_of(graph, scores.input[0], [0, 2, 1, 3])
     k = _heads_of(graph, scores.input[1], [0, 2, 3, 1])
     v = _heads_of(graph, product.input[1], [0, 2, 1, 3])
     joined = graph.reader(product.output[0], "Transpose")
     if q is None or k is None or v is None or joined is None:
-        return
+        return None
     end = graph.reader(joined.output[0], "Reshape")
-    if end is None or attributes(joined).get("perm") != [0, 2, 1, 3] or len({*q[1:2], k[1]}) != 1:
-        return
+    if end is None or attributes(joined).get("perm") != [0, 2, 1, 3] or q[1] != k[1]:
+        return None
+    return _Attention(softmax.name, q[0], k[0], v[0], q[1], q[2] * k[2], bias, mask, end)
+
+
+def _microsoft(graph: Graph, found: _Attention) -> list[NodeProto]:
+    """ONNX Runtime's own node, after what makes its mask."""
     nodes = []
-    inputs = [q[0], k[0], v[0]]
-    if mask is not None:
-        name = f"{mask}_keys"
-        if not any(name in node.output for node in graph.nodes):
-            nodes.append(helper.make_node("Cast", [mask], [name], to=onnx.TensorProto.INT32))
+    inputs = [found.q, found.k, found.v]
+    if found.mask is not None:
+        name = f"{found.mask}_keys"
+        if not _is_made(graph, name):
+            nodes.append(helper.make_node("Cast", [found.mask], [name], to=onnx.TensorProto.INT32))
         inputs += ["", name]
-    nodes.append(
-        helper.make_node(
-            "MultiHeadAttention",
-            inputs,
-            list(end.output),
-            name=f"{softmax.name}_attention",
-            domain=MICROSOFT,
-            num_heads=q[1],
-            scale=q[2] * k[2],
-            mask_filter_value=-1e4,
-        )
+    attention = helper.make_node(
+        "MultiHeadAttention",
+        inputs,
+        list(found.end.output),
+        name=f"{found.softmax}_attention",
+        domain=MICROSOFT,
+        num_heads=found.heads,
+        scale=found.scale,
+        mask_filter_value=-1e4,
     )
-    yield end, nodes
+    return [*nodes, attention]
+
+
+def _standard(graph: Graph, found: _Attention) -> list[NodeProto]:
+    """ONNX's node, after what gives its mask a row for each query, as it wants it."""
+    nodes = []
+    inputs = [found.q, found.k, found.v]
+    if found.bias is not None:
+        name = f"{found.bias}_rows"
+        if not _is_made(graph, name):
+            one = graph.add_constant("attention_one", np.array([1], dtype=np.int64))
+            length, shape = f"{name}_length", f"{name}_shape"
+            nodes += [
+                helper.make_node("Shape", [found.bias], [length], start=3),
+                helper.make_node("Concat", [one, one, length, one], [shape], axis=0),
+                helper.make_node("Expand", [found.bias, shape], [name]),
+            ]
+        inputs.append(name)
+    attention = helper.make_node(
+        "Attention",
+        inputs,
+        list(found.end.output),
+        name=f"{found.softmax}_attention",
+        q_num_heads=found.heads,
+        kv_num_heads=found.heads,
+        scale=found.scale,
+    )
+    return [*nodes, attention]
+
+
+def _is_made(graph: Graph, name: str) -> bool:
+    return any(name in node.output for node in graph.nodes)
 
 
 def _heads_of(graph: Graph, name: str, order: list[int]) -> tuple[str, int, float] | None:

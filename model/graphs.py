@@ -14,15 +14,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
+from model.eight_bit import exact_8_bit
 from model.preprocess import TextTokenizer
 from model.samples import Samples
 from model.states import quantise
 
 #: The graphs of a bundle, in the order of the work.
 GRAPHS = ("text_encoder", "image_encoder", "matcher")
-
-#: Where a processor would saturate when it sums 8-bit products, use kernels that do not.
-EXACT_8_BIT = ("session.x64quantprecision", "1")
 
 #: The inputs of one pass, by name.
 Feeds = dict[str, NDArray[Any]]
@@ -45,7 +43,7 @@ class Graphs:
         self._sessions = {}
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry(*EXACT_8_BIT)
+        exact_8_bit(options)
         for name in GRAPHS:
             self._sessions[name] = ort.InferenceSession(
                 str(bundle.path / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]

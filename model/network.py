@@ -1,4 +1,4 @@
-"""The network: embeddings and a split encoder, under the heads of `model.heads`.
+"""The network: a split encoder of `model.layers`, under the heads of `model.heads`.
 
 Shapes: B pairs, T text tokens, P patches, H hidden width, E recall width, F patch feature width.
 With `joint_from` = k, layers 0…k−1 see one modality at a time and layers k… see both; k = 0 is
@@ -6,6 +6,8 @@ the paper (arXiv 2005.09801, §3).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,117 +23,10 @@ from model.heads import (
     MatchHead,
     RecallHead,
 )
+from model.layers import EncoderLayer, PatchEmbeddings, TextEmbeddings, additive_mask
 from model.patches import build_patch_network
 
 logging.disable_progress_bar()  # one a file loaded or saved; our own say what takes time
-
-
-class TextEmbeddings(nn.Module):
-    """Word + position + type 0 → LayerNorm → dropout (BERT)."""
-
-    def __init__(self, config: FashionBertConfig) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.word = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-        self.position = nn.Embedding(config.max_position_embeddings, width)
-        self.modality = nn.Parameter(torch.zeros(width))
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """int64 [B, T] → [B, T, H]."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        embedded = self.word(input_ids) + self.position(positions) + self.modality
-        out: Tensor = self.dropout(self.norm(embedded))
-        return out
-
-
-class PatchEmbeddings(nn.Module):
-    """Dropout → linear F→H without bias, + position + type → LayerNorm → dropout."""
-
-    def __init__(self, config: FashionBertConfig) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.projection = nn.Linear(config.patch_feature_size, width, bias=False)
-        self.position = nn.Parameter(torch.zeros(config.num_patches, width))
-        self.modality = nn.Parameter(torch.zeros(width))
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, P, F] → [B, P, H]."""
-        projected = self.projection(self.dropout(features))
-        out: Tensor = self.dropout(self.norm(projected + self.position + self.modality))
-        return out
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Softmax attention, [B, heads, L, D] each, with an additive mask [B, 1, 1, L]."""
-    if q.device.type == "cpu":
-        # The CPU's bf16 kernel takes 2.4 times as long backward as its fp32 one (EXPERIMENTS.md).
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(
-                q.float(), k.float(), v.float(), attn_mask=mask, dropout_p=dropout
-            )
-    mask = None if mask is None else mask.to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-
-
-class EncoderLayer(nn.Module):
-    """A post-norm BERT layer with the three input projections in one matrix."""
-
-    def __init__(self, config: FashionBertConfig) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.heads = config.num_attention_heads
-        self.attention_dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention_output = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.intermediate = nn.Linear(width, config.intermediate_size)
-        self.output = nn.Linear(config.intermediate_size, width)
-        self.output_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def _split_heads(self, states: Tensor) -> Tensor:
-        batch, length, width = states.shape
-        heads = states.view(batch, length, self.heads, width // self.heads)
-        return heads.transpose(1, 2)  # [B, heads, L, H / heads]
-
-    def forward(
-        self, states: Tensor, mask: Tensor | None = None, first_only: bool = False
-    ) -> Tensor:
-        """One layer.
-
-        Args:
-            states: [B, L, H].
-            mask: additive attention mask [B, 1, 1, L], or None where nothing is padded.
-            first_only: compute row 0 (`[CLS]`) alone; the last layer needs no other.
-
-        Returns:
-            [B, L, H], or [B, 1, H] with `first_only`.
-        """
-        if first_only:
-            width = self.qkv.in_features  # not of the states: the exporter writes a constant so
-            weight, bias = self.qkv.weight, self.qkv.bias
-            queries = states[:, :1]
-            q = F.linear(queries, weight[:width], bias[:width])
-            k, v = F.linear(states, weight[width:], bias[width:]).split(width, dim=-1)
-        else:
-            queries = states
-            q, k, v = self.qkv(states).split(states.shape[-1], dim=-1)
-        attended = attend(
-            self._split_heads(q),
-            self._split_heads(k),
-            self._split_heads(v),
-            mask,
-            self.attention_dropout if self.training else 0.0,
-        )
-        attended = attended.transpose(1, 2).flatten(2)
-        states = self.attention_norm(queries + self.dropout(self.attention_output(attended)))
-        inner = self.output(F.gelu(self.intermediate(states)))
-        out: Tensor = self.output_norm(states + self.dropout(inner))
-        return out
 
 
 class FashionBertModel(PreTrainedModel):
@@ -209,7 +104,8 @@ class FashionBertModel(PreTrainedModel):
     def patch_features(self, pixels: Tensor | None = None, maps: Tensor | None = None) -> Tensor:
         """Patch features [B, P, F] of pixels or of maps, as `encode_image` takes them."""
         if maps is not None:
-            features: Tensor = self.patch_network.from_maps(maps)
+            grid: Any = self.patch_network  # no other keeps maps
+            features: Tensor = grid.from_maps(maps)
         else:
             features = self.patch_network(pixels)
         return features
@@ -245,10 +141,22 @@ class FashionBertModel(PreTrainedModel):
         self, text_states: Tensor, text_mask: Tensor, image_states: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Joint layers but the last: states [B, T + P, H], and their mask."""
-        patch_mask = text_mask.new_ones(1, 1).expand(image_states.shape[0], image_states.shape[1])
-        mask = additive_mask(torch.cat([text_mask, patch_mask], dim=1))
-        states = torch.cat([text_states, image_states], dim=1)
-        return self._through(states, mask, self.layers[self.config.joint_from : -1]), mask
+        sides = [text_states, image_states]
+        patch_mask = text_mask.new_ones(1, 1).expand(image_states.shape[:2])
+        layers = self.layers[self.config.joint_from : -1]
+        if self.training:  # each row belongs to one pair
+            mask = additive_mask(torch.cat([text_mask, patch_mask], dim=1))
+            return self._through(torch.cat(sides, dim=1), mask, layers), mask
+        # The rows of either side once, [1, R, H], and where in them those of each pair lie.
+        rows = torch.cat([states.reshape(1, -1, self.config.hidden_size) for states in sides], 1)
+        places = _places(text_mask, patch_mask)
+        present = torch.cat([text_mask.flatten(), patch_mask.flatten()])
+        mask = additive_mask(present[places])
+        states = F.embedding(places, rows[0])
+        for first in layers[:1]:
+            assert isinstance(first, EncoderLayer)
+            states = first(states, mask, F.embedding(places, first.qkv(rows)[0]))
+        return self._through(states, mask, layers[1:]), mask
 
     def joint_states(self, text_states: Tensor, text_mask: Tensor, image_states: Tensor) -> Tensor:
         """All states of the last layer, which the masked tasks need; `match` needs `[CLS]` alone.
@@ -268,6 +176,9 @@ class FashionBertModel(PreTrainedModel):
     def match(self, text_states: Tensor, text_mask: Tensor, image_states: Tensor) -> Tensor:
         """Joint layers over `[CLS] text [SEP] patches` → raw match logits.
 
+        In evaluation mode either side may have batch 1, one for all pairs: what depends on it
+        alone, the first joint layer's projections and the stacked heads', is then computed once.
+
         Args:
             text_states: [B, T, H] after layer k.
             text_mask: [B, T], 1 for a token, 0 for padding.
@@ -277,7 +188,9 @@ class FashionBertModel(PreTrainedModel):
             float32 [B].
         """
         states, mask = self._below_last(text_states, text_mask, image_states)
-        cls = self.layers[-1](states, mask, first_only=True)[:, 0]
+        last = self.layers[-1]
+        assert isinstance(last, EncoderLayer)
+        cls = last.first_row(states, mask)[:, 0]
         similarity = alignment = None
         if self.config.stack_recall and self.recall_head is not None and not self.training:
             texts = self.recall_head.embed_text(text_states, text_mask)
@@ -289,6 +202,15 @@ class FashionBertModel(PreTrainedModel):
         return logit
 
 
-def additive_mask(mask: Tensor) -> Tensor:
-    """1 / 0 [B, L] → 0 / −10⁴ [B, 1, 1, L], which every precision can hold."""
-    return (1.0 - mask[:, None, None, :].float()) * -1e4
+def _places(text_mask: Tensor, patch_mask: Tensor) -> Tensor:
+    """Of masks [B or 1, T] and [B or 1, P], the numbers of each pair's rows: int64 [B, T + P].
+
+    Rows are numbered through all texts, then on through all pictures.
+    """
+    texts, images = (
+        torch.arange(mask.numel(), device=mask.device).view(mask.shape)
+        for mask in (text_mask, patch_mask)
+    )
+    images = images + text_mask.numel()
+    # Adding noughts of the other side's batch is a broadcast that ONNX does by itself.
+    return torch.cat([texts + 0 * images[:, :1], images + 0 * texts[:, :1]], dim=1)

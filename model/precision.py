@@ -98,8 +98,9 @@ def convert_graph(
     """
     if precision == "fp32":
         return model
-    fused = fuse(model)
-    return half(fused) if precision == "fp16" else quantise_graph(fused, width, samples)
+    if precision == "fp16":
+        return half(fuse(model, "cuda"))
+    return quantise_graph(fuse(model, "cpu"), width, samples)
 
 
 def _describe(

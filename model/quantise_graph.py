@@ -20,9 +20,9 @@ Without samples, products measure their input's range in each pass (`DynamicQuan
 the whole batch), and convolutions stay fp32 with int8 weights that ONNX Runtime unfolds at load.
 
 Weights are symmetric and use all of −127…127. A processor with VNNI (or Arm's dot product) sums
-uint8 × int8 products exactly. One without saturates 16-bit sums, so the engine's sessions set
-`session.x64quantprecision`: there, and only there, ONNX Runtime turns the weights to uint8 and
-uses its slower exact kernels. That is why `reduce_range`, a bit less for everyone, is not used.
+uint8 × int8 products exactly. One without saturates 16-bit sums, so there, and only there, the
+sessions ask for ONNX Runtime's slower exact kernels (`model.eight_bit`). That is why
+`reduce_range`, a bit less for everyone, is not used.
 """
 
 from __future__ import annotations

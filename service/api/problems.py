@@ -55,7 +55,6 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "delta_full": (507, "The catalogue must be compacted first"),
     "overloaded": (503, "The service has more to do than it can"),
     "out_of_memory": (503, "The service has too little memory left"),
-    "abandoned": (503, "The caller has hung up"),
 }
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes"}
 
@@ -211,7 +210,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     errors = []
     if isinstance(error, QueryError) and request.method == "POST":
         errors = [FieldError(location=f"body.{error.field}", message=str(error))]
-    return problem(error.code, str(error), errors=errors)
+    headers = {"Retry-After": "1"} if PROBLEMS[error.code][0] == 503 else None
+    return problem(error.code, str(error), errors=errors, headers=headers)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

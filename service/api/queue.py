@@ -1,7 +1,13 @@
-"""Work waits here until there is a core for it, but not without end."""
+"""Work waits here until it may begin, but not without end, and not for a caller who is gone.
+
+The searches under way share the cores among themselves (`model.passes`), so several may be under
+way a core: a long one does not hold up the short ones, and only what they hold in memory speaks
+against more of them.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from service.api.problems import ProblemError
+from service.batching import AbandonedError, Caller, current_caller
 from service.logs import RequestRecord, current_request
 from service.metrics import Metrics
 
@@ -20,7 +27,7 @@ class Queue:
     """Runs work in threads, `concurrency` at a time.
 
     Args:
-        concurrency: pieces of work that compute at the same time.
+        concurrency: pieces of work that are under way at the same time.
         max_waiting: so many may wait; the next one is refused at once.
         seconds: what waited longer is refused: its caller has given up, or soon will.
         metrics: hear of waits and refusals.
@@ -56,9 +63,21 @@ class Queue:
         await self._take_slot()
         try:
             self._metrics.waited(time.perf_counter() - start)
-            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+            return await self._watched(work)
+        except AbandonedError as error:
+            raise self._overloaded(str(error), reason="hung_up") from error
         finally:
             self._slots.release()
+
+    async def _watched(self, work: Callable[[], T]) -> T:
+        """Run work in a thread; if its caller hangs up, the work is told (`service.batching`)."""
+        who = Caller()
+        current_caller.set(who)
+        watch = asyncio.create_task(_tell_when_gone(who, current_request.get()))
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+        finally:
+            watch.cancel()
 
     async def _take_slot(self) -> None:
         try:
@@ -79,6 +98,15 @@ class Queue:
     def _overloaded(self, why: str, reason: str = "overloaded") -> ProblemError:
         self._metrics.refused(reason)
         return ProblemError("overloaded", f"{why}: try again a little later")
+
+
+async def _tell_when_gone(who: Caller, record: RequestRecord | None) -> None:
+    """Say so when the caller hangs up: its request has been read, so nothing else can come."""
+    if record is None or record.receive is None:
+        return
+    while (await record.receive())["type"] != "http.disconnect":
+        pass
+    who.leave()
 
 
 async def _hung_up(record: RequestRecord | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,14 @@ def search(
     rerank: Annotated[
         bool, typer.Option(help="Rerank the candidates; without, the order of the recall.")
     ] = True,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Milliseconds for the search: the best are reranked first, and the rest follows "
+            "in the order of the recall.",
+        ),
+    ] = None,
     filters: Annotated[
         str | None,
         typer.Option("--filter", help="Which products may be found, as JSON; see the example."),
@@ -68,11 +77,12 @@ def search(
     data = None if image is None else _read(image, settings.max_upload_bytes)
     searcher = open_live_search(settings).searcher()
     wanted = settings.candidates if candidates is None else candidates
+    deadline = None if budget_ms is None else time.perf_counter() + budget_ms / 1000
     if data is not None:
-        result = searcher.search_image(data, k, wanted, rerank, selection)
+        result = searcher.search_image(data, k, wanted, rerank, selection, deadline=deadline)
     else:
         assert query is not None
-        result = searcher.search_text(query, k, wanted, rerank, selection)
+        result = searcher.search_text(query, k, wanted, rerank, selection, deadline=deadline)
     if as_json:
         typer.echo(json.dumps(_as_json(result), ensure_ascii=False, indent=2))
         return
@@ -81,6 +91,8 @@ def search(
         out().print(_facets(result))
     stages = " · ".join(f"{name} {spent:.1f}" for name, spent in result.timings.items())
     note(f"{stages} ms")
+    if result.reranked < result.candidates:
+        note(f"{result.reranked:,} of {result.candidates:,} candidates were reranked in time")
     if filters is not None:
         note(f"{result.matching:,} products match the filter")
     if result.truncated:
@@ -101,7 +113,10 @@ def _parsed(filters: str | None) -> dict[str, object] | None:
 
 
 def _as_json(result: SearchResult) -> dict[str, object]:
-    shown = ("hits", "truncated", "degraded", "matching", "facets", "timings")
+    shown = (
+        *("hits", "truncated", "degraded", "matching", "candidates", "reranked"),
+        *("facets", "timings"),
+    )
     return {
         name: value
         for name, value in asdict(replace(result, encoded=None)).items()

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import shutil
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from model.catalogue import read_catalogue
 from model.engine import EncodedImages, EncodedTexts, Engine
 from model.errors import BundleError, FashionBertError
 from model.export import export_bundle
+from model.passes import Limits
 from model.preprocess import decode_image
 from model.states import QuantisedStates
 
@@ -119,6 +123,61 @@ def test_one_side_of_batch_one_is_repeated(
     np.testing.assert_allclose(
         engine.match(texts.states, repeated(image)), one_by_one[:, row], atol=1e-4
     )
+
+
+def test_as_many_as_there_is_time_for_and_the_first_first(
+    bundle: Bundle, texts: EncodedTexts, images: EncodedImages, one_by_one: np.ndarray
+) -> None:
+    engine = Engine(bundle, threads=1)
+    engine.match_tokens = 3 * (int(texts.lengths.max()) + engine.patches)  # 3 pairs a pass or more
+    asked: list[bool] = []
+
+    def after_two_passes() -> bool:
+        asked.append(len(asked) > 1)
+        return asked[-1]
+
+    logits, done = engine.match_within(
+        texts.states, images.states, Limits(cancelled=after_two_passes), window=4
+    )
+    passed = int(done.sum())
+    assert 4 <= passed <= 8, "two passes of a window of 4, or of two"
+    assert done[:passed].all()
+    np.testing.assert_allclose(logits[done], one_by_one.diagonal()[done], atol=1e-4)
+    assert not logits[~done].any()
+    for limits in (Limits(deadline=0.0), Limits(cancelled=lambda: True)):
+        _, done = engine.match_within(texts.states, images.states, limits)
+        assert not done.any()
+    assert engine.match(texts.states[:0], images.states[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(1, None), (2, None), (2, 1), (3, 2)])
+def test_workers_share_the_passes(
+    threads: int,
+    workers: int | None,
+    bundle: Bundle,
+    texts: EncodedTexts,
+    images: EncodedImages,
+    one_by_one: np.ndarray,
+) -> None:
+    engine = Engine(bundle, threads=threads, workers=workers)
+    assert engine.passes.workers == (workers or threads)
+    logits = engine.match(texts.states, images.states)
+    np.testing.assert_allclose(logits, one_by_one.diagonal(), atol=1e-4)
+
+
+def test_a_forgotten_engine_ends_its_threads(
+    bundle: Bundle, texts: EncodedTexts, images: EncodedImages
+) -> None:
+    before = threading.active_count()
+    engine = Engine(bundle, threads=2)
+    engine.match(texts.states, images.states)
+    assert threading.active_count() > before
+    del engine
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_the_order_within_a_batch_does_not_count(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from model.bundle import Bundle
-from model.fuse import fold_known_sizes, fuse, fuse_attention, simplify
+from model.export import OPSET
+from model.fuse import Device, fold_known_sizes, fuse, fuse_attention, simplify
 from model.graphs import GRAPHS, Feeds, Graphs
 from model.onnx_graph import Graph
 from model.samples import Samples, noise
@@ -33,26 +34,39 @@ def samples(bundle: Bundle) -> Samples:
     return noise(bundle.manifest.image_size, 3)
 
 
+NODES: dict[Device, str] = {"cpu": "Attention", "cuda": "MultiHeadAttention"}
+
+
+@pytest.mark.parametrize("device", NODES)
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_fused_graph_computes_the_same(bundle: Bundle, samples: Samples, name: str) -> None:
+def test_a_fused_graph_computes_the_same(
+    bundle: Bundle, samples: Samples, name: str, device: Device
+) -> None:
     model = graph(bundle, name)
-    fused = fuse(copy.deepcopy(model))
+    fused = fuse(copy.deepcopy(model), device)
     onnx.checker.check_model(fused)
     for feeds in Graphs(bundle).feeds(samples)[name]:
         for ours, theirs in zip(run(fused, feeds), run(model, feeds), strict=True):
             assert np.abs(ours - theirs).max() <= 1e-5
     kinds = Counter(node.op_type for node in fused.graph.node)
-    assert kinds["MultiHeadAttention"] > 0
-    assert kinds["MultiHeadAttention"] == Counter(n.op_type for n in model.graph.node)["Erf"], (
-        "one a layer, as there is one GELU a layer"
-    )
-    assert kinds["Softmax"] < kinds["MultiHeadAttention"], "but for that of the alignment, none"
-    assert {entry.domain for entry in fused.opset_import} == {"", "com.microsoft"}
+    layers = Counter(n.op_type for n in model.graph.node)["Erf"]  # there is one GELU a layer
+    if name == "matcher":
+        layers -= 1  # the last one has [CLS] as its only query, and its own way to ask
+        assert kinds["Softmax"] <= 2, "that of the last layer, and that of the alignment"
+    else:
+        assert kinds["Softmax"] == 0
+    assert kinds[NODES[device]] == layers > 0
+    assert sum(kinds[node] for node in NODES.values()) == layers
+    opsets = {entry.domain: entry.version for entry in fused.opset_import}
+    assert opsets == ({"": 23} if device == "cpu" else {"": OPSET, "com.microsoft": 1})
 
 
-def test_padding_stays_masked_and_one_side_may_be_alone(bundle: Bundle, samples: Samples) -> None:
+@pytest.mark.parametrize("device", NODES)
+def test_padding_stays_masked_and_one_side_may_be_alone(
+    bundle: Bundle, samples: Samples, device: Device
+) -> None:
     model = graph(bundle, "matcher")
-    fused = fuse(copy.deepcopy(model))
+    fused = fuse(copy.deepcopy(model), device)
     pairs = Graphs(bundle).feeds(samples)["matcher"]
     text, other = pairs[0], pairs[-1]
     length = other["text_scales"].shape[1]
@@ -72,15 +86,65 @@ def test_padding_stays_masked_and_one_side_may_be_alone(bundle: Bundle, samples:
     assert abs(logits[0] - run(fused, text)[0][0]) <= 1e-5
 
 
-def test_the_last_layer_cuts_its_weights_once(bundle: Bundle) -> None:
-    model = graph(bundle, "matcher")
-    found = Graph(fuse(model))
-    products = [node for node in found.nodes if node.op_type == "MatMul"]
+def large(found: Graph, width: int) -> list[tuple[str, tuple[int, ...]]]:
+    """The products with a constant matrix of at least H × H: what is multiplied, and its shape."""
+    constants = [
+        (node.input[0], found.constant(node.input[1]))
+        for node in found.nodes
+        if node.op_type == "MatMul"
+    ]
+    return [
+        (source, value.shape)
+        for source, value in constants
+        if value is not None and value.size >= width * width
+    ]
+
+
+def test_only_cls_goes_through_the_last_layer(bundle: Bundle, samples: Samples) -> None:
+    """One query, and neither keys nor values: their matrices are cut into heads, once."""
     width = bundle.manifest.hidden_size
-    constants = [found.constant(node.input[1]) for node in products]
-    sizes = [value.shape for value in constants if value is not None]
-    assert (width, width) in sizes  # the query of [CLS]
-    assert (width, 2 * width) in sizes  # keys and values
+    inner = bundle.manifest.config["intermediate_size"]
+    heads = bundle.manifest.config["num_attention_heads"]
+    model = fuse(graph(bundle, "matcher"))
+    products = large(Graph(model), width)
+    assert [shape for _, shape in products] == [
+        *[(width, 3 * width), (width, width), (width, inner), (inner, width)],
+        (width, width),  # the query of [CLS]
+        (heads, width // heads, width),  # keys, from the query's side
+        (heads, width, width // heads),  # values, after they are mixed
+        *[(width, width), (width, inner), (inner, width)],
+    ]
+    rows = rows_of(model, [products[at][0] for at in (4, 7, 8, 9)], samples, bundle)
+    assert rows == [3, 3, 3, 3]
+
+
+def rows_of(model: ModelProto, names: list[str], samples: Samples, bundle: Bundle) -> list[int]:
+    """How many vectors each value has where one text of 5 tokens meets three pictures."""
+    feeds = Graphs(bundle).feeds(samples)["matcher"]
+    probed = copy.deepcopy(model)
+    probed.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    found = run(
+        probed,
+        {
+            "text_states": feeds[0]["text_states"][:, :5],
+            "text_scales": feeds[0]["text_scales"][:, :5],
+            **{
+                name: np.concatenate([feeds[at][name] for at in (0, 2, 4)])
+                for name in ("image_states", "image_scales")
+            },
+        },
+    )
+    return [value.size // value.shape[-1] for value in found[1:]]
+
+
+def test_the_side_that_is_alone_is_projected_once(bundle: Bundle, samples: Samples) -> None:
+    width, patches = bundle.manifest.hidden_size, bundle.manifest.patches
+    model = fuse(graph(bundle, "matcher"))
+    (first, _), (second, _), *_ = large(Graph(model), width)
+    rows = rows_of(model, [first, second], samples, bundle)
+    assert rows == [5 + 3 * patches, 3 * (5 + patches)]
 
 
 def model_of(nodes: list[onnx.NodeProto], **constants: NDArray[Any]) -> ModelProto:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.backbones import new_config, new_model
 from model.config import FashionBertConfig
-from model.network import FashionBertModel, additive_mask
+from model.layers import additive_mask
+from model.network import FashionBertModel
 
 
 def altered(config: FashionBertConfig, **changes: Any) -> FashionBertConfig:
@@ -128,13 +129,16 @@ def test_pixels_and_their_features_are_the_same(small: FashionBertConfig) -> Non
 
 
 @torch.inference_mode()
-def test_first_only_is_row_0(small: FashionBertConfig) -> None:
+def test_the_first_row_alone_is_the_same(small: FashionBertConfig) -> None:
     model = network(small)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.qkv.bias.normal_()
     states = torch.randn(3, 20, 32)
     mask = additive_mask((torch.arange(20) < 15).long().expand(3, -1))
     for layer in model.layers:
         whole = layer(states, mask)
-        torch.testing.assert_close(layer(states, mask, first_only=True), whole[:, :1])
+        torch.testing.assert_close(layer.first_row(states, mask), whole[:, :1])
 
 
 @pytest.mark.parametrize("k", [0, 2])
@@ -177,6 +181,37 @@ def test_the_recall_similarity_is_stacked(small: FashionBertConfig) -> None:
     torch.testing.assert_close(match(model), alone + 7 * similarity)
     model.match_head.classifier.weight.zero_()
     assert match(model).argsort().tolist() == similarity.argsort().tolist()
+
+
+@pytest.mark.parametrize("k", [0, 2, 3])
+@torch.inference_mode()
+def test_one_text_or_picture_stands_for_all(small: FashionBertConfig, k: int) -> None:
+    config = altered(small, joint_from=k, stack_recall=k > 0, alignment_size=8 * (k > 0))
+    model = network(config)
+    if k:
+        model.match_head.recall_weight.fill_(5)
+        model.match_head.alignment_weight.fill_(3)
+    ids, mask = texts()
+    words, patches = model.encode_text(ids, mask)[0], model.encode_image(pictures())[0]
+    for one in range(3):
+        row = slice(one, one + 1)
+        torch.testing.assert_close(
+            model.match(words[row], mask[row], patches),
+            model.match(words[row].expand(3, -1, -1), mask[row].expand(3, -1), patches),
+        )
+        torch.testing.assert_close(
+            model.match(words, mask, patches[row]),
+            model.match(words, mask, patches[row].expand(3, -1, -1)),
+        )
+
+
+@torch.inference_mode()
+def test_while_training_the_logits_are_the_same(small: FashionBertConfig) -> None:
+    model = network(altered(small, stack_recall=False))
+    (ids, mask), pixels = texts(), pictures()
+    words, patches = model.encode_text(ids, mask)[0], model.encode_image(pixels)[0]
+    logits = model.match(words, mask, patches)
+    torch.testing.assert_close(model.train().match(words, mask, patches), logits)
 
 
 def test_stacking_is_not_learnt(small: FashionBertConfig) -> None:

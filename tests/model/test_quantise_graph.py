@@ -28,7 +28,7 @@ def feeds(bundle: Bundle) -> dict[str, list[Feeds]]:
 
 
 def fused(bundle: Bundle, name: str) -> ModelProto:
-    return fuse(onnx.load(str(bundle.path / f"{name}.onnx")))
+    return fuse(onnx.load(str(bundle.path / f"{name}.onnx")), "cpu")
 
 
 def test_words_have_a_scale_each(bundle: Bundle) -> None:

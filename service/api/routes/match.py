@@ -29,6 +29,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
         "invalid_request",
         "out_of_range",
         "text_too_long",
+        "out_of_memory",
         "not_ready",
     ),
 )

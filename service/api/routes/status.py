@@ -61,4 +61,6 @@ async def get_readiness(service: ReadyService) -> Status:
     """A real search has gone through, and nobody asked the process to end: traffic may come."""
     if service.draining:
         raise ProblemError("not_ready", "the service is shutting down")
+    if service.live is not None and service.live.engine.memory.exhausted:
+        raise ProblemError("not_ready", "the model has run out of memory several times in a row")
     return Status(status="ready")

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import httpx
+import numpy as np
 import pytest
 
 from index.live_index import LiveIndex
@@ -94,3 +95,32 @@ def test_a_match_has_nothing_to_fall_back_on(failing: LiveSearch, settings: Sett
         response = ask("POST", "/v1/match", json={"pairs": [pair]})
         assert (response.status_code, response.json()["code"]) == (500, "internal")
         assert "x-request-id" in response.headers
+
+
+def test_without_memory_pairs_are_refused_and_traffic_goes_elsewhere(
+    live: LiveSearch, settings: Settings
+) -> None:
+    """The matcher's passes do not fit: the allocator's own words, from a graph that says them."""
+    engine = Engine(live.engine.bundle, threads=1)
+    short = LiveSearch(engine, live.index)
+    pair = {"text": "red", "image_item_id": live.index.view.ids[5]}
+    for ask, service in asking(settings, short):
+        assert service.ready
+        assert ask("POST", "/v1/match", json={"pairs": [pair]}).status_code == 200
+        matcher, engine._matcher = engine._matcher, TooLarge()
+        for ready in (200, 503, 503):
+            response = ask("POST", "/v1/match", json={"pairs": [pair]})
+            assert (response.status_code, response.json()["code"]) == (503, "out_of_memory")
+            assert response.headers["retry-after"] == "1"
+            assert ask("GET", "/readyz").status_code == ready
+        engine._matcher = matcher
+        assert ask("POST", "/v1/match", json={"pairs": [pair]}).status_code == 200
+        assert ask("GET", "/readyz").status_code == 200, "it fits again"
+
+
+class TooLarge:
+    """A session that asks for more memory than any machine has."""
+
+    def run(self, *_: object) -> NoReturn:
+        np.empty((2**40, 2**20), dtype=np.int8)
+        raise AssertionError("that should not have been there")

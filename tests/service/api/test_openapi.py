@@ -97,7 +97,8 @@ def test_the_examples_work(
 def test_a_picture_search_takes_a_form_and_json(document: dict[str, Any]) -> None:
     content = document["paths"]["/v1/search/image"]["post"]["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]
-    options = {"k", "candidates", "rerank", "timings", "filters", "facets", "max_facet_values"}
+    options = {"k", "candidates", "rerank", "budget_ms", "timings"}
+    options |= {"filters", "facets", "max_facet_values"}
     assert set(form["properties"]) == {"image", *options}
     assert form["properties"]["filters"]["contentMediaType"] == "application/json"
     properties = content["application/json"]["schema"]["properties"]

@@ -11,6 +11,7 @@ from starlette.types import Message
 
 from service.api.problems import ProblemError
 from service.api.queue import Queue
+from service.batching import AbandonedError, caller
 from service.logs import RequestRecord, current_request
 from service.metrics import Metrics
 
@@ -92,3 +93,44 @@ def test_what_nobody_waits_for_any_more_is_not_computed(hangs_up: bool) -> None:
     counted: Any = run(test).counts()["refused"]
     assert done == ([] if hangs_up else [True])
     assert counted == ({"hung_up": 1} if hangs_up else {})
+
+
+def test_who_hangs_up_is_told_to_the_work() -> None:
+    """Work that is under way hears of it and stops; its place is free for others."""
+    hang_up = anyio.Event()
+    stopped: list[str] = []
+
+    async def receive() -> Message:
+        await hang_up.wait()
+        return {"type": "http.disconnect"}
+
+    def work() -> None:
+        who = caller()
+        while not who.has_left():
+            pass
+        stopped.append("heard")
+        raise AbandonedError("the caller has hung up")
+
+    async def main() -> None:
+        queue = Queue(1, 2, 60, metrics)
+
+        async def ask() -> None:
+            current_request.set(RequestRecord("id", receive))
+            with pytest.raises(ProblemError, match="hung up"):
+                await queue.run(work)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await until(lambda: queue.computing == 1)
+                hang_up.set()
+            assert await queue.run(lambda: not caller().gone), "the next one is another"
+
+    metrics = Metrics("0")
+    anyio.run(main)
+    assert stopped == ["heard"]
+    assert metrics.counts()["refused"] == {"hung_up": 1}
+
+
+def test_outside_of_requests_nobody_hangs_up() -> None:
+    assert not caller().has_left()

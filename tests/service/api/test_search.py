@@ -273,3 +273,44 @@ def test_any_damage_to_a_picture_gets_hits_or_a_problem(
             "unsupported_format",
             "too_many_pixels",
         )
+
+
+@pytest.mark.parametrize("path", [TEXT, IMAGE])
+def test_a_budget_of_time(client: httpx.Client, snapshot: Snapshot, path: str) -> None:
+    asked: dict[str, object] = {"query": "blue shirt"} if path == TEXT else {}
+    if path == IMAGE:
+        asked = {"item_id": snapshot.ids[7]}
+    asked |= {"candidates": 20, "k": 20}
+    none = client.post(path, json={**asked, "budget_ms": 0.001})
+    assert (none.status_code, none.headers["x-cache"]) == (200, "miss")
+    body = none.json()
+    assert (body["candidates"], body["reranked"], body["degraded"]) == (20, 0, None)
+    assert [hit["recall_rank"] for hit in body["hits"]] == list(range(1, 21))
+    # What is less for want of time is not kept; what is there already costs no time.
+    whole = client.post(path, json={**asked, "budget_ms": 60_000})
+    assert whole.headers["x-cache"] == "miss"
+    assert whole.json()["reranked"] == 20
+    again = client.post(path, json={**asked, "budget_ms": 0.001})
+    assert again.headers["x-cache"] == "hit"
+    assert again.json()["hits"] == whole.json()["hits"]
+    for bad in (0, -1, "soon"):
+        assert code_of(client.post(path, json={**asked, "budget_ms": bad})) == "invalid_request"
+
+
+def test_long_and_short_searches_at_the_same_time(client: httpx.Client, snapshot: Snapshot) -> None:
+    """They take turns on the same workers; each gets its own answer."""
+    queries = [("a red dress", 100), ("x", 1), ("blue coat", 5), ("a red dress", 3)] * 4
+    alone = {
+        asked: scores(client.post(TEXT, json={"query": asked[0], "candidates": asked[1], "k": 1}))
+        for asked in set(queries)
+    }
+
+    def ask(asked: tuple[str, int], number: int) -> list[tuple[str, float]]:
+        body = {"query": asked[0], "candidates": asked[1], "k": 1}
+        return scores(client.post(TEXT, json={**body, "max_facet_values": 1 + number}))  # no cache
+
+    with ThreadPoolExecutor(len(queries)) as threads:
+        answers = list(threads.map(ask, queries, range(len(queries))))
+    for asked, answer in zip(queries, answers, strict=True):
+        assert answer[0][0] == alone[asked][0][0]
+        assert answer[0][1] == pytest.approx(alone[asked][0][1], abs=1e-4)

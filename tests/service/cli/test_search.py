@@ -63,6 +63,21 @@ def test_json_by_text_and_by_picture(shell: Shell, searcher: Searcher, file: Pat
     assert [hit["item"]["id"] for hit in by_picture["hits"]] == [h.item.id for h in recalled.hits]
 
 
+def test_a_budget_of_time(shell: Shell) -> None:
+    """None is left for the reranker, or enough."""
+    ran = shell("search", "red dress", "--json", "--budget-ms", "0.001", "--candidates", "20")
+    answer = json.loads(ran.out)
+    assert (answer["candidates"], answer["reranked"], answer["degraded"]) == (20, 0, None)
+    assert [hit["recall_rank"] for hit in answer["hits"]] == list(range(1, 11))
+    told = shell("search", "red dress", "--budget-ms", "0.001", "--candidates", "20").err
+    assert "0 of 20 candidates were reranked in time" in told
+    whole = json.loads(shell("search", "red dress", "--json", "--budget-ms", "60000").out)
+    plain = json.loads(shell("search", "red dress", "--json").out)
+    assert whole["hits"] == plain["hits"]
+    assert whole["reranked"] == whole["candidates"] == 64
+    assert shell("search", "red dress", "--budget-ms", "0").code == 2
+
+
 def test_filters_and_facets(shell: Shell, searcher: Searcher, file: Path) -> None:
     filters = {"colour": ["black", "navy"], "price": {"lte": 60}}
     selection = Selection(filters, ("product_type", "price"), 2)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.passes import Limits, PassPool, Rows, cut
+
+
+def rows(*numbers: int) -> list[Rows]:
+    return [np.array([number], dtype=np.int64) for number in numbers]
+
+
+def costs(passes: list[Rows]) -> list[int]:
+    return [1] * len(passes)
+
+
+def test_all_passes_are_run_once() -> None:
+    pool = PassPool(3)
+    seen: list[int] = []
+    passes = rows(*range(50))
+    assert pool.run(passes, costs(passes), lambda part: seen.append(int(part[0]))) == list(
+        range(50)
+    )
+    assert sorted(seen) == list(range(50))
+    assert pool.run([], [], seen.append) == []
+    pool.close()
+
+
+def test_a_long_request_does_not_hold_up_a_short_one() -> None:
+    pool = PassPool(1)
+    order: list[str] = []
+    started, go = threading.Event(), threading.Event()
+
+    def long(part: Rows) -> None:
+        started.set()
+        go.wait()
+        order.append("long")
+
+    passes = rows(*range(20))
+    first = threading.Thread(target=pool.run, args=(passes, costs(passes), long))
+    first.start()
+    started.wait()
+    short = rows(*range(2))
+    second = threading.Thread(
+        target=pool.run, args=(short, costs(short), lambda part: order.append("short"))
+    )
+    second.start()
+    while pool.waiting < 19 + 2:
+        time.sleep(0.001)
+    go.set()
+    first.join()
+    second.join()
+    assert order[:5] == ["long", "long", "short", "long", "short"]
+    assert order.count("long") == 20
+    pool.close()
+
+
+def test_what_nobody_waits_for_is_not_begun() -> None:
+    pool = PassPool(1)
+    gone = threading.Event()
+    ran: list[int] = []
+
+    def compute(part: Rows) -> None:
+        ran.append(int(part[0]))
+        if len(ran) == 3:
+            gone.set()
+
+    passes = rows(*range(10))
+    assert pool.run(passes, costs(passes), compute, Limits(cancelled=gone.is_set)) == [0, 1, 2]
+    assert ran == [0, 1, 2]
+    past = Limits(deadline=time.perf_counter() - 1)
+    assert pool.run(passes, costs(passes), compute, past) == []
+    assert len(ran) == 3
+    assert pool.run(passes, costs(passes), compute) == list(range(10)), "and others are served"
+    pool.close()
+
+
+def test_a_pass_that_would_end_too_late_is_not_begun() -> None:
+    pool = PassPool(1)
+    passes = rows(0)
+    pool.run(passes, [1], lambda part: time.sleep(0.05))  # 50 ms a unit of cost, from now on
+    soon = Limits(deadline=time.perf_counter() + 5)
+    assert pool.run(passes, [1000], lambda part: None, soon) == []
+    assert pool.run(passes, [1], lambda part: None, soon) == [0]
+    pool.close()
+
+
+def test_an_error_ends_its_own_request_only() -> None:
+    pool = PassPool(2)
+    passes = rows(*range(100))
+    ran: list[int] = []
+
+    def fail(part: Rows) -> None:
+        ran.append(int(part[0]))
+        raise ValueError("pass 0 is bad")
+
+    with pytest.raises(ValueError, match="pass 0 is bad"):
+        pool.run(passes, costs(passes), fail)
+    assert len(ran) < 10
+    assert pool.run(passes, costs(passes), lambda part: None) == list(range(100))
+    assert pool.waiting == 0
+    pool.close()
+
+
+def test_a_closed_pool_ends_its_threads() -> None:
+    pool = PassPool(2)
+    before = threading.active_count()
+    pool.run(rows(0), [1], lambda part: None)
+    assert threading.active_count() == before + 2
+    pool.close()
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.run(rows(0), [1], lambda part: None)
+
+
+def padded(passes: list[Rows], lengths: NDArray[np.int32], extra: int) -> list[int]:
+    return [len(part) * (int(lengths[part].max()) + extra) for part in passes]
+
+
+def test_passes_keep_their_budget() -> None:
+    lengths = np.random.default_rng(0).integers(3, 60, 200).astype(np.int32)
+    passes = cut(lengths, 25, 512)
+    assert sorted(np.concatenate(passes).tolist()) == list(range(200))
+    assert max(padded(passes, lengths, 25)) <= 512
+    waste = sum(padded(passes, lengths, 25)) / (lengths.sum() + 25 * 200)
+    assert waste < 1.05, "rows of like length come together"
+    assert [len(part) for part in passes] == sorted((len(part) for part in passes), reverse=True)
+
+
+def test_a_row_that_is_too_long_is_alone() -> None:
+    assert [part.tolist() for part in cut(np.array([9, 1, 90], dtype=np.int32), 1, 20)] == [
+        [1, 0],
+        [2],
+    ]
+    assert cut(np.empty(0, dtype=np.int32), 1, 20) == []
+
+
+def test_windows_keep_the_first_first() -> None:
+    lengths = np.array([9, 3, 7, 5, 2, 8], dtype=np.int32)
+    passes = cut(lengths, 1, 20, window=2)
+    assert [part.tolist() for part in passes] == [[1, 0], [3, 2], [4, 5]]
+    assert [part.tolist() for part in cut(lengths, 1, 1000, window=4)] == [[1, 3, 2, 0], [4, 5]]
