@@ -17,7 +17,9 @@ from model.network import FashionBertModel
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 #: Buffers that a run fits to unseen products at its end.
-_FITTED = ("match_head.recall_weight", "match_head.alignment_weight")
+_FITTED = tuple(
+    f"match_head.{name}" for name in ("match_weight", "recall_weight", "alignment_weight", "shift")
+)
 
 
 def load_checkpoint(folder: Path) -> FashionBertModel:

@@ -97,12 +97,17 @@ class MatchHead(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         # What the other two scores add to the logit: nothing while training, so that the joint
         # layers learn to match by themselves; `model.calibration` sets it on held-out products.
+        # The classifier stays as it was trained, so that another run can go on with it.
         if config.stack_recall:
+            self.register_buffer("match_weight", torch.ones(()))
             self.register_buffer("recall_weight", torch.zeros(()))
+            self.register_buffer("shift", torch.zeros(()))
         if config.alignment_size:
             self.register_buffer("alignment_weight", torch.zeros(()))
 
+    match_weight: Tensor
     recall_weight: Tensor
+    shift: Tensor
     alignment_weight: Tensor
 
     def forward(
@@ -112,7 +117,7 @@ class MatchHead(nn.Module):
         pooled = torch.tanh(self.pooler(cls))
         logit: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1).float()
         if similarity is not None:
-            logit = logit + self.recall_weight * similarity
+            logit = self.match_weight * logit + self.recall_weight * similarity + self.shift
         if alignment is not None:
             logit = logit + self.alignment_weight * alignment
         return logit

@@ -217,8 +217,8 @@ def fit_to_unseen(
         head = network.match_head
         with torch.no_grad():
             head.recall_weight.fill_(weights[0])
-            head.classifier.weight.mul_(weights[1])
-            head.classifier.bias.mul_(weights[1]).add_(shift)
+            head.match_weight.fill_(weights[1])
+            head.shift.fill_(shift)
             if evaluation.aligned:
                 head.alignment_weight.fill_(weights[2])
     figures = {**evaluation.figures, "matching": matching_figures(samples)}

@@ -218,7 +218,11 @@ def test_stacking_is_not_learnt(small: FashionBertConfig) -> None:
     stacked, plain = (
         FashionBertModel(altered(small, stack_recall=stacks)) for stacks in (True, False)
     )
-    assert stacked.state_dict().keys() - plain.state_dict().keys() == {"match_head.recall_weight"}
+    assert stacked.state_dict().keys() - plain.state_dict().keys() == {
+        "match_head.match_weight",
+        "match_head.recall_weight",
+        "match_head.shift",
+    }
     assert [name for name, _ in stacked.named_parameters()] == [
         name for name, _ in plain.named_parameters()
     ]

@@ -575,10 +575,12 @@ def test_a_run_starts_from_a_checkpoint(shop: Shop, straight: Path, tmp_path: Pa
     best = straight / "best"
     trainer = shop.trainer(tmp_path / "run", start_from=str(best))
     given, taken = load_file(best / "model.safetensors"), trainer.network.state_dict()
-    fitted = {name for name in given if name.endswith(("recall_weight", "alignment_weight"))}
-    assert fitted
-    assert all(torch.equal(taken[name], given[name]) for name in given.keys() - fitted)
-    assert all(taken[name] == 0 for name in fitted)
+    fresh = {"match_weight": 1, "recall_weight": 0, "shift": 0}
+    fitted = {f"match_head.{name}": value for name, value in fresh.items()}
+    # The classifier too is as it was trained: what was fitted to unseen products lies beside it.
+    assert all(torch.equal(taken[name], given[name]) for name in given.keys() - fitted.keys())
+    assert all(given[name] != value for name, value in fitted.items())
+    assert all(taken[name] == value for name, value in fitted.items())
     tokenizer = (tmp_path / "run" / "tokenizer.json").read_bytes()
     assert tokenizer == (best / "tokenizer.json").read_bytes()
 

@@ -74,7 +74,8 @@ def test_pairs_are_matched_as_they_are_served(
             ours, theirs = torch_match(network, some, others), engine.match(some, others)
             assert ours.shape == theirs.shape == (max(len(some), len(others)),)
             assert ours.dtype == np.float32
-            assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+            # Cosines of bf16 embeddings are up to 1/256 away and weigh 5; the rest adds as much.
+            assert np.abs(ours - theirs).max() < 0.04
 
 
 @pytest.mark.parametrize("weight", ["text_embeddings.norm.bias", "patch_embeddings.norm.bias"])
@@ -120,16 +121,17 @@ def test_what_is_fitted_is_set_in_the_head(
     validation = Validation(unseen_set, queries=32)
     head = network.match_head
     head.recall_weight.zero_()  # as it is while training
-    weight = head.classifier.weight.detach().clone()
-    bias = head.classifier.bias.detach().fill_(0.25).clone()
+    head.classifier.bias.detach().fill_(0.25)
+    trained = {name: value.clone() for name, value in head.named_parameters()}
     before = validate(network, validation, rerank_all=True)
     similarity, match = fit_stacking(before.samples)
     (slope, intercept), figures = fit_to_unseen(network, before)
     assert slope > 0
-    assert intercept == 0  # it is in the bias
+    assert intercept == 0  # it is in the shift
     assert head.recall_weight.item() == pytest.approx(similarity)
-    torch.testing.assert_close(head.classifier.weight.detach(), match * weight)
-    shift = (head.classifier.bias.detach() - match * bias).item()
+    assert head.match_weight.item() == pytest.approx(match)
+    assert all(torch.equal(value, trained[name]) for name, value in head.named_parameters())
+    shift = head.shift.item()
     # The logits then are what was fitted, and the probability is of them.
     after = validate(network, validation, rerank_all=True)
     for old, new in zip(before.samples, after.samples, strict=True):
