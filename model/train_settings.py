@@ -94,6 +94,11 @@ def check_settings(settings: TrainSettings) -> None:
         raise TrainingError("warmup and weight_decay: give numbers, 0 or more")
     if not 0 < settings.joint_share <= 1:
         raise TrainingError(f"joint_share={settings.joint_share:g}: give a share above 0, up to 1")
+    if not 0 <= settings.hard_from <= settings.hard_until <= 1:
+        raise TrainingError(
+            f"hard_from={settings.hard_from:g}, hard_until={settings.hard_until:g}: give shares of "
+            "the run, the first not above the second"
+        )
     if not all(0 <= beta < 1 for beta in settings.betas):
         raise TrainingError(f"betas={settings.betas}: give two numbers, 0 or more and below 1")
     if settings.weighting not in WEIGHTINGS:

@@ -142,6 +142,14 @@ def train(
             max=1,
         ),
     ] = None,
+    hard_from: Annotated[
+        float,
+        typer.Option(help="Share of the run until which match negatives are random.", min=0, max=1),
+    ] = 0.1,
+    hard_until: Annotated[
+        float,
+        typer.Option(help="Share of it from which all of them are look-alikes.", min=0, max=1),
+    ] = 0.6,
     same_group: Annotated[
         float,
         typer.Option(help="Share of products in batches of one group.", min=0, max=1),
@@ -240,6 +248,8 @@ def train(
         betas=betas,
         negatives=negatives,
         joint_share=joint_share,
+        hard_from=hard_from,
+        hard_until=hard_until,
         keep_maps=keep_maps,
         start_from=None if start_from is None else str(start_from),
         same_group=same_group if group_by else 0.0,
