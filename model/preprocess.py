@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 from model.errors import BundleError, ImageError, TextError
+from model.jpeg_scans import count_scans
 
 #: What Pillow may try: its other forty parsers never see what a stranger sends. (With JPEG comes
 #: MPO, the JPEG of phones with a second view in it.)
@@ -39,6 +40,7 @@ _OTHER_FORMATS = (
     (b"%PDF", "PDF"),
     (b"<svg", "SVG"),
 )
+_MAX_SCANS = 100  # of a progressive JPEG, which has about ten
 BORDER = (255, 255, 255)  # most shop pictures stand on white
 MAX_TEXT_CHARACTERS = 5_000
 
@@ -85,6 +87,12 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         raise ImageError(
             f"the picture has {image.width}×{image.height} pixels, at most "
             f"{limits.max_pixels:,} are taken: send a smaller one",
+            code="too_many_pixels",
+        )
+    if data.startswith(b"\xff\xd8") and (scans := count_scans(data)) > _MAX_SCANS:
+        raise ImageError(
+            f"the picture has {scans:,} scans, at most {_MAX_SCANS} are taken, as each goes over "
+            "all pixels: save it anew",
             code="too_many_pixels",
         )
     return image

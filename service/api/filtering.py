@@ -101,10 +101,10 @@ class SelectingByForm(Selecting):
         Filters,
         BeforeValidator(_decoded),
         Field(
-            description=f"{_FILTERS}. JSON as text",
-            examples=[json.dumps(one) for one in _FILTER_EXAMPLES],
+            description=f"{_FILTERS}. A part that is JSON",
+            examples=_FILTER_EXAMPLES,
         ),
-        _json_text({"type": "object"}),
+        WithJsonSchema({"type": "object"}),
     ] = None
     facets: Annotated[
         Facets,

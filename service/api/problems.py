@@ -65,6 +65,20 @@ _SECURITY_SCHEMES = {
 }
 _SCHEMAS = "#/components/schemas/"
 
+
+def _header(description: str, *, required: bool, **schema: Any) -> dict[str, Any]:
+    return {"description": description, "required": required, "schema": {"type": "string"} | schema}
+
+
+_REQUEST_ID = _header("names this request in the service's log", required=True)
+_RETRY_AFTER = {
+    "Retry-After": _header(
+        "seconds until the request may be sent again", required=True, type="integer", minimum=1
+    )
+}
+_AUTHENTICATE = {"WWW-Authenticate": _header("what is wrong with the key", required=True)}
+_HEADERS = {401: _AUTHENTICATE, 403: _AUTHENTICATE, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
+
 _logger = logging.getLogger("fashionbert.api")
 
 
@@ -126,6 +140,7 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
         status: {
             "description": ", ".join(f"`{code}`" for code in names),
             "content": {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}},
+            **({"headers": dict(_HEADERS[status])} if status in _HEADERS else {}),
         }
         for status, names in by_status.items()
     }
@@ -185,6 +200,8 @@ def _describe(document: dict[str, Any], keys: bool) -> None:
             own = operation["responses"].get("422", {}).get("content", {}).get("application/json")
             if own is not None:
                 del operation["responses"]["422"]
+            for response in operation["responses"].values():
+                response.setdefault("headers", {})["X-Request-Id"] = _REQUEST_ID
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")

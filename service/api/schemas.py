@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from index.snapshot import Item
 from model.catalogue import Attribute
 from service.api.filtering import FacetOut, Selecting, SelectingByForm
+from service.api.patterns import NOT_BLANK
 from service.errors import QueryError
 from service.records import DEFAULT_K, Hit
 
 # The upper ends are settings and are checked in one place for HTTP and shell: `Searcher`. The
 # lower end stands here for whoever reads the OpenAPI document.
 _FROM_ONE: dict[str, Any] = {"minimum": 1}
+_NOT_BLANK: dict[str, Any] = {"minLength": 1, "pattern": NOT_BLANK}
+_NOT_EMPTY: dict[str, Any] = {"minItems": 1}
 
 K = Annotated[
     int, Field(description="how many hits", json_schema_extra=_FROM_ONE)
@@ -30,6 +33,7 @@ Candidates = Annotated[
     ),
 ]
 Rerank = Annotated[bool, Field(description="false gives the order of the recall")]
+Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64", "format": "byte"})]
 BudgetMs = Annotated[
     float | None,
     Field(
@@ -46,10 +50,20 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _one_of(*names: str) -> dict[str, Any]:
+    """Of fields that may be left out or null, exactly one is a string."""
+    return {
+        "oneOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in names]
+    }
+
+
 class TextSearch(_Strict, Selecting):
     """A search by text."""
 
-    query: str = Field(description="what to look for; at most 1,000 characters unless set else")
+    query: str = Field(
+        description="what to look for; at most 1,000 characters unless set else",
+        json_schema_extra=_NOT_BLANK,
+    )
     k: K = DEFAULT_K
     candidates: Candidates = None
     rerank: Rerank = True
@@ -73,7 +87,7 @@ class TextSearch(_Strict, Selecting):
 class ImageSearch(_Strict, Selecting):
     """A search by picture, as JSON."""
 
-    image: str | None = Field(
+    image: Base64 | None = Field(
         None, description="a JPEG, PNG or WebP in base64; a data: URL is taken too"
     )
     item_id: str | None = Field(None, description="search with the first picture of this item")
@@ -90,7 +104,10 @@ class ImageSearch(_Strict, Selecting):
     timings: WantTimings = False
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"item_id": "000017", "k": 3, "timings": True}]}
+        json_schema_extra={
+            "examples": [{"item_id": "000017", "k": 3, "timings": True}],
+            **_one_of("image", "item_id", "image_url"),
+        }
     )
 
     @model_validator(mode="after")
@@ -99,6 +116,16 @@ class ImageSearch(_Strict, Selecting):
         if len(given) != 1:
             raise ValueError("give exactly one of image, item_id and image_url")
         return self
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """A field of a form is left out where one of JSON may be null."""
+    for field in schema["properties"].values():
+        kinds = [kind for kind in field.pop("anyOf", ()) if kind != {"type": "null"}]
+        for kind in kinds:
+            field.update(kind)
+        if field.get("default", ...) is None:
+            del field["default"]
 
 
 class ImageUpload(_Strict, SelectingByForm):
@@ -110,14 +137,22 @@ class ImageUpload(_Strict, SelectingByForm):
     budget_ms: BudgetMs = None
     timings: WantTimings = False
 
+    model_config = ConfigDict(json_schema_extra=_without_null)
+
 
 class MatchPair(_Strict):
     """A text and a picture, each given itself or as an item's."""
 
-    text: str | None = None
+    text: str | None = Field(None, json_schema_extra=_NOT_BLANK)
     text_item_id: str | None = None
-    image: str | None = Field(None, description="in base64, as in a search")
+    image: Base64 | None = Field(None, description="in base64, as in a search")
     image_item_id: str | None = Field(None, description="the first picture of this item")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [_one_of("text", "text_item_id"), _one_of("image", "image_item_id")]
+        }
+    )
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
@@ -131,7 +166,9 @@ class MatchPair(_Strict):
 class MatchRequest(_Strict):
     """Pairs to score."""
 
-    pairs: list[MatchPair] = Field(description="at most 256 unless set else")
+    pairs: list[MatchPair] = Field(
+        description="at most 256 unless set else", json_schema_extra=_NOT_EMPTY
+    )
     timings: WantTimings = False
 
     model_config = ConfigDict(

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from service.api.schemas import decode_base64
-from service.products import ProductFields
+from service.api.patterns import NOT_BLANK
+from service.api.schemas import Base64, decode_base64
+from service.products import ProductFields, WriteLimits
 from service.writes import Removal, Written
 
 AttributeIn = StrictBool | StrictInt | StrictFloat | StrictStr | None
@@ -31,6 +32,14 @@ class ProductIn(_Strict):
     )
     attributes: dict[str, AttributeIn] = Field(
         default_factory=dict,
+        json_schema_extra={
+            "propertyNames": {
+                "minLength": 1,
+                "maxLength": WriteLimits().max_id_characters,
+                "pattern": NOT_BLANK,
+            },
+            "maxProperties": WriteLimits().max_attributes,
+        },
         description="strings, numbers or booleans, of the types the catalogue has; null and empty "
         "ones are left out",
     )
@@ -47,10 +56,16 @@ class ProductIn(_Strict):
         )
 
 
+_Images = Annotated[
+    list[Base64],
+    Field(json_schema_extra={"minItems": 1, "maxItems": WriteLimits().max_pictures}),
+]
+
+
 class ProductWithImages(ProductIn):
     """A product's fields and its pictures."""
 
-    images: list[str] | None = Field(
+    images: _Images | None = Field(
         None,
         description="its pictures, JPEG, PNG or WebP in base64, in order; without this field the "
         "product keeps those that it has",

@@ -32,6 +32,8 @@ Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
         (f"https://{HOST}", "/"),
         (f"https://{HOST}:443/a%20b.jpg?w=1&h=2#top", "/a%20b.jpg?w=1&h=2"),
         (f"HTTPS://{HOST.upper()}/a/../b;c=1", "/a/../b;c=1"),
+        # What is encoded stays so: it ends no line of the request.
+        (f"https://{HOST}/a%0d%0aHost:%20internal?b=%0d%0a", "/a%0d%0aHost:%20internal?b=%0d%0a"),
     ],
 )
 def test_addresses_that_may_be_fetched(url: str, target: str) -> None:
@@ -57,13 +59,42 @@ def test_addresses_that_may_be_fetched(url: str, target: str) -> None:
         "https://0177.0.0.1/",
         "https://127.1/",
         "https://0/",
+        "https://0x7f.0.0.1/",
+        "https://0x7f.1/",
+        "https://0177.0000.0000.0001/",
+        "https://00000177.1/",
+        "https://017700000001/",
+        "https://127.0.0.1./",
+        "https://0xa9fea9fe/",
+        "https://2852039166/",
+        "https://0251.0376.0251.0376/",
+        "https://10.0.0.1/",
+        "https://[::]/",
+        "https://[::127.0.0.1]/",
+        "https://[::ffff:7f00:1]/",
+        "https://[::ffff:a9fe:a9fe]/",
+        "https://[0:0:0:0:0:ffff:127.0.0.1]/",
+        "https://[64:ff9b:1::a00:1]/",
+        "https://[2002:7f00:1::]/",
+        "https://[fd00:ec2::254]/",
+        "https://[fe80::1]/",
+        "https://[::1%25lo]/",
+        "https://[::1]:443/",
         "https://[::1]/",
         "https://[::ffff:127.0.0.1]/",
         "https://[64:ff9b::7f00:1]/",
         "https://[fe80::1%25eth0]/",
         "https://169.254.169.254/latest/meta-data/",
         "https://１２７.0.0.1/",
+        "https://①②⑦.⓪.⓪.①/",
+        "https://127。0。0。1/",
         "https://localhost/",
+        "https://localhost./",
+        "https://LOCALHOST:443/",
+        "https://localhost.localdomain/",
+        "https://127.0.0.1.nip.io/",
+        "https://metadata.google.internal/",
+        "https://redis/",
         # Names that only look like the one on the list.
         f"https://{HOST}./a.jpg",
         f"https://{HOST}.evil.com/a.jpg",
@@ -72,16 +103,34 @@ def test_addresses_that_may_be_fetched(url: str, target: str) -> None:
         "https://example.com/a.jpg",
         "https://cdn。example。com/a.jpg",
         "https://cdn.exаmple.com/a.jpg",
+        "https://cdn.xn--exmple-4nf.com/a.jpg",
+        "https://ⓒdn.example.com/a.jpg",
+        "https://ｃｄｎ.example.com/a.jpg",
+        "https://cdn.example\u00ad.com/a.jpg",
+        "https://cdn.example\u200b.com/a.jpg",
+        f"https://{HOST}../a.jpg",
+        f"https://{HOST}.:443/a.jpg",
+        f"https://.{HOST}/a.jpg",
+        f"https://{HOST}%00.evil.com/a.jpg",
+        f"https://{HOST}%2f@evil.com/a.jpg",
+        f"https://evil.com%23@{HOST}/a.jpg",
         "https://cdn%2eexample.com/a.jpg",
         # A user, another port, and what parsers read differently.
         f"https://{HOST}@127.0.0.1/",
         f"https://127.0.0.1@{HOST}/",
         f"https://user:password@{HOST}/",
+        f"https://@{HOST}/",
+        f"https://{HOST}@{HOST}@evil.com/",
+        f"https://{HOST}:443@127.0.0.1/",
         f"https://{HOST}:80/",
         f"https://{HOST}:6379/",
         f"https://{HOST}:443:80/",
         f"https://{HOST}:/a.jpg",
         f"https://{HOST}:0443/",
+        f"https://{HOST}:4430/",
+        f"https://{HOST}:+443/",
+        f"https://{HOST}:-443/",
+        f"https://{HOST}:４４３/",
         f"https://{HOST}:99999/",
         f"https://127.0.0.1#@{HOST}/",
         f"https://127.0.0.1?@{HOST}/",
@@ -92,6 +141,10 @@ def test_addresses_that_may_be_fetched(url: str, target: str) -> None:
         f" https://{HOST}/",
         f"https://{HOST}/a b",
         f"https://{HOST}/\r\nHost: internal",
+        f"https://{HOST}\r\n/a.jpg",
+        f"https://{HOST}/a.jpg\n",
+        f"\nhttps://{HOST}/a.jpg",
+        f"ht\ntps://{HOST}/a.jpg",
         f"https://{HOST}\t.evil.com/",
         f"https://{HOST}/\x00",
         f"https://[{HOST}]/",
@@ -178,7 +231,7 @@ def fetched(
     certificate: Path,
     handle: Handle,
     *,
-    addresses: tuple[str, ...] = (PUBLIC,),
+    addresses: tuple[str, ...] | Callable[[], tuple[str, ...]] = (PUBLIC,),
     host: str = HOST,
     max_bytes: int = 100_000,
     seconds: float = 30,
@@ -189,7 +242,7 @@ def fetched(
 
     async def resolver(name: str) -> list[str]:
         resolved.append(name)
-        return list(addresses)
+        return list(addresses() if callable(addresses) else addresses)
 
     async def run() -> tuple[bytes, list[tuple[str, int]]]:
         server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -213,6 +266,17 @@ def fetched(
 
     data, asked = asyncio.run(run())
     return data, resolved, asked, names
+
+
+def test_a_name_that_leads_elsewhere_a_moment_later(certificate: Path) -> None:
+    """DNS rebinding: what was looked at is what is connected to."""
+    answers = iter([PUBLIC, "127.0.0.1", "127.0.0.1"])
+    data, resolved, asked, _ = fetched(
+        certificate, answering(ok(PICTURE)), addresses=(lambda: (next(answers),))
+    )
+    assert (data, resolved, asked) == (PICTURE, [HOST], [(PUBLIC, 443)])
+    rebound = refusal(certificate, answering(ok(PICTURE)), addresses=(lambda: (next(answers),)))
+    assert rebound.code == "url_refused"
 
 
 def refusal(certificate: Path, handle: Handle, **options: Any) -> QueryError:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 
+from service.api.item_ids import ItemId
 from service.api.problems import ProblemError, responses
 from service.api.schemas import ItemOut
 from service.api.state import ReadySearcher
@@ -22,7 +23,7 @@ _CACHE = "private, max-age=0, must-revalidate"  # a write may replace it at any 
 
 # Before the item's own route, which would take the address otherwise.
 @router.get(
-    "/{item_id:path}/image",
+    "/{item_id:item}/image",
     response_class=Response,
     responses={
         200: {
@@ -37,7 +38,7 @@ _CACHE = "private, max-age=0, must-revalidate"  # a write may replace it at any 
     },
 )
 def get_item_image(
-    item_id: str,
+    item_id: ItemId,
     searcher: ReadySearcher,
     view: Annotated[int, Query(ge=0, description="which of its pictures, from 0")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
@@ -57,8 +58,8 @@ def get_item_image(
     return Response(data, headers=headers, media_type=media_type)
 
 
-@router.get("/{item_id:path}", responses=responses("unknown_item", "not_ready"))
-def get_item(item_id: str, searcher: ReadySearcher) -> ItemOut:
+@router.get("/{item_id:item}", responses=responses("unknown_item", "not_ready"))
+def get_item(item_id: ItemId, searcher: ReadySearcher) -> ItemOut:
     """A product: its text, its attributes, how many pictures it has."""
     return ItemOut.of(searcher.snapshot.item(row_of(searcher.snapshot, item_id)))
 

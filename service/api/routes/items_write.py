@@ -21,6 +21,7 @@ from starlette.datastructures import UploadFile
 
 from model.errors import FashionBertError
 from service.api.bodies import check_whole, content_type, validated
+from service.api.item_ids import NewItemId
 from service.api.problems import ProblemError, responses
 from service.api.state import ReadyService, ReadyWriter
 from service.api.write_schemas import (
@@ -35,7 +36,7 @@ from service.api.write_schemas import (
     WriteResponse,
     as_operation,
 )
-from service.products import ProductFields
+from service.products import ProductFields, WriteLimits
 from service.writes import Removal, Written
 
 router = APIRouter(prefix="/v1", tags=["items"])
@@ -68,9 +69,8 @@ _PRODUCT_BODY = {
                     "required": ["product"],
                     "properties": {
                         "product": {
-                            "type": "string",
-                            "contentMediaType": "application/json",
-                            "description": "the fields of the JSON body, less images",
+                            **ProductIn.model_json_schema(),
+                            "description": "the fields of the JSON body, less images, as JSON",
                         },
                         "image": {
                             "type": "array",
@@ -79,13 +79,20 @@ _PRODUCT_BODY = {
                             "without any the product keeps those that it has",
                         },
                     },
-                }
+                    "additionalProperties": False,
+                },
+                "encoding": {
+                    "product": {"contentType": "application/json"},
+                    "image": {"contentType": "image/jpeg, image/png, image/webp"},
+                },
             },
         },
     }
 }
 _BATCH_SCHEMA = {
     "type": "array",
+    "minItems": 1,
+    "maxItems": WriteLimits().max_operations,
     "items": {"oneOf": [PutOperation.model_json_schema(), DeleteOperation.model_json_schema()]},
 }
 _BATCH_BODY = {
@@ -94,11 +101,24 @@ _BATCH_BODY = {
         "content": {
             "application/json": {"schema": _BATCH_SCHEMA},
             "application/x-ndjson": {
-                "schema": {"type": "string", "description": "one operation a line"}
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "pattern": r"[^\t-\r ]",
+                    "description": "one operation a line",
+                }
             },
         },
     }
 }
+
+
+def _links(*operations: str) -> dict[str, Any]:
+    """For OpenAPI: what else may be done with the item that a request was about."""
+    return {
+        name: {"operationId": name, "parameters": {"item_id": "$request.path.item_id"}}
+        for name in operations
+    }
 
 
 async def _product(request: Request) -> tuple[ProductIn, tuple[bytes, ...] | None]:
@@ -134,15 +154,20 @@ def _invalid(field: str, message: str) -> RequestValidationError:
 
 
 @router.put(
-    "/items/{item_id:path}",
+    "/items/{item_id:item}",
     openapi_extra=_PRODUCT_BODY,
     responses={
-        201: {"model": WriteResponse, "description": "the product is new"},
+        200: {"links": _links("get_item", "get_item_image", "delete_item")},
+        201: {
+            "model": WriteResponse,
+            "description": "the product is new",
+            "links": _links("get_item", "get_item_image", "delete_item"),
+        },
         **responses(*_BODY, *_PRODUCT, *_STORING),
     },
 )
 async def put_item(
-    item_id: str,
+    item_id: NewItemId,
     product: Annotated[tuple[ProductIn, tuple[bytes, ...] | None], Depends(_product)],
     service: ReadyService,
     writer: ReadyWriter,
@@ -156,8 +181,16 @@ async def put_item(
     return WriteResponse.of(written)
 
 
-@router.delete("/items/{item_id:path}", responses=responses("invalid_request", *_STORING))
-async def delete_item(item_id: str, service: ReadyService, writer: ReadyWriter) -> WriteResponse:
+@router.delete(
+    "/items/{item_id:item}",
+    responses={
+        200: {"links": _links("put_item")},
+        **responses("invalid_request", *_STORING),
+    },
+)
+async def delete_item(
+    item_id: NewItemId, service: ReadyService, writer: ReadyWriter
+) -> WriteResponse:
     """Remove a product. One that is not there is no error: its outcome is `absent`."""
     return WriteResponse.of(await service.compute(partial(writer.delete, item_id)))
 

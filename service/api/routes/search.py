@@ -43,6 +43,15 @@ _BASE = (
     "not_ready",
 )
 _IMAGE = ("invalid_base64", "not_an_image", "truncated", "too_many_pixels", "unsupported_format")
+_CACHED: dict[str, Any] = {
+    "headers": {
+        "X-Cache": {
+            "description": "whether the answer was there already",
+            "required": True,
+            "schema": {"type": "string", "enum": ["hit", "miss"]},
+        }
+    }
+}
 #: The body of a picture search for OpenAPI, which FastAPI cannot tell: the route reads it itself.
 _IMAGE_BODY = {
     "requestBody": {
@@ -60,7 +69,12 @@ _IMAGE_BODY = {
                         },
                         **ImageUpload.model_json_schema()["properties"],
                     },
-                }
+                    "additionalProperties": False,
+                },
+                "encoding": {
+                    "image": {"contentType": "image/jpeg, image/png, image/webp"},
+                    "filters": {"contentType": "application/json"},
+                },
             },
             "application/json": {"schema": ImageSearch.model_json_schema()},
         },
@@ -70,7 +84,10 @@ _IMAGE_BODY = {
 
 @router.post(
     "/text",
-    responses=responses(*_BASE, "empty_text", "invalid_text", "text_too_long", "out_of_range"),
+    responses={
+        200: _CACHED,
+        **responses(*_BASE, "empty_text", "invalid_text", "text_too_long", "out_of_range"),
+    },
 )
 async def search_text(
     body: TextSearch, service: ReadyService, searcher: ReadySearcher
@@ -143,15 +160,18 @@ def _validated(schema: type[M], data: bytes | dict[str, Any]) -> M:
 @router.post(
     "/image",
     openapi_extra=_IMAGE_BODY,
-    responses=responses(
-        *_BASE,
-        *_IMAGE,
-        "unsupported_media_type",
-        "unknown_item",
-        "out_of_range",
-        "url_refused",
-        "url_failed",
-    ),
+    responses={
+        200: _CACHED,
+        **responses(
+            *_BASE,
+            *_IMAGE,
+            "unsupported_media_type",
+            "unknown_item",
+            "out_of_range",
+            "url_refused",
+            "url_failed",
+        ),
+    },
 )
 async def search_image(
     query: Annotated[tuple[ImageSearch | ImageUpload, bytes | None], Depends(_image_search)],

@@ -68,7 +68,7 @@ def test_a_line_for_each_request_and_no_query_unless_asked(
     assert (first["caller"], first["cache"]) == ("anonymous", "miss")
     assert first["ms"] > 0
     assert second["route"] == "/v1/search/image"
-    assert (third["route"], third["status"]) == ("/v1/items/{item_id:path}/image", 422)
+    assert (third["route"], third["status"]) == ("/v1/items/{item_id:item}/image", 422)
     assert (fourth["route"], fourth["status"]) == ("unmatched", 404)
     everything = json.dumps([line for line in lines() if line["logger"] != "httpx"])
     assert encoded[:40] not in everything
@@ -143,7 +143,7 @@ def test_metrics(serve: Serve, snapshot: Snapshot) -> None:
 
     counts = values("request_seconds", "_count")
     assert counts["POST", TEXT, "200"] == 2
-    assert counts["GET", "/v1/items/{item_id:path}", "200"] == 1
+    assert counts["GET", "/v1/items/{item_id:item}", "200"] == 1
     assert counts["GET", "unmatched", "404"] == 3
     assert counts["other", "/v1/index", "405"] == 1
     assert set(values("stage_seconds", "_count")) == {

@@ -100,6 +100,48 @@ def test_a_picture_search_takes_a_form_and_json(document: dict[str, Any]) -> Non
     options = {"k", "candidates", "rerank", "budget_ms", "timings"}
     options |= {"filters", "facets", "max_facet_values"}
     assert set(form["properties"]) == {"image", *options}
-    assert form["properties"]["filters"]["contentMediaType"] == "application/json"
+    assert form["properties"]["filters"]["type"] == "object"
+    assert content["multipart/form-data"]["encoding"]["filters"] == {
+        "contentType": "application/json"
+    }
     properties = content["application/json"]["schema"]["properties"]
     assert set(properties) == {"image", "item_id", "image_url", *options}
+
+
+def test_headers_that_every_such_answer_has(document: dict[str, Any]) -> None:
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                headers = set(response["headers"])
+                assert "X-Request-Id" in headers
+                assert ("Retry-After" in headers) == (status in ("429", "503"))
+                assert ("WWW-Authenticate" in headers) == (status in ("401", "403"))
+    for kind in ("text", "image"):
+        found = document["paths"][f"/v1/search/{kind}"]["post"]["responses"]
+        assert "X-Cache" in found["200"]["headers"]
+
+
+def test_links_lead_to_operations_on_the_same_item(document: dict[str, Any]) -> None:
+    item = document["paths"]["/v1/items/{item_id}"]
+    names = {item[method]["operationId"] for method in ("get", "put", "delete")}
+    names.add(document["paths"]["/v1/items/{item_id}/image"]["get"]["operationId"])
+    for method, status in (("put", "200"), ("put", "201"), ("delete", "200")):
+        links = item[method]["responses"][status]["links"].values()
+        assert {link["operationId"] for link in links} <= names - {item[method]["operationId"]}
+        assert all(link["parameters"] == {"item_id": "$request.path.item_id"} for link in links)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"query": "\u3000\x1f"}, "empty_text"),
+        ({"query": "red", "k": 0}, "out_of_range"),
+        ({"query": "red", "budget_ms": 0}, "invalid_request"),
+        ({"query": "red", "colour": "red"}, "invalid_request"),
+    ],
+)
+def test_what_the_document_rules_out_is_refused(
+    body: dict[str, Any], code: str, client: httpx.Client
+) -> None:
+    response = client.post("/v1/search/text", json=body)
+    assert (response.status_code // 100, response.json()["code"]) == (4, code)
