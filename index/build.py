@@ -2,7 +2,9 @@
 
 Products are encoded in chunks. After each chunk the files are synced and a progress file beside
 them is replaced, so a run that was killed goes on at its last chunk and ends with the files that
-an uninterrupted one makes. Nothing is held in memory but the chunk; the rest is on disk.
+an uninterrupted one makes. While the model computes, pictures that follow are decoded and the chunk
+before is written. What is held in memory are these, whatever the catalogue's size, beside its
+texts and names; the rest is on disk.
 """
 
 from __future__ import annotations
@@ -11,22 +13,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-
+from index.chunks import Chunk, EncodedChunk, chunks_of, encode_chunks
 from index.console import BuildProgress
 from index.delta_log import first_write, last_write
+from index.filling import Filling
 from index.finish import finish_snapshot
-from index.images import Prepared, prepare_image
-from index.items import Item
+from index.left_out import count_pictures, kept_items, refuse_too_bad, write_report
 from index.manifest import FORMAT, Sizes, read_manifest
-from index.parts import Parts, Progress, Skipped
+from index.parts import Parts, Progress
+from index.processes import EncodingProcesses
 from index.recall import choose_rule
 from index.snapshot import Snapshot
 from index.versions import (
@@ -40,16 +39,12 @@ from index.versions import (
     remove_parts,
     set_current,
 )
-from model.catalogue import Catalogue, Product
+from model.catalogue import Catalogue
 from model.engine import Engine
-from model.errors import CatalogueError, ImageError, SnapshotError
-from model.files import write_atomically
+from model.errors import CatalogueError, SnapshotError
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
 
 CHUNK = 256
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def build(
@@ -67,6 +62,7 @@ def build(
     chunk: int = CHUNK,
     if_changed: bool = False,
     supersede: bool = False,
+    processes: int = 1,
 ) -> Snapshot:
     """Encode a catalogue and publish it as the current snapshot.
 
@@ -90,16 +86,19 @@ def build(
         supersede: the catalogue has all that was written to the service before this job began, so
             that those writes are dropped; by default they are put on top of it, as the later ones
             always are.
+        processes: that encode, with an engine each and a share of its threads; on GPUs a device
+            each. The snapshot is the same.
 
     Raises:
         CatalogueError: too many pictures cannot be decoded, or nothing is left.
         BundleError: the model has no recall head.
-        SnapshotError: another build is running here, the disk is full, or `recall` does not fit.
+        SnapshotError: another build is running here, the disk is full, a process was ended, or
+            `recall` does not fit.
     """
-    if batch_size < 1 or chunk < 1 or not 0 <= max_bad <= 1:
+    if min(batch_size, chunk, processes) < 1 or not 0 <= max_bad <= 1:
         raise SnapshotError(
-            f"batch_size {batch_size}, chunk {chunk}, max_bad {max_bad}: the first two are at "
-            "least 1, the last is a share from 0 to 1"
+            f"batch_size {batch_size}, chunk {chunk}, processes {processes}, max_bad {max_bad}: "
+            "the last is a share from 0 to 1, the others are at least 1"
         )
     engine.require_recall()
     choose_rule(len(catalogue.products), recall)
@@ -111,7 +110,7 @@ def build(
                 name = job.unchanged()
             if name is None:
                 with BuildProgress(enabled=progress) as bars:
-                    job.encode(batch_size, chunk, bars)
+                    job.encode(batch_size, chunk, processes, bars)
                     name = job.finish(recall, text_template, bars)
             remove_parts(root)
             return Snapshot.open(root, name, model_id=engine.model_id)
@@ -120,14 +119,6 @@ def build(
             f"the snapshot cannot be written into {root}: {error.strerror or error}; what is done "
             "is kept, start the build again once that is mended"
         ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """One picture of the catalogue: the position of its product, and its name."""
-
-    product: int
-    name: str
 
 
 class _Job:
@@ -146,8 +137,7 @@ class _Job:
         self._root = root
         self._limits = limits
         self._report_path = report_path
-        self._pictures = sum(len(product.images) for product in catalogue.products)
-        self._may_skip = int(max_bad * self._pictures)
+        self._may_skip = int(max_bad * count_pictures(catalogue))
         self._supersede = supersede
         made_from = (FORMAT, engine.model_id, catalogue.fingerprint, repr(limits))
         self._key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
@@ -216,101 +206,59 @@ class _Job:
         self._record.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def encode(self, batch_size: int, chunk: int, bars: BuildProgress) -> None:
+    def encode(self, batch_size: int, chunk: int, processes: int, bars: BuildProgress) -> None:
         """Encode every product that no earlier run has."""
         parts = self._open_parts()
         products = self._catalogue.products
-        chunks = [
-            range(start, min(start + chunk, len(products)))
-            for start in range(self._progress.position, len(products), chunk)
-        ]
         bars.start_encoding(len(products), self._progress.position)
-        threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        left = chunks_of(products, self._progress.position, chunk)
+        filling = Filling(parts, self._record, self._refuse_too_bad)
         try:
-            batches = (batch for span in chunks for batch in self._batches(span, batch_size))
-            prepared = _ahead(threads, self._prepare, batches)
-            for span in chunks:
-                self._encode_chunk(span, batch_size, prepared, parts, bars)
+            with ExitStack() as stack:
+                # Left last to first: what encodes stops before what writes.
+                stack.enter_context(filling)
+                encoded = self._encoder(left, batch_size, processes, bars, stack)
+                for one in stack.enter_context(closing(encoded)):
+                    filling.add(one)
+                    bars.advance_to(one.stop)
             parts.finish()
         finally:
-            threads.shutdown(cancel_futures=True)
             parts.close()
-            self._write_report()
+            if self._report_path is not None:
+                write_report(self._report_path, self._catalogue, self._progress.skipped)
 
-    def _batches(self, span: range, batch_size: int) -> Iterator[list[_View]]:
-        views = [_View(at, name) for at in span for name in self._catalogue.products[at].images]
-        return (views[at : at + batch_size] for at in range(0, len(views), batch_size))
-
-    def _prepare(self, view: _View) -> Prepared | Skipped:
-        try:
-            data = self._catalogue.pictures.read(view.name)
-            return prepare_image(data, self._engine.image_size, self._limits)
-        except (CatalogueError, ImageError) as error:
-            return Skipped(view.product, view.name, str(error))
-
-    def _encode_chunk(
+    def _encoder(
         self,
-        span: range,
+        chunks: Iterator[Chunk],
         batch_size: int,
-        prepared: Iterator[list[Prepared | Skipped]],
-        parts: Parts,
+        processes: int,
         bars: BuildProgress,
-    ) -> None:
-        progress = self._progress
-        rows: dict[int, int] = {}  # position in the catalogue → row in the snapshot
-        for batch in self._batches(span, batch_size):
-            owners: list[int] = []
-            good: list[Prepared] = []
-            for view, outcome in zip(batch, next(prepared), strict=True):
-                if isinstance(outcome, Skipped):
-                    progress.skipped.append(outcome)
-                    continue
-                # A product gets its row with its first good picture, so none is left empty.
-                owners.append(rows.setdefault(view.product, progress.products + len(rows)))
-                good.append(outcome)
-            self._refuse_too_bad()
-            if good:
-                encoded = self._engine.encode_images(np.stack([each.pixels for each in good]))
-                parts.add_images(owners, encoded, [each.served for each in good])
-            bars.advance_to(batch[-1].product)
-        if rows:
-            texts = [self._catalogue.products[position].text for position in rows]
-            parts.add_texts(self._engine.encode_texts(texts))
-        parts.sync()
-        progress.position = span.stop
-        progress.save(self._record)
-        bars.advance_to(span.stop)
+        stack: ExitStack,
+    ) -> Generator[EncodedChunk, None, None]:
+        """What gives the chunks encoded: this process, or several others."""
+        pictures, limits = self._catalogue.pictures, self._limits
+        if processes == 1:
+            return encode_chunks(
+                self._engine,
+                pictures,
+                chunks,
+                batch_size=batch_size,
+                limits=limits,
+                threads=os.cpu_count() or 1,
+                advance=bars.advance_to,
+            )
+        started = EncodingProcesses(
+            self._engine, pictures, processes, batch_size=batch_size, limits=limits
+        )
+        return stack.enter_context(started).encode(chunks)
 
     def _refuse_too_bad(self) -> None:
-        skipped = self._progress.skipped
-        if len(skipped) <= self._may_skip:
-            return
-        # Started again it would stop here at once, even after the pictures were mended.
-        self._discard()
-        last = skipped[-1]
-        raise CatalogueError(
-            f"{len(skipped):,} of {self._pictures:,} pictures of the catalogue cannot be read, "
-            f"more than the {self._may_skip:,} allowed, the last of them {last.image!r} of product "
-            f"{self._catalogue.products[last.product].id!r}: {last.detail}. "
-            "Mend the pictures, or allow more with --max-bad."
-        )
-
-    def _write_report(self) -> None:
-        if self._report_path is None:
-            return
-        lines = [
-            json.dumps(
-                {
-                    "id": self._catalogue.products[each.product].id,
-                    "image": each.image,
-                    "detail": each.detail,
-                },
-                ensure_ascii=False,
-            )
-            for each in self._progress.skipped
-        ]
-        self._report_path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._report_path, "".join(f"{line}\n" for line in lines).encode())
+        try:
+            refuse_too_bad(self._catalogue, self._progress.skipped, self._may_skip)
+        except CatalogueError:
+            # Started again it would stop here at once, even after the pictures were mended.
+            self._discard()
+            raise
 
     def finish(self, recall: str, text_template: str | None, bars: BuildProgress) -> str:
         """Recall indexes, items and manifest; publish. Returns the snapshot's name."""
@@ -341,7 +289,7 @@ class _Job:
             name,
             sizes,
             rules,
-            _items(self._catalogue.products, progress.skipped),
+            kept_items(self._catalogue.products, progress.skipped),
             bars.start_step,
             model_id=engine.model_id,
             text_template=text_template,
@@ -356,25 +304,3 @@ class _Job:
         bars.start_step(f"Publishing snapshot {name}")
         publish(self._root, self._folder, name)
         return name
-
-
-def _items(products: list[Product], skipped: list[Skipped]) -> Iterator[Item]:
-    """The products that are kept, with the pictures that are."""
-    left_out = {(each.product, each.image) for each in skipped}
-    for at, product in enumerate(products):
-        images = tuple(name for name in product.images if (at, name) not in left_out)
-        if images:
-            yield Item(product.id, product.title, product.text, images, product.attributes)
-
-
-def _ahead(
-    threads: ThreadPoolExecutor, work: Callable[[T], R], batches: Iterable[list[T]]
-) -> Iterator[list[R]]:
-    """The results of each batch, the next one being worked on while the caller has this one."""
-    pending: deque[list[Future[R]]] = deque()
-    for batch in batches:
-        pending.append([threads.submit(work, item) for item in batch])
-        if len(pending) > 1:
-            yield [future.result() for future in pending.popleft()]
-    while pending:
-        yield [future.result() for future in pending.popleft()]

@@ -73,6 +73,7 @@ class Engine:
         manifest = bundle.manifest
         providers = _providers(device)
         self.bundle = bundle
+        self.device = device
         self.model_id = bundle.model_id
         self.hidden_size = manifest.hidden_size
         self.patches = manifest.patches

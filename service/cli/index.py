@@ -68,6 +68,14 @@ def build(
             "default they are put on top of the feed.",
         ),
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            help="Processes that encode, with a share of the threads each; with --device cuda, a "
+            "GPU each.",
+            min=1,
+        ),
+    ] = 1,
     threads: options.Threads = None,
     device: options.Device = None,
 ) -> None:
@@ -112,6 +120,7 @@ def build(
             report_path=None if report is None else report.with_suffix(".pictures.jsonl"),
             if_changed=if_changed,
             supersede=supersede,
+            processes=processes,
         )
     manifest = snapshot.manifest
     note(

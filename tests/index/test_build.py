@@ -81,7 +81,7 @@ def test_a_build_that_is_killed_twice_goes_on_and_ends_the_same(
 ) -> None:
     feed, own = demo_catalogue / "train.csv", tmp_path / "snapshots"
     positions = []
-    for reads in (60, 45):
+    for reads in (60, 60):
         arguments = [str(feed), str(engine.bundle.path), str(own), str(reads)]
         run = subprocess.run(
             [sys.executable, "-c", KILLED, *arguments],
@@ -329,6 +329,7 @@ def test_recall_can_be_chosen(catalogue: Catalogue, engine: Engine, tmp_path: Pa
         ({"recall": "annoy"}, "choose auto, exact"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"chunk": 0}, "chunk 0"),
+        ({"processes": 0}, "processes 0"),
         ({"max_bad": 1.5}, "max_bad 1.5"),
     ],
 )

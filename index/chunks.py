@@ -1,0 +1,218 @@
+"""A catalogue's products, encoded chunk by chunk while the pictures that follow are decoded.
+
+What is ahead of the model is bounded: one batch of decoded pictures. A batch is always made of the
+same pictures, whoever encodes it, because an int8 model may round differently in other company.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from index.images import Prepared, prepare_image
+from index.parts import Skipped
+from model.catalogue import Product
+from model.engine import EncodedImages, EncodedTexts, Engine
+from model.errors import CatalogueError, ImageError
+from model.pictures import Pictures
+from model.preprocess import ImageLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Products that follow one another in the catalogue, the first at position `start`."""
+
+    start: int
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    images: tuple[tuple[str, ...], ...]
+
+    @property
+    def stop(self) -> int:
+        """The position after the last."""
+        return self.start + len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """Pictures encoded together: the position of each one's product, and its bytes as served."""
+
+    products: list[int]
+    encoded: EncodedImages
+    served: list[bytes]
+
+
+@dataclass(slots=True)
+class EncodedChunk:
+    """A chunk of which the model has seen all.
+
+    `kept` are the positions of the products with a picture that can be decoded, `texts` theirs in
+    this order; None if there are none.
+    """
+
+    start: int
+    stop: int
+    kept: list[int] = field(default_factory=list)
+    batches: list[EncodedBatch] = field(default_factory=list)
+    texts: EncodedTexts | None = None
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One picture: the position of its product in the catalogue, the product's id, its name."""
+
+    product: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    chunk: Chunk
+    views: list[_View]
+    is_last: bool
+
+
+def chunks_of(products: Sequence[Product], start: int, size: int) -> Iterator[Chunk]:
+    """The products from position `start` on, so many a chunk."""
+    for at in range(start, len(products), size):
+        part = products[at : at + size]
+        yield Chunk(
+            at,
+            tuple(product.id for product in part),
+            tuple(product.text for product in part),
+            tuple(product.images for product in part),
+        )
+
+
+def encode_chunks(
+    engine: Engine,
+    pictures: Pictures,
+    chunks: Iterable[Chunk],
+    *,
+    batch_size: int,
+    limits: ImageLimits,
+    threads: int,
+    advance: Callable[[int], None] | None = None,
+) -> Generator[EncodedChunk, None, None]:
+    """Encode chunks in their order; the batch that follows is decoded meanwhile.
+
+    Args:
+        engine: the model.
+        pictures: where the products' are.
+        chunks: taken as far as the batch ahead reaches.
+        batch_size: pictures that are decoded ahead and encoded together.
+        limits: what a picture may weigh.
+        threads: that decode.
+        advance: told the position of the last product of each batch.
+
+    Raises:
+        Exception: whatever fails but a picture that cannot be read, with a note that names the
+            picture, or the products of the pass.
+    """
+
+    def prepare(view: _View) -> Prepared | Skipped:
+        try:
+            return prepare_image(pictures.read(view.name), engine.image_size, limits)
+        except (CatalogueError, ImageError) as error:
+            return Skipped(view.product, view.name, str(error))
+        except Exception as error:
+            error.add_note(f"while reading the picture {view.name!r} of product {view.id!r}")
+            raise
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        encoded: EncodedChunk | None = None
+        for batch, prepared in _ahead(pool, prepare, _batches(chunks, batch_size)):
+            if encoded is None:
+                encoded = EncodedChunk(batch.chunk.start, batch.chunk.stop)
+            with _naming(batch.views[0].id, batch.views[-1].id):
+                _add_pictures(engine, batch.views, prepared, encoded)
+            if advance is not None:
+                advance(batch.views[-1].product)
+            if batch.is_last:
+                with _naming(batch.chunk.ids[0], batch.chunk.ids[-1]):
+                    _add_texts(engine, batch.chunk, encoded)
+                yield encoded
+                encoded = None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(chunks: Iterable[Chunk], size: int) -> Iterator[_Batch]:
+    """The pictures of each chunk, in batches of at most `size`."""
+    for chunk in chunks:
+        views = [
+            _View(position, id, name)
+            for position, (id, names) in enumerate(
+                zip(chunk.ids, chunk.images, strict=True), chunk.start
+            )
+            for name in names
+        ]
+        for at in range(0, len(views), size):
+            yield _Batch(chunk, views[at : at + size], at + size >= len(views))
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    prepare: Callable[[_View], Prepared | Skipped],
+    batches: Iterable[_Batch],
+) -> Iterator[tuple[_Batch, list[Prepared | Skipped]]]:
+    """Each batch with what became of its pictures; the next is prepared while one is used."""
+    pending: deque[tuple[_Batch, list[Future[Prepared | Skipped]]]] = deque()
+    for batch in batches:
+        pending.append((batch, [pool.submit(prepare, view) for view in batch.views]))
+        if len(pending) > 1:
+            yield _finished(*pending.popleft())
+    while pending:
+        yield _finished(*pending.popleft())
+
+
+def _finished(
+    batch: _Batch, futures: list[Future[Prepared | Skipped]]
+) -> tuple[_Batch, list[Prepared | Skipped]]:
+    return batch, [future.result() for future in futures]
+
+
+def _add_pictures(
+    engine: Engine,
+    views: list[_View],
+    prepared: list[Prepared | Skipped],
+    encoded: EncodedChunk,
+) -> None:
+    products: list[int] = []
+    good: list[Prepared] = []
+    for view, outcome in zip(views, prepared, strict=True):
+        if isinstance(outcome, Skipped):
+            encoded.skipped.append(outcome)
+            continue
+        products.append(view.product)
+        good.append(outcome)
+        # A product is kept with its first good picture, so none is left empty.
+        if view.product not in encoded.kept[-1:]:
+            encoded.kept.append(view.product)
+    if good:
+        images = engine.encode_images(np.stack([each.pixels for each in good]))
+        encoded.batches.append(EncodedBatch(products, images, [each.served for each in good]))
+
+
+def _add_texts(engine: Engine, chunk: Chunk, encoded: EncodedChunk) -> None:
+    if encoded.kept:
+        texts = [chunk.texts[position - chunk.start] for position in encoded.kept]
+        encoded.texts = engine.encode_texts(texts)
+
+
+@contextmanager
+def _naming(first: str, last: str) -> Iterator[None]:
+    """Let an error say which products it hit."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"while encoding the products {first!r} to {last!r}")
+        raise

@@ -1,0 +1,61 @@
+"""Pictures that a build leaves out: how many are too many, the report, and what is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from index.items import Item
+from index.parts import Skipped
+from model.catalogue import Catalogue, Product
+from model.errors import CatalogueError
+from model.files import write_atomically
+
+
+def count_pictures(catalogue: Catalogue) -> int:
+    """Of all products."""
+    return sum(len(product.images) for product in catalogue.products)
+
+
+def refuse_too_bad(catalogue: Catalogue, skipped: Sequence[Skipped], most: int) -> None:
+    """Refuse a catalogue of which more pictures than `most` are left out.
+
+    Raises:
+        CatalogueError: it names the last of them, and why.
+    """
+    if len(skipped) <= most:
+        return
+    last = skipped[-1]
+    raise CatalogueError(
+        f"{len(skipped):,} of {count_pictures(catalogue):,} pictures of the catalogue cannot be "
+        f"read, more than the {most:,} allowed, the last of them {last.image!r} of product "
+        f"{catalogue.products[last.product].id!r}: {last.detail}. "
+        "Mend the pictures, or allow more with --max-bad."
+    )
+
+
+def write_report(path: Path, catalogue: Catalogue, skipped: Sequence[Skipped]) -> None:
+    """Write what was left out as JSON lines: the product's id, the picture, and why."""
+    lines = [
+        json.dumps(
+            {
+                "id": catalogue.products[each.product].id,
+                "image": each.image,
+                "detail": each.detail,
+            },
+            ensure_ascii=False,
+        )
+        for each in skipped
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def kept_items(products: Sequence[Product], skipped: Sequence[Skipped]) -> Iterator[Item]:
+    """The products that are kept, with the pictures that are."""
+    left_out = {(each.product, each.image) for each in skipped}
+    for at, product in enumerate(products):
+        images = tuple(name for name in product.images if (at, name) not in left_out)
+        if images:
+            yield Item(product.id, product.title, product.text, images, product.attributes)
