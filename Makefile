@@ -12,7 +12,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 \
 	--annotation-style line
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-train test check format lock clean
+.PHONY: help setup demo demo-train test check format bench lock clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ check: setup ## Lint, formatting and types
 format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Parts and options: make bench BENCH="rerank-library limit" BENCH_OPTIONS="--rounds 3".
+BENCH ?= all
+BENCH_OPTIONS ?=
+bench: setup ## Measure against peers, write docs/BENCHMARKS.md (hours)
+	$(BIN)/python -m benchmarks $(BENCH) $(BENCH_OPTIONS)
 
 lock: setup ## Lock what the images install (requirements/)
 	$(PIP) uv

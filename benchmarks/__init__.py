@@ -1,0 +1,1 @@
+"""What the project costs and how that compares: `python -m benchmarks --help`."""

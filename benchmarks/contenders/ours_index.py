@@ -1,0 +1,62 @@
+"""Our offline job over the catalogue, and the bare sessions on the batches that it made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from protocol import Prepare, serve, settings
+
+from benchmarks import recording
+from model.bundle import Bundle
+
+
+def make() -> tuple[Prepare, dict[str, Any]]:
+    """Settings: `bundle`, `feed`, `folder` for the snapshots. Requests: `level` of `job`,
+    `processes` (the job with one a core) and `sessions`.
+    """
+    recording.install()
+    from index.build import build
+    from model.catalogue import read_catalogue
+    from model.engine import Engine
+
+    given = settings()
+    engine = Engine(Bundle.open(Path(given["bundle"])))
+    root = Path(given["folder"])
+    catalogue = read_catalogue(Path(given["feed"]), check_images=False)
+
+    def job(processes: int = 1) -> object:
+        shutil.rmtree(root, ignore_errors=True)
+        build(catalogue, engine, root, progress=False, processes=processes)
+        return None
+
+    with recording.recording() as passes:
+        job()
+    pictures = sum(len(product.images) for product in catalogue.products)
+
+    def sessions() -> object:
+        passes.replay()
+        return None
+
+    cores = len(os.sched_getaffinity(0))
+    levels = {"job": job, "processes": partial(job, cores), "sessions": sessions}
+
+    def prepare(request: dict[str, Any]) -> Callable[[], object]:
+        return levels[request["level"]]
+
+    facts = {
+        "processes": cores,
+        "products": len(catalogue.products),
+        "pictures": pictures,
+        "passes": len(passes.runs),
+        "threads": passes.threads,
+    }
+    return prepare, facts
+
+
+if __name__ == "__main__":  # the processes that encode import this file
+    serve(make)
