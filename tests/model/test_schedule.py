@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from model.errors import TrainingError
 from model.schedule import hardness_at, learning_rate_at
-from model.train_settings import TrainSettings
+from model.train_settings import TrainSettings, check_settings
 
 
 def test_schedules() -> None:
@@ -32,3 +33,9 @@ def test_warming_up_by_a_number_of_steps() -> None:
         0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0
     ]  # fmt: skip
     assert learning_rate_at(0, 1, 5000) == 1
+
+
+def test_negatives_harden_forwards() -> None:
+    for wrong in ({"hard_from": 0.6, "hard_until": 0.1}, {"hard_until": 2.0}, {"hard_from": -0.1}):
+        with pytest.raises(TrainingError, match=r"hard_from=.*hard_until=.*not above the second"):
+            check_settings(TrainSettings(**wrong))
