@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -41,18 +42,24 @@ class Recording:
     """The passes of some work."""
 
     runs: list[Run] = field(default_factory=list)
+    own: int = field(default_factory=threading.get_ident)
 
     @property
-    def threads(self) -> int:
-        """How many threads made them."""
-        return len({run.thread for run in self.runs})
+    def helpers(self) -> int:
+        """How many other threads made some of them."""
+        return len({run.thread for run in self.runs} - {self.own})
 
     def replay(self) -> list[Any]:
-        """Make the passes again, by as many threads as made them; gives what each gave."""
-        if self.threads <= 1:
-            return [run.again() for run in self.runs]
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(Run.again, self.runs))
+        """Make the passes again, by as many threads as made them; gives what each gave.
+
+        What the recording thread made itself is made in its turn, as what follows may need it: the
+        matcher's passes come after the query's encoding. Only other threads' passes go together.
+        """
+        outputs: list[Any] = []
+        with ThreadPoolExecutor(max(1, self.helpers)) as pool:
+            for is_own, runs in groupby(self.runs, key=lambda run: run.thread == self.own):
+                outputs += map(Run.again, runs) if is_own else pool.map(Run.again, runs)
+        return outputs
 
 
 _current: Recording | None = None

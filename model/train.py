@@ -132,6 +132,22 @@ class Trainer:
         self.progression = Progression()
         self.accelerator.register_for_checkpointing(self.scheduler, self.progression)
 
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the process group, where there is one; the network can still be read.
+
+        A `DistributedDataParallel` that outlives the group, up to the interpreter's end, makes
+        one exit in ten abort (SIGABRT) after all is written, so it is let go first.
+        """
+        self.model = self.accelerator.unwrap_model(self.model)
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
     @property
     def network(self) -> FashionBertModel:
         """The bare network."""

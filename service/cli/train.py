@@ -263,9 +263,10 @@ def train(
         seed=seed,
         overrides=overrides,
     )
-    best = Trainer(
+    with Trainer(
         settings, learn, choose, run, cache=cache, text_template=text, show_progress=True
-    ).run()
+    ) as trainer:
+        best = trainer.run()
     note(
         f"the best checkpoint is {best}: `fashionbert export {best} --out BUNDLE` makes it a bundle"
     )

@@ -82,5 +82,5 @@ def test_refusals_are_no_answers(recorder: _Recorder) -> None:
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
-    with pytest.raises(RuntimeError, match="ConnectError"):
+    with pytest.raises(RuntimeError, match="ConnectionRefusedError"):
         load.run("http://127.0.0.1:9", "match", 1, 0.1, ids=["1"], **GIVEN)

@@ -45,5 +45,5 @@ def test_several_threads_replay_as_several(watched: Engine) -> None:
     texts = [["red dress"], ["blue shirt"], ["black hat"], ["white coat"]]
     with recording() as passes, ThreadPoolExecutor(2) as pool:
         list(pool.map(watched.encode_texts, texts))
-    assert 1 <= passes.threads <= 2
+    assert 1 <= passes.helpers <= 2
     assert len(passes.replay()) == len(passes.runs) == 4

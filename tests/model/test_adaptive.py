@@ -335,7 +335,7 @@ def test_choosing_a_weighting() -> None:
 
 
 PROCESS = """
-import json, sys, torch
+import gc, json, sys, torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from model.adaptive import AdaptiveGradients, AdaptiveLosses, weighted_sum
@@ -357,6 +357,8 @@ weights = AdaptiveGradients([model.shared])(losses, step=1)
 by_loss = AdaptiveLosses()(losses, step=1)
 weighted_sum(losses, weights).backward()
 print(json.dumps([weights, by_loss, model.shared.grad.tolist()]))
+del wrapped, losses  # before the group: see `Trainer.close`
+gc.collect()
 torch.distributed.destroy_process_group()
 """
 

@@ -44,7 +44,7 @@ same = numbers[rows, None] == numbers[None, :]
 scale = torch.tensor(9.0)
 state["contrastive"] = contrastive_loss(texts[rows], images[rows], scale, same, 4 * rank)
 save_file(state, results / f"{rank}.safetensors")
-trainer.accelerator.end_training()
+trainer.close()
 """
 
 
