@@ -76,6 +76,7 @@ _GRAPH_MAKERS = (
     "precision",
     "quantise_graph",
     "quantise_products",
+    "smooth_values",
 )
 #: Those that read as much as the peers.
 OURS = ("k0-fp32", "khalf-fp32", "khalf-int8")

@@ -152,10 +152,10 @@ class FashionBertModel(PreTrainedModel):
         places = _places(text_mask, patch_mask)
         present = torch.cat([text_mask.flatten(), patch_mask.flatten()])
         mask = additive_mask(present[places])
-        states = F.embedding(places, rows[0])
+        states = F.embedding(places, rows.flatten(0, 1))  # a view in ONNX too; [0] is a copy
         for first in layers[:1]:
             assert isinstance(first, EncoderLayer)
-            states = first(states, mask, F.embedding(places, first.qkv(rows)[0]))
+            states = first(states, mask, F.embedding(places, first.qkv(rows).flatten(0, 1)))
         return self._through(states, mask, layers[1:]), mask
 
     def joint_states(self, text_states: Tensor, text_mask: Tensor, image_states: Tensor) -> Tensor:

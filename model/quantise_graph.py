@@ -47,6 +47,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from model.graphs import Feeds
 from model.onnx_graph import Graph
 from model.quantise_products import activation_ranges, products, quantise_products, symmetric
+from model.smooth_values import smooth_values
 
 _CNN = ("Conv", "Relu", "MaxPool", "Add")
 
@@ -63,6 +64,7 @@ def quantise_graph(model: ModelProto, width: int, samples: Sequence[Feeds]) -> M
     model = quantise_convolutions(model, samples) if samples else store_convolutions(model)
     sources = {node.input[0] for node in products(Graph(model), width)}
     ranges = activation_ranges(model, sources, samples) if samples else {}
+    model, ranges = smooth_values(model, width, ranges)
     return quantise_products(model, width, ranges)
 
 

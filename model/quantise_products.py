@@ -126,9 +126,9 @@ class _Product:
 
     def _smoothed(self, bounds: Range) -> list[NodeProto]:
         """Channels divided by what their row of the matrix is multiplied by."""
-        sizes = np.maximum(-bounds[0], bounds[1]).clip(1e-5)
-        rows = np.abs(self.weight).max(axis=1).clip(1e-5)
-        factors = (sizes**SMOOTHING / rows ** (1 - SMOOTHING)).astype(np.float32)
+        factors = smoothing_factors(bounds, self.weight)
+        if np.allclose(factors, 1, rtol=1e-3):  # what makes the input has seen to it
+            return [self._quantised(self.source, bounds)]
         self.weight = self.weight * factors[:, None]
         smoothed = f"{self.name}_smoothed"
         inputs = [self.source, self._constant("factors", 1 / factors)]
@@ -164,6 +164,17 @@ class _Product:
         return helper.make_node(
             "MatMulIntegerToFloat", inputs, [target], name=self.name, domain=MICROSOFT
         )
+
+
+def smoothing_factors(bounds: Range, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the input's channels are divided by and the matrix's rows multiplied by: [C].
+
+    Of a channel and a row that are as large as each other it is 1.
+    """
+    sizes = np.maximum(-bounds[0], bounds[1]).clip(1e-5)
+    rows = np.abs(weight).max(axis=1).clip(1e-5)
+    factors: NDArray[np.float32] = (sizes**SMOOTHING / rows ** (1 - SMOOTHING)).astype(np.float32)
+    return factors
 
 
 def _biased(graph: Graph, product: NodeProto, size: int) -> tuple[NodeProto, str | None]:
