@@ -57,7 +57,8 @@ class Recording:
         """
         outputs: list[Any] = []
         with ThreadPoolExecutor(max(1, self.helpers)) as pool:
-            for is_own, runs in groupby(self.runs, key=lambda run: run.thread == self.own):
+            for is_own, group in groupby(self.runs, key=lambda run: run.thread == self.own):
+                runs = list(group)
                 outputs += map(Run.again, runs) if is_own else pool.map(Run.again, runs)
         return outputs
 
