@@ -22,13 +22,17 @@ narrower the filter, so up to 200,000 vectors that pass it are compared one by o
 index is searched more deeply: efSearch grows with 1/share, and so do the lists that are read.
 `benchmarks/filters.py` measures it.
 
-FAISS takes its number of threads from OpenMP, for the whole process (`OMP_NUM_THREADS`, or
-`faiss.omp_set_num_threads`); nothing here changes it.
+A search takes one thread: several were slower for one query (10,000 vectors: 0.35 ms against 0.15;
+200,000: 9.1 against 7.7), and OpenMP's threads then wait for more work by spinning, on the cores
+that the matcher needs next: its passes took 1.2 times as long (docs/EXPERIMENTS.md). To build an
+index takes as many as OpenMP has (`OMP_NUM_THREADS`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,6 +60,17 @@ _BLOCK = 1 << 16  # vectors added or compared at a time
 
 Embeddings = NDArray[np.float32]
 _faiss: Any = faiss
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS with one thread; OpenMP keeps the number for each calling thread by itself."""
+    before = _faiss.omp_get_max_threads()
+    _faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        _faiss.omp_set_num_threads(before)
 
 
 def choose_rule(count: int, recall: str = "auto") -> Rule:
@@ -183,7 +198,8 @@ class RecallIndex:
                 return self._compare(query, np.flatnonzero(among), k)
             parameters = self._parameters(among, matching, fetch)
         vectors = np.ascontiguousarray(query[None], dtype=np.float32)
-        similarities, rows = self._index.search(vectors, fetch, params=parameters)
+        with _one_thread():
+            similarities, rows = self._index.search(vectors, fetch, params=parameters)
         found = rows[0] >= 0  # FAISS fills up with -1
         if self.rule == "ivfpq":
             return self._compare(query, rows[0][found], k)

@@ -198,7 +198,7 @@ class Engine:
         # A caller that is alone gets all workers, if the passes do not become too small by it.
         share = -(-pairs // self.workers) * (int(lengths.max(initial=0)) + self.patches)
         budget = min(self.match_tokens, max(share, self.match_tokens // 2))
-        passes = cut(of_pairs, self.patches, budget, window)
+        passes = cut(of_pairs, self.patches, budget, window, self.workers)
         costs = [len(rows) * (int(of_pairs[rows[-1]]) + self.patches) for rows in passes]
 
         def compute(rows: NDArray[np.int64]) -> None:

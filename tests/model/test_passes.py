@@ -142,6 +142,20 @@ def test_a_row_that_is_too_long_is_alone() -> None:
     assert cut(np.empty(0, dtype=np.int32), 1, 20) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+def test_all_workers_end_at_about_the_same_time(workers: int) -> None:
+    alike = np.full(64, 8, dtype=np.int32)
+    sizes = [len(part) for part in cut(alike, 25, 512, workers=workers)]
+    assert len(sizes) == {1: 5, 2: 6, 3: 6, 8: 8}[workers]
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == 64
+    mixed = np.random.default_rng(0).integers(5, 30, 300).astype(np.int32)
+    passes = cut(mixed, 25, 512, workers=workers)
+    assert sorted(np.concatenate(passes).tolist()) == list(range(300))
+    assert max(padded(passes, mixed, 25)) <= 512
+    assert [part.tolist() for part in cut(alike[:2], 25, 512, workers=workers)] == [[0, 1]]
+
+
 def test_windows_keep_the_first_first() -> None:
     lengths = np.array([9, 3, 7, 5, 2, 8], dtype=np.int32)
     passes = cut(lengths, 1, 20, window=2)
