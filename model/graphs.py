@@ -71,6 +71,16 @@ class Graphs:
         states = [[self._run(graph, feed)[0] for feed in feeds[graph]] for graph in GRAPHS[:2]]
         return {**feeds, "matcher": _pairs(*states)}
 
+    def largest_difference(self, other: Graphs, samples: Samples) -> float:
+        """Between the outputs of both where they are fed alike; NaN if one is no number."""
+        differences = [
+            np.abs(ours - theirs).max()
+            for graph, feeds in self.feeds(samples).items()
+            for feed in feeds
+            for ours, theirs in zip(self._run(graph, feed), other._run(graph, feed), strict=True)
+        ]
+        return float(np.max(differences))
+
     def trace(self, samples: Samples) -> Trace:
         """Run samples through all three graphs."""
         states: list[list[NDArray[np.float32]]] = []

@@ -1,6 +1,6 @@
 """An fp32 bundle in another precision: int8 for processors, fp16 for CUDA.
 
-    fp32    the reference: what torch computes, to 1e-4
+    fp32    what torch computes, to 1e-4; fused for processors
     int8    `model.quantise_graph`, for processors
     fp16    everything but sums, norms and heads in half precision; states int8 in, fp32 out, as in
             the others
@@ -35,6 +35,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 #: Least mean cosine between a precision's states or embeddings and the reference's. Far below what
 #: is measured (docs/EXPERIMENTS.md): under it the graph is broken, not rounded.
 LEAST_COSINE = {"int8": 0.9, "fp16": 0.999}
+#: Between fp32 as exported and as fused: what the export allows against torch.
+TOLERANCE = 1e-4
 
 
 def convert_bundle(
@@ -46,10 +48,10 @@ def convert_bundle(
     measure: Samples | None = None,
     figures: Callable[[Bundle], dict[str, Any]] | None = None,
 ) -> tuple[Bundle, Errors]:
-    """Write an fp32 bundle in another precision.
+    """Write an exported bundle as it is served.
 
     Args:
-        reference: the fp32 bundle.
+        reference: the fp32 bundle as `model.export` writes it.
         folder: must not exist, or hold an older bundle, which is replaced.
         precision: of the new bundle.
         calibrate: sets the ranges of int8's activations; not of the products measured on.
@@ -57,12 +59,13 @@ def convert_bundle(
         figures: more to measure on the new bundle, kept in its manifest beside the errors.
 
     Raises:
-        BundleError: the reference is not fp32, the new graphs compute something else, or the
-            folder cannot be written. What stood there stands then.
+        BundleError: the reference is not as exported, the new graphs compute something else, or
+            the folder cannot be written. What stood there stands then.
     """
-    if reference.manifest.precision != "fp32":
+    if reference.manifest.precision != "fp32" or "precision" in reference.manifest.metrics:
         raise BundleError(
-            f"{reference.path} is of {reference.manifest.precision}: precisions are made of fp32"
+            f"{reference.path} is of {reference.manifest.precision} and made for serving: "
+            "precisions are made of the checkpoint, by `fashionbert export`"
         )
     with new_folder(folder) as part:
         shutil.copyfile(reference.path / "tokenizer.json", part / "tokenizer.json")
@@ -78,6 +81,8 @@ def convert_bundle(
         samples = measure or calibrate or noise(reference.manifest.image_size)
         errors = graph_errors(Graphs(reference), Graphs(written), samples)
         _check(errors, precision)
+        if precision == "fp32":
+            _check_same(Graphs(reference).largest_difference(Graphs(written), samples))
         about["errors"] = dataclasses.asdict(errors)
         if figures is not None:
             about |= figures(written)
@@ -92,15 +97,14 @@ def convert_graph(
 
     Args:
         model: in fp32; used up.
-        precision: `fp32` is `model` itself.
+        precision: of the new graph.
         width: the hidden width H.
         samples: inputs of single items, to calibrate int8 on.
     """
-    if precision == "fp32":
-        return model
     if precision == "fp16":
         return half(fuse(model, "cuda"))
-    return quantise_graph(fuse(model, "cpu"), width, samples)
+    fused = fuse(model, "cpu")
+    return fused if precision == "fp32" else quantise_graph(fused, width, samples)
 
 
 def _describe(
@@ -125,4 +129,13 @@ def _check(errors: Errors, precision: Precision) -> None:
             f"{worst:.3f} on {errors.samples} products, at least {LEAST_COSINE[precision]} is "
             "expected): it was not written; calibrate on products like those it was trained on, "
             "or keep fp32"
+        )
+
+
+def _check_same(difference: float) -> None:
+    """Refuse fused graphs whose outputs are not those of the exported ones, to rounding."""
+    if not difference <= TOLERANCE:  # also refuses NaN
+        raise BundleError(
+            f"fused, the graphs differ by {difference:.2e} from the exported ones (at most "
+            f"{TOLERANCE:.0e} is allowed): the bundle was not written"
         )

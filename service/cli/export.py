@@ -76,7 +76,7 @@ def export(
 ) -> None:
     """Export a checkpoint to ONNX; refused where ONNX Runtime computes something else than torch.
 
-    Other precisions are made of the fp32 export and compared with it. The options about columns
+    Precisions are made of the fp32 export and compared with it. The options about columns
     hold for both feeds.
 
     \b
@@ -95,14 +95,12 @@ def export(
     wanted = list(dict.fromkeys(precision or [PrecisionName.FP32]))
     folders = {name: bundle / name if len(wanted) > 1 else bundle for name in wanted}
     with ExitStack() as stack:
-        if PrecisionName.FP32 in folders:
-            place = folders[PrecisionName.FP32]
-        else:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "fp32"
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "exported"
         reference, difference = export_checkpoint(checkpoint, place)
         if PrecisionName.FP32 in folders:
+            written, _ = convert_bundle(reference, folders[PrecisionName.FP32], "fp32")
             note(
-                f"{_about(reference)}: at most {difference:.1e} away from torch on states, "
+                f"{_about(written)}: at most {difference:.1e} away from torch on states, "
                 "embeddings and logits"
             )
         if wanted == [PrecisionName.FP32]:

@@ -13,6 +13,7 @@ from model.bundle import Bundle, Manifest, write_manifest
 from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine
 from model.errors import BundleError
+from model.graphs import GRAPHS, Graphs
 from model.precision import convert_bundle
 from model.precision_loss import Errors, RankTrial
 from model.samples import Samples, samples_of
@@ -35,6 +36,7 @@ def converted(
 ) -> dict[str, tuple[Bundle, Errors]]:
     folder = tmp_path_factory.mktemp("precisions")
     return {
+        "fp32": convert_bundle(bundle, folder / "fp32", "fp32", measure=samples),
         "int8": convert_bundle(bundle, folder / "int8", "int8", calibrate=samples),
         "plain": convert_bundle(bundle, folder / "plain", "int8"),
         "fp16": convert_bundle(bundle, folder / "fp16", "fp16", measure=samples),
@@ -119,8 +121,9 @@ def test_fp16_keeps_what_goes_in_and_out(converted: dict[str, tuple[Bundle, Erro
 def test_what_is_not_fp32_is_no_reference(
     converted: dict[str, tuple[Bundle, Errors]], tmp_path: Path
 ) -> None:
-    with pytest.raises(BundleError, match=r"is of int8: precisions are made of fp32"):
-        convert_bundle(converted["int8"][0], tmp_path / "bundle", "fp16")
+    for name in ("int8", "fp32"):
+        with pytest.raises(BundleError, match=rf"is of {name} and made for serving"):
+            convert_bundle(converted[name][0], tmp_path / "bundle", "fp16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,3 +172,26 @@ def test_the_loss_in_ranks(
     for found in told["rank1"].values():
         assert found["loss"] == pytest.approx(found["fp32"] - found["here"], abs=0.01)
         assert 0 <= found["here"] <= 100
+
+
+def test_fp32_is_fused_and_computes_the_same(
+    bundle: Bundle, samples: Samples, converted: dict[str, tuple[Bundle, Errors]]
+) -> None:
+    fused, _ = converted["fp32"]
+    assert Graphs(bundle).largest_difference(Graphs(fused), samples) <= 1e-5
+    kinds = {
+        node.op_type
+        for name in GRAPHS
+        for node in onnx.load(str(fused.path / f"{name}.onnx")).graph.node
+    }
+    assert "Attention" in kinds
+    assert fused.manifest.metrics["precision"]["reference"] == bundle.model_id != fused.model_id
+
+
+def test_fused_graphs_that_compute_something_else_are_refused(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.precision.TOLERANCE", 1e-12)  # rounding alone is more
+    with pytest.raises(BundleError, match="fused, the graphs differ by .* was not written"):
+        convert_bundle(bundle, tmp_path / "fp32", "fp32")
+    assert list(tmp_path.iterdir()) == []
