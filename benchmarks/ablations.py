@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.catalogue import Catalogue, read_catalogue
+from model.errors import TrainingError
 from model.files import write_json
 from model.train import Trainer
 from model.train_settings import preset_settings
@@ -50,8 +51,13 @@ _RANDOM: dict[str, Any] = {
 _HARD: dict[str, Any] = {"negatives": 3}
 _ALIGNED: dict[str, Any] = {"alignment_size": 128}
 _END_TO_END: dict[str, Any] = {"freeze_cnn": False, "frozen_cnn_stages": 3}
+#: Every layer joint, beside a recall head; recall and alignment stack on a k above 0 only.
+_JOINT: dict[str, Any] = {"joint_from": 0, "stack_recall": False}
+_TEACHER = "k = 0, with recall, + hard negatives"
 
-#: Variant → changes of the network and of the run; each builds on what the one above found.
+#: Variant → changes of the network and of the run; each builds on what the one above found. A
+#: `teacher` is another variant, whose checkpoint of the same seed it is. Folders go by number: new
+#: variants come last.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "paper, equal weights": (_PAPER, _RANDOM),
     "paper, adaptive by losses": (_PAPER, {**_RANDOM, "weighting": "adaptive-loss"}),
@@ -64,19 +70,45 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "+ alignment, k = 2": ({**_ALIGNED, "joint_from": 2}, _HARD),
     "+ alignment, k = 4": ({**_ALIGNED, "joint_from": 4}, _HARD),
     "+ alignment, without MLM": ({**_ALIGNED, "mlm": False}, _HARD),
+    _TEACHER: (_JOINT, _HARD),
+    "+ alignment, k = 3, distilled from k = 0": (_ALIGNED, {**_HARD, "teacher": _TEACHER}),
 }
+
+
+def folder_of(name: str, seed: int, out: Path) -> Path:
+    """The folder of a variant's run."""
+    return out / f"variant-{list(VARIANTS).index(name):02d}-seed-{seed}"
+
+
+def teacher_of(name: str, seed: int, out: Path) -> Path | None:
+    """The checkpoint that a variant is distilled from; None where it is from none.
+
+    Raises:
+        TrainingError: the teacher's run is not through.
+    """
+    teacher = VARIANTS[name][1].get("teacher")
+    if teacher is None:
+        return None
+    folder = folder_of(teacher, seed, out)
+    if not (folder / "result.json").exists():
+        raise TrainingError(
+            f"{name!r} is distilled from {teacher!r}, whose run of seed {seed} is not through "
+            f"(no {folder / 'result.json'}): run that first, --only {list(VARIANTS).index(teacher)}"
+        )
+    return folder / "best"
 
 
 def run(
     name: str, learn: Catalogue, choose: Catalogue, seed: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Train one variant, or read what came of it: figures by stage and way, and its seconds."""
-    number = list(VARIANTS).index(name)
-    out = arguments.out / f"variant-{number:02d}-seed-{seed}"
+    out = folder_of(name, seed, arguments.out)
     result = out / "result.json"
     if result.exists():
         return dict(json.loads(result.read_text(encoding="utf-8")))
     network, changes = VARIANTS[name]
+    if teacher := teacher_of(name, seed, arguments.out):
+        changes = {**changes, "teacher": str(teacher)}
     settings = preset_settings(
         "small",
         text_backbone=arguments.text_backbone,

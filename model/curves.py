@@ -33,6 +33,7 @@ _COLOURS = {
     "mlm": "tab:green",
     "mpm": "tab:red",
     "alignment": "tab:cyan",
+    "distillation": "tab:olive",
     "text_to_image": "tab:purple",
     "image_to_text": "tab:brown",
 }

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from model.dataset import Batch
+from model.distil import Teacher
 from model.network import FashionBertModel
 from model.tasks import (
+    Negatives,
     alignment_loss,
     contrastive_loss,
+    distillation_loss,
     draw_negatives,
     gather,
     match_loss,
@@ -26,7 +29,10 @@ from model.tasks import (
 
 
 class TrainingModel(nn.Module):
-    """The network with its tasks: one forward a step, so that any wrapper (DDP) sees one."""
+    """The network with its tasks: one forward a step, so that any wrapper (DDP) sees one.
+
+    With a `teacher` the pairs of the match have a second task, to be ranked as it ranks them.
+    """
 
     def __init__(
         self,
@@ -34,12 +40,14 @@ class TrainingModel(nn.Module):
         negatives: int,
         rank_loss: bool = True,
         joint_share: float = 1.0,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.negatives = negatives
         self.rank_loss = rank_loss
         self.joint_share = joint_share
+        self.teacher = teacher  # no module, hence not registered: see there
 
     def forward(
         self, batch: Batch, hardness: float, generator: torch.Generator, offset: int
@@ -75,9 +83,38 @@ class TrainingModel(nn.Module):
             scores = network.alignment_head.all_pairs(texts, batch.attention_mask, images)
             losses["alignment"] = alignment_loss(scores, network.alignment_head.scale, local)
 
-        count = self.negatives
-        drawn = draw_negatives(similarity, local, hardness, count, generator)
+        drawn = draw_negatives(similarity, local, hardness, self.negatives, generator)
         rows = self._joint_rows(size, generator).to(texts.device)
+        losses.update(self._pair_losses(batch, texts, images, drawn, rows))
+        part, features = batch, inputs["features"]
+        if len(rows) < size:
+            part = batch.rows(rows)
+            features, texts, images = (
+                values.index_select(0, rows) for values in (features, texts, images)
+            )
+        losses.update(self._masked_losses(part, features, texts, images))
+        return losses
+
+    def _joint_rows(self, size: int, generator: torch.Generator) -> Tensor:
+        """The products of a batch whose pairs go through the joint layers: int64 [≤ B], sorted."""
+        count = max(1, round(self.joint_share * size))
+        if count == size:
+            return torch.arange(size)
+        return torch.randperm(size, generator=generator)[:count].sort().values
+
+    def _pair_losses(
+        self, batch: Batch, texts: Tensor, images: Tensor, drawn: Negatives, rows: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses over pairs of text and picture, and `match_accuracy`.
+
+        Args:
+            batch: of B products.
+            texts: states [B, T, H].
+            images: states [B, P, H].
+            drawn: the negatives of each product, M a side.
+            rows: int64 [R], the products whose pairs are scored.
+        """
+        size, count = len(rows), self.negatives
         repeated = rows.repeat_interleave(count)
         other_texts, other_images, usable = (
             values.to(texts.device).index_select(0, rows)
@@ -85,10 +122,9 @@ class TrainingModel(nn.Module):
         )
         text_rows = torch.cat([rows, repeated, other_texts.flatten()])
         image_rows = torch.cat([rows, other_images.flatten(), repeated])
-        size = len(rows)
         # `index_select`, since the gradient of plain indexing adds up in the order of the threads,
         # and a resumed run must be the same to the bit.
-        logits = network.match(
+        logits = self.network.match(
             texts.index_select(0, text_rows),
             batch.attention_mask.index_select(0, text_rows),
             images.index_select(0, image_rows),
@@ -101,23 +137,13 @@ class TrainingModel(nn.Module):
             usable,
             self.rank_loss,
         )
-        losses["match"] = match.loss
-        part, features = batch, inputs["features"]
-        if size < len(texts):
-            part = batch.rows(rows)
-            features, texts, images = (
-                values.index_select(0, rows) for values in (features, texts, images)
+        losses = {"match": match.loss, "match_accuracy": match.accuracy}
+        if self.teacher is not None:
+            taught = self.teacher.scores(batch, text_rows, image_rows)
+            losses["distillation"] = distillation_loss(
+                _lists(logits, size), _lists(taught, size), usable
             )
-        losses.update(self._masked_losses(part, features, texts, images))
-        losses["match_accuracy"] = match.accuracy
         return losses
-
-    def _joint_rows(self, size: int, generator: torch.Generator) -> Tensor:
-        """The products of a batch whose pairs go through the joint layers: int64 [≤ B], sorted."""
-        count = max(1, round(self.joint_share * size))
-        if count == size:
-            return torch.arange(size)
-        return torch.randperm(size, generator=generator)[:count].sort().values
 
     def _masked_losses(
         self, batch: Batch, features: Tensor, texts: Tensor, images: Tensor
@@ -151,6 +177,13 @@ class TrainingModel(nn.Module):
             predictions = network.masked_patch_head(_rows(states[:, length:], patches))
             losses["mpm"] = mpm_loss(predictions, features[patches])
         return losses
+
+
+def _lists(scores: Tensor, size: int) -> list[Tensor]:
+    """[R · (1 + 2 M)] of `_pair_losses` → the candidates [R, 1 + M] of texts, and of pictures."""
+    positive = scores[:size].unsqueeze(1)
+    others = scores[size:].view(2, size, -1)
+    return [torch.cat([positive, side], dim=1) for side in others]
 
 
 def _rows(states: Tensor, chosen: Tensor) -> Tensor:

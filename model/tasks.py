@@ -4,12 +4,14 @@
 - alignment: the same over token-to-patch scores, where the configuration has them.
 - match: text and image alignment (TIA, paper §3.4): binary cross-entropy on positives and
   negatives, and a rank term, which is what reranking needs.
+- distillation: the same pairs ranked as a teacher ranks them, where the run has one.
 - mlm, mpm: masked language and masked patch modelling (paper §3.4), where the configuration has
   them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -153,6 +155,35 @@ def match_loss(
     loss = (terms / 2 * weight).sum() / total
     right = (positive > 0).float() / 2 + (negatives < 0).float().mean(dim=1) / 2
     return MatchLoss(loss, ((right * weight).sum() / total).detach())
+
+
+def distillation_loss(
+    candidates: Sequence[Tensor], taught: Sequence[Tensor], usable: Tensor
+) -> Tensor:
+    """The mean of KL(softmax(taught) ‖ softmax(candidates)) over lists of candidates.
+
+    List-wise (ListNet's top one; Cao et al., ICML 2007): only what a list's scores differ by
+    counts, which is its order and how clear it is, and nothing of the teacher's scale of logits
+    that all of them share. The temperature is 1, as in the rank term of `match_loss` beside it.
+
+    Args:
+        candidates: logits [B, 1 + M] of each kind of list, such as texts with pictures and
+            pictures with texts.
+        taught: what the teacher makes of them, likewise; no gradient flows into them.
+        usable: bool [B], rows whose negatives are ones.
+    """
+    weight = usable.float()
+    divergences = [
+        F.kl_div(
+            ours.float().log_softmax(dim=1),
+            theirs.detach().float().log_softmax(dim=1),
+            reduction="none",
+            log_target=True,
+        ).sum(dim=1)
+        for ours, theirs in zip(candidates, taught, strict=True)
+    ]
+    mean = torch.stack(divergences).mean(dim=0)
+    return (mean * weight).sum() / weight.sum().clamp(min=1)
 
 
 def mlm_loss(logits: Tensor, tokens: Tensor) -> Tensor:

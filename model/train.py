@@ -23,7 +23,9 @@ from model.catalogue import Catalogue
 from model.checkpoint import load_checkpoint, started_model
 from model.curves import draw_curves
 from model.dataset import Batch, TrainingSet
+from model.distil import load_teacher
 from model.errors import TrainingError
+from model.files import sha256_of
 from model.inputs import prepare_inputs
 from model.masking import Masking, WordMasker
 from model.network import FashionBertModel
@@ -86,9 +88,22 @@ class Trainer:
         set_seed(settings.seed)
         described = {**dataclasses.asdict(settings), "feed": train.fingerprint}
         described["betas"] = list(settings.betas)
+        if settings.teacher is not None:
+            # It is read again by a run that goes on, and must be what it was.
+            weights = Path(settings.teacher) / "model.safetensors"
+            described["teacher_weights"] = sha256_of(weights)
         self.folder = RunFolder(out, self.accelerator, described)
         network = self._new_network(train)
         config = network.config
+        teacher = None
+        if settings.teacher is not None:
+            teacher = load_teacher(
+                Path(settings.teacher),
+                network,
+                self.folder.tokenizer,
+                maps=settings.keep_maps,
+                device=self.device,
+            )
         masking = Masking(
             words=WordMasker(self.folder.tokenizer) if config.mlm else None,
             patches=config.num_patches if config.mpm else 0,
@@ -127,7 +142,9 @@ class Trainer:
         self.weighting = new_weighting(
             settings.weighting, weights=settings.task_weights, shared=shared_parameters(network)
         )
-        model = TrainingModel(network, settings.negatives, settings.rank_loss, settings.joint_share)
+        model = TrainingModel(
+            network, settings.negatives, settings.rank_loss, settings.joint_share, teacher
+        )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.progression = Progression()
         self.accelerator.register_for_checkpointing(self.scheduler, self.progression)
@@ -172,6 +189,8 @@ class Trainer:
                     tokenizer = backbone_tokenizer(settings.start_from)
                 elif backbone is not None:
                     tokenizer = backbone_tokenizer(backbone)
+                elif settings.teacher is not None:
+                    tokenizer = backbone_tokenizer(settings.teacher)
                 else:
                     texts = (product.text for product in train.products)
                     tokenizer = train_wordpiece(texts, settings.vocab_size)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from model.adaptive import WEIGHTINGS
 from model.backbones import known_preset
+from model.checkpoint import FILES
 from model.errors import TrainingError
 
 
@@ -29,7 +31,8 @@ class TrainSettings:
     `joint_share` of a batch's products take part in the tasks of the joint layers (match, MLM,
     MPM), whose pairs cost most; all of them in recall and alignment. `keep_maps` computes what a
     CNN's frozen stages put out once and keeps it. `start_from` is a checkpoint whose weights the
-    run begins with.
+    run begins with; `teacher` is one whose ranking of the match's pairs is learnt too, as the task
+    `distillation` (`model.distil`).
     """
 
     preset: str = "small"
@@ -51,6 +54,7 @@ class TrainSettings:
     joint_share: float = 1.0
     keep_maps: bool = False
     start_from: str | None = None
+    teacher: str | None = None
     negatives: int = 1
     hard_from: float = 0.1
     hard_until: float = 0.6
@@ -76,7 +80,24 @@ def preset_settings(preset: str, **given: Any) -> TrainSettings:
     asked = {name: value for name, value in given.items() if value is not None}
     if "weighting" in asked:
         asked.setdefault("task_weights", None)  # the preset's go with its own weighting
-    return TrainSettings(preset=preset, **{**known_preset(preset).get("training", {}), **asked})
+    own = dict(known_preset(preset).get("training", {}))
+    if own.get("task_weights"):
+        own["task_weights"] = _weights_of_tasks(own["task_weights"], asked)
+    return TrainSettings(preset=preset, **{**own, **asked})
+
+
+def _weights_of_tasks(weights: dict[str, float], asked: dict[str, Any]) -> dict[str, float]:
+    """A preset's weights without those of tasks that are not asked for, and with a teacher's."""
+    overrides = asked.get("overrides", {})
+    fields = {"alignment": "alignment_size", "mlm": "mlm"}
+    left = {
+        task: weight
+        for task, weight in weights.items()
+        if task not in fields or overrides.get(fields[task], True)
+    }
+    if "teacher" in asked:  # it ranks the pairs of the match, so it weighs what they weigh
+        left["distillation"] = weights["match"]
+    return left
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -101,6 +122,13 @@ def check_settings(settings: TrainSettings) -> None:
         )
     if not all(0 <= beta < 1 for beta in settings.betas):
         raise TrainingError(f"betas={settings.betas}: give two numbers, 0 or more and below 1")
+    if settings.teacher is not None:
+        missing = [name for name in FILES if not (Path(settings.teacher) / name).is_file()]
+        if missing:
+            raise TrainingError(
+                f"the teacher {settings.teacher} is no checkpoint (it has no {missing[0]}): give "
+                "a run's best/ folder"
+            )
     if settings.weighting not in WEIGHTINGS:
         raise TrainingError(f"weighting={settings.weighting!r}: choose of {', '.join(WEIGHTINGS)}")
     if settings.mixed_precision not in ("bf16", "fp16", "no"):

@@ -70,6 +70,14 @@ def train(
         Path | None,
         typer.Option(help="A checkpoint folder whose weights the run begins with."),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="A checkpoint folder whose ranking of the match's pairs is learnt too, such as "
+            "one of --joint-from 0; it is not changed.",
+        ),
+    ] = None,
     images: options.Images = None,
     text: options.Text = None,
     id_column: options.IdColumn = "id",
@@ -213,6 +221,8 @@ def train(
     overrides: dict[str, Any] = {}
     if joint_from is not None:
         overrides["joint_from"] = joint_from
+    if joint_from == 0:  # there is nothing below the joint layers to stack on their score
+        overrides.update(stack_recall=False, alignment_size=0)
     if cnn_image_size is not None:
         overrides["cnn_image_size"] = cnn_image_size
     if train_cnn is not None:
@@ -252,6 +262,7 @@ def train(
         hard_until=hard_until,
         keep_maps=keep_maps,
         start_from=None if start_from is None else str(start_from),
+        teacher=None if teacher is None else str(teacher),
         same_group=same_group if group_by else 0.0,
         group_by=group_by,
         title_share=title_share,

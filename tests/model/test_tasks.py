@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.tasks import (
     contrastive_loss,
+    distillation_loss,
     draw_negatives,
     gather,
     match_loss,
@@ -190,6 +191,50 @@ def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
     exponents = np.exp(values - values.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
     return shares
+
+
+def test_distillation_loss_by_hand() -> None:
+    rng = np.random.default_rng(2)
+    ours, taught = rng.normal(size=(2, 2, 3, 4)) * 3  # two kinds of list, three of each
+    usable = torch.tensor([True, False, True])
+    divergences = []
+    for mine, theirs in zip(ours, taught, strict=True):
+        p, q = softmax(theirs), softmax(mine)
+        divergences.append((p * (np.log(p) - np.log(q))).sum(axis=1))
+    wanted = np.mean(divergences, axis=0)[[0, 2]].mean()
+    found = distillation_loss(list(torch.from_numpy(ours)), list(torch.from_numpy(taught)), usable)
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+    # Two candidates that the teacher holds for equal, of which the student is sure by 3 to 1.
+    sure, undecided = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
+    one = distillation_loss([sure], [undecided], torch.tensor([True]))
+    assert float(one) == pytest.approx(math.log(2) - math.log(3) / 2, rel=1e-6)
+
+
+def test_who_ranks_as_the_teacher_has_nothing_to_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    taught = torch.randn(2, 5, 4, generator=generator).requires_grad_()
+    moved = (taught.detach() + torch.randn(2, 5, 1, generator=generator)).requires_grad_()
+    usable = torch.ones(5, dtype=torch.bool)
+    loss = distillation_loss(moved.unbind(), taught.unbind(), usable)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+    assert moved.grad is not None
+    assert float(moved.grad.abs().max()) < 1e-6
+    assert taught.grad is None
+
+
+def test_lists_without_a_negative_teach_nothing() -> None:
+    ours = torch.tensor([[1.0, 5.0], [2.0, 0.0]], requires_grad=True)
+    taught = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+    distillation_loss([ours], [taught], torch.tensor([False, True])).backward()  # type: ignore[no-untyped-call]
+    assert ours.grad is not None
+    assert not ours.grad[0].any()
+    assert ours.grad[1].all()
+    ours.grad = None
+    nothing = distillation_loss([ours], [taught], torch.tensor([False, False]))
+    nothing.backward()  # type: ignore[no-untyped-call]
+    assert float(nothing.detach()) == 0
+    assert not ours.grad.any()
 
 
 def test_mlm_loss_by_hand() -> None:

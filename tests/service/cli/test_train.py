@@ -119,6 +119,25 @@ def test_the_masked_tasks_are_asked_for(demo_catalogue: Path, shell: Shell, tmp_
     assert Bundle.open(tmp_path / "bundle").manifest.config["mpm"] is True
 
 
+def test_a_model_is_taught_by_another(demo_catalogue: Path, shell: Shell, tmp_path: Path) -> None:
+    feed = few_products(demo_catalogue, tmp_path, 12)
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny"]
+    command += ["--epochs", "1", "--batch-size", "8", "--cache", tmp_path / "cache"]
+    command += ["--hold-out", "0.25"]
+    teacher, run = tmp_path / "teacher", tmp_path / "run"
+    ran = shell(*command, "--out", teacher, "--joint-from", "0")
+    assert ran.code == 0, ran.err
+    weights = "fixed:recall=1,match=0.5,distillation=2"
+    given = ["--teacher", teacher / "best", "--weighting", weights]
+    ran = shell(*command, "--out", run, *given)
+    assert ran.code == 0, ran.err
+    settings = json.loads((run / "run.json").read_text())
+    assert settings["teacher"] == str(teacher / "best")
+    first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
+    assert first["weights"] == {"recall": 1, "match": 0.5, "distillation": 2}
+    assert first["distillation"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -130,6 +149,7 @@ def test_the_masked_tasks_are_asked_for(demo_catalogue: Path, shell: Shell, tmp_
         (["--preset", "tiny", "--epochs", "0"], "epochs=0: give a number above 0"),
         (["--preset", "tiny", "--mixed-precision", "fp8"], "mixed_precision='fp8': bf16, fp16 or"),
         (["--preset", "tiny", "--joint-from", "4"], "at least one of the 4 layers must be joint"),
+        (["--preset", "tiny", "--teacher", "/no/run"], "the teacher /no/run is no checkpoint (it"),
         (["--preset", "tiny", "--text", "{brand}"], "brand"),
         (["--preset", "tiny", "--valid", "/no/val.csv"], "/no/val.csv"),
         (
