@@ -53,7 +53,7 @@ def make() -> tuple[Prepare, dict[str, Any]]:
         "products": len(catalogue.products),
         "pictures": pictures,
         "passes": len(passes.runs),
-        "threads": passes.threads,
+        "threads": max(1, passes.helpers),
     }
     return prepare, facts
 

@@ -192,6 +192,6 @@ def test_fused_graphs_that_compute_something_else_are_refused(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.precision.TOLERANCE", 1e-12)  # rounding alone is more
-    with pytest.raises(BundleError, match="fused, the graphs differ by .* was not written"):
+    with pytest.raises(BundleError, match=r"fused, the graphs differ by .* was not written"):
         convert_bundle(bundle, tmp_path / "fp32", "fp32")
     assert list(tmp_path.iterdir()) == []
