@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
+import struct
 
 import numpy as np
 
 from model.engine import EncodedTexts, Engine
 from model.states import QuantisedStates
 
+#: Magic, tokens T, width H, recall width E, and 1 if the text was cut. The arrays follow: values
+#: int8 [T, H], scales float32 [T], embedding float32 [E], all little-endian. numpy's own format for
+#: several arrays is a zip file, which took a sixth of what HTTP adds to a search.
+_HEADER = struct.Struct("<4sIIIB")
+_MAGIC = b"fbq2"
+_FLOAT = np.dtype("<f4")
+
 
 def pack(encoded: EncodedTexts) -> bytes:
     """One encoded text as bytes."""
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        values=encoded.states.values,
-        scales=encoded.states.scales,
-        lengths=encoded.lengths,
-        embeddings=encoded.embeddings,
-        truncated=encoded.truncated,
+    values, scales = encoded.states.values, encoded.states.scales
+    _, tokens, width = values.shape
+    size = encoded.embeddings.shape[1]
+    return b"".join(
+        (
+            _HEADER.pack(_MAGIC, tokens, width, size, bool(encoded.truncated[0])),
+            values.tobytes(),
+            scales.astype(_FLOAT).tobytes(),
+            encoded.embeddings.astype(_FLOAT).tobytes(),
+        )
     )
-    return buffer.getvalue()
 
 
 def unpack(data: bytes, engine: Engine) -> EncodedTexts | None:
-    """The encoded text, or None if this is none of the engine's model. Nothing is unpickled."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            encoded = EncodedTexts(
-                QuantisedStates(arrays["values"], arrays["scales"]),
-                arrays["lengths"],
-                arrays["embeddings"],
-                arrays["truncated"],
-            )
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+    """The encoded text, or None if this is none of the engine's model."""
+    if len(data) < _HEADER.size:
         return None
-    values, scales = encoded.states.values, encoded.states.scales
-    fits = (
-        values.shape == (1, *scales.shape[1:], engine.hidden_size)
-        and values.dtype == np.int8
-        and scales.dtype == np.float32
-        and encoded.embeddings.shape == (1, engine.recall_size)
-        and encoded.embeddings.dtype == np.float32
-        and len(encoded.lengths) == len(encoded.truncated) == 1
+    magic, tokens, width, size, truncated = _HEADER.unpack_from(data)
+    ends = np.cumsum([_HEADER.size, tokens * width, _FLOAT.itemsize * tokens])
+    if (
+        (magic, width, size) != (_MAGIC, engine.hidden_size, engine.recall_size)
+        or not tokens
+        or len(data) != ends[-1] + _FLOAT.itemsize * size
+    ):
+        return None
+    values = np.frombuffer(data, np.int8, tokens * width, ends[0]).reshape(1, tokens, width)
+    scales = np.frombuffer(data, _FLOAT, tokens, ends[1]).astype(np.float32)[None]
+    embeddings = np.frombuffer(data, _FLOAT, size, ends[2]).astype(np.float32)[None]
+    return EncodedTexts(
+        QuantisedStates(values, scales),
+        np.array([tokens], dtype=np.int32),
+        embeddings,
+        np.array([bool(truncated)]),
     )
-    return encoded if fits else None

@@ -156,25 +156,29 @@ def first_searches(searcher: Searcher) -> None:
         raise RuntimeError("the reranker failed")
 
 
-def get_service(request: Request) -> Service:
+# What requests depend on is made in coroutines: FastAPI runs plain functions in a thread, which
+# takes longer than what these do.
+
+
+async def get_service(request: Request) -> Service:
     """The service of the app that a request came to."""
     service: Service = request.app.state.service
     return service
 
 
-def _ready_service(service: Annotated[Service, Depends(get_service)]) -> Service:
+async def _ready_service(service: Annotated[Service, Depends(get_service)]) -> Service:
     if not service.ready:
         raise ProblemError("not_ready", service.not_ready_because)
     return service
 
 
-def _searcher(service: Annotated[Service, Depends(_ready_service)]) -> Searcher:
+async def _searcher(service: Annotated[Service, Depends(_ready_service)]) -> Searcher:
     """The newest version; a request takes it once, and so sees one only."""
     assert service.live is not None  # ready says so
     return service.live.searcher()
 
 
-def _writer(service: Annotated[Service, Depends(_ready_service)]) -> Writer:
+async def _writer(service: Annotated[Service, Depends(_ready_service)]) -> Writer:
     assert service.writer is not None  # likewise
     return service.writer
 
