@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from starlette.responses import Response
 
 from model.engine import EncodedTexts
 from service.api.schemas import SearchResponse
@@ -33,8 +34,10 @@ async def cached_answer(
     *,
     candidates: int,
     image: bytes | None = None,
-) -> SearchResponse:
+) -> Response:
     """The answer to a request, from the cache or else from `search`, whose answer has timings.
+
+    It is JSON already, as the cache has it: FastAPI would check it and write it once more.
 
     Args:
         service: has the cache.
@@ -57,12 +60,20 @@ async def cached_answer(
     if found is not None:
         spent = round(1000 * (time.perf_counter() - start), 3)
         timings = {"cache": spent, "total": spent} if wants_timings else None
-        return found.model_copy(update={"timings": timings})
+        return _sent(_written(found, timings))
     answer = await search()
-    without_timings = answer.model_copy(update={"timings": None})
+    written = _written(answer, None)
     if answer.degraded is None and answer.reranked == answer.candidates:
-        service.answers.put(key, without_timings.model_dump_json().encode())
-    return answer if wants_timings else without_timings
+        service.answers.put(key, written)
+    return _sent(_written(answer, answer.timings) if wants_timings else written)
+
+
+def _written(answer: SearchResponse, timings: dict[str, float] | None) -> bytes:
+    return answer.model_copy(update={"timings": timings}).model_dump_json().encode()
+
+
+def _sent(written: bytes) -> Response:
+    return Response(written, media_type="application/json")
 
 
 async def encoded_query(service: Service, searcher: Searcher, query: str) -> EncodedTexts | None:

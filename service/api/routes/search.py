@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
+from starlette.responses import Response
 
 from service.api.answers import cached_answer, encoded_query, keep_encoded
 from service.api.filtering import FacetOut
@@ -84,14 +85,13 @@ _IMAGE_BODY = {
 
 @router.post(
     "/text",
+    response_model=SearchResponse,
     responses={
         200: _CACHED,
         **responses(*_BASE, "empty_text", "invalid_text", "text_too_long", "out_of_range"),
     },
 )
-async def search_text(
-    body: TextSearch, service: ReadyService, searcher: ReadySearcher
-) -> SearchResponse:
+async def search_text(body: TextSearch, service: ReadyService, searcher: ReadySearcher) -> Response:
     """Find the products whose pictures match a text."""
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     deadline = _deadline(body.budget_ms)
@@ -159,6 +159,7 @@ def _validated(schema: type[M], data: bytes | dict[str, Any]) -> M:
 
 @router.post(
     "/image",
+    response_model=SearchResponse,
     openapi_extra=_IMAGE_BODY,
     responses={
         200: _CACHED,
@@ -177,7 +178,7 @@ async def search_image(
     query: Annotated[tuple[ImageSearch | ImageUpload, bytes | None], Depends(_image_search)],
     service: ReadyService,
     searcher: ReadySearcher,
-) -> SearchResponse:
+) -> Response:
     """Find the products whose texts match a picture: a file, base64, or an item's."""
     body, image = query
     candidates = service.settings.candidates if body.candidates is None else body.candidates
