@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -37,7 +38,7 @@ class Run:
         return _Session.run(self.session, self.names, self.feeds)
 
 
-@dataclass(slots=True)
+@dataclass
 class Recording:
     """The passes of some work."""
 
@@ -49,6 +50,11 @@ class Recording:
         """How many other threads made some of them."""
         return len({run.thread for run in self.runs} - {self.own})
 
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """As many threads as helped; kept, as the engine keeps its own."""
+        return ThreadPoolExecutor(max(1, self.helpers))
+
     def replay(self) -> list[Any]:
         """Make the passes again, by as many threads as made them; gives what each gave.
 
@@ -56,10 +62,9 @@ class Recording:
         matcher's passes come after the query's encoding. Only other threads' passes go together.
         """
         outputs: list[Any] = []
-        with ThreadPoolExecutor(max(1, self.helpers)) as pool:
-            for is_own, group in groupby(self.runs, key=lambda run: run.thread == self.own):
-                runs = list(group)
-                outputs += map(Run.again, runs) if is_own else pool.map(Run.again, runs)
+        for is_own, group in groupby(self.runs, key=lambda run: run.thread == self.own):
+            runs = list(group)
+            outputs += map(Run.again, runs) if is_own else self._pool.map(Run.again, runs)
         return outputs
 
 
