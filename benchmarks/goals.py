@@ -56,8 +56,9 @@ def _not_falling(steps: dict[str, Any]) -> Found:
 
 
 def _overhead(steps: dict[str, Any]) -> Found:
-    over = steps[SHIPPED]["over_sessions_percent"]["http"]
-    return f"{shown(over)} %", over["median"] <= 10
+    over = {name: found["over_sessions_percent"]["http"] for name, found in steps.items()}
+    told = ", ".join(f"{shown(one)} % for {name}" for name, one in over.items())
+    return told, all(one["median"] <= 10 for one in over.values())
 
 
 def _search(steps: dict[str, Any]) -> Found:
@@ -76,8 +77,10 @@ def _resident(steps: dict[str, Any]) -> Found:
 
 
 def _encoded(steps: dict[str, Any]) -> Found:
-    share = steps[SHIPPED]["share_percent"]["job"]
-    return f"{shown(share)} %", share["median"] >= 90
+    shares = steps[SHIPPED]["share_percent"]
+    one, several = shares["job"], shares["processes"]
+    told = f"{shown(one)} % by one process, {shown(several)} % with one a core"
+    return told, several["median"] >= 90
 
 
 _PEERS = ("sentence-transformers", "fastembed")

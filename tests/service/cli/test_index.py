@@ -61,6 +61,25 @@ def test_build_info_verify(
     assert (whole.code, whole.out) == (0, "snapshot 00000001 is whole: 9 products\n")
 
 
+def test_several_processes_build_the_same(
+    small: Path, shell: Shell, bundle: Bundle, demo_catalogue: Path, tmp_path: Path
+) -> None:
+    command = ["index", "build", small, "--bundle", bundle.path, "--max-bad", "0.1", *MAPPING]
+    command += ["--images", demo_catalogue / "images.tar", "--text", "{name}"]
+    found = []
+    for processes in (1, 2):
+        root = tmp_path / str(processes)
+        built = shell(*command, "--out", root, "--processes", processes)
+        assert built.code == 0, built.err
+        snapshot = Snapshot.open(root)
+        found.append({path.name: path.read_bytes() for path in root.glob("*/*.npy")})
+        assert len(snapshot) == 9
+    assert found[0] == found[1] != {}
+    refused = shell(*command, "--out", tmp_path / "none", "--processes", 0)
+    assert refused.code == 2
+    assert "--processes" in refused.err
+
+
 def test_build_if_changed(
     small: Path,
     shell: Shell,
