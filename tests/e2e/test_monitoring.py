@@ -124,5 +124,7 @@ def test_no_alert_while_all_is_well(prometheus: httpx.Client) -> None:
     rules = prometheus.get("/rules").json()["data"]["groups"][0]["rules"]
     assert [rule["name"] for rule in rules] == [rule["alert"] for rule in _rules()]
     assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
-    firing = prometheus.get("/alerts").json()["data"]["alerts"]
+    alerts = prometheus.get("/alerts").json()["data"]["alerts"]
+    # One may be pending: at the start there is no replica that was ever scraped.
+    firing = [each for each in alerts if each["state"] == "firing"]
     assert [each for each in firing if each["labels"]["severity"] == "critical"] == []
