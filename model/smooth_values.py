@@ -2,8 +2,8 @@
 
 Before a large product the channels of its input are divided by factors, which the product's matrix
 takes over (`model.quantise_products`). What attention gives is a weighted mean of values, channel
-by channel, so there the matrix that makes the values can be divided instead: 1.02–1.04 times as
-fast a matcher (docs/EXPERIMENTS.md), to the same numbers.
+by channel, so there the matrix that makes the values can be divided instead, to the same numbers:
+one pass over memory less a layer, about a hundredth of the matcher's time (docs/EXPERIMENTS.md).
 """
 
 from __future__ import annotations
