@@ -11,7 +11,7 @@ from model.states import QuantisedStates
 
 #: Magic, tokens T, width H, recall width E, and 1 if the text was cut. The arrays follow: values
 #: int8 [T, H], scales float32 [T], embedding float32 [E], all little-endian. numpy's own format for
-#: several arrays is a zip file, which took a sixth of what HTTP adds to a search.
+#: several arrays is a zip file, slow to write for what is small.
 _HEADER = struct.Struct("<4sIIIB")
 _MAGIC = b"fbq2"
 _FLOAT = np.dtype("<f4")
