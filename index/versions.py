@@ -217,8 +217,8 @@ def remove_leftovers(root: Path) -> None:
 
 
 def remove_parts(root: Path) -> None:
-    """Remove what unfinished builds left."""
-    for entry in root.glob(f"{BUILDING}*"):
+    """Remove what unfinished builds left, the half of a record that was being written included."""
+    for entry in (*root.glob(f"{BUILDING}*"), *root.glob(f".{BUILDING}*.tmp")):
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:

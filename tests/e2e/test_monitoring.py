@@ -77,6 +77,8 @@ def prometheus(stack: Stack, has_image: HasImage) -> Iterator[httpx.Client]:
 
         def sees_all() -> bool:
             try:
+                if client.get(f"http://127.0.0.1:{port}/-/ready").status_code != 200:
+                    return False  # it listens, and is not there yet
                 return len(query(client, "up == 1")) == 4
             except httpx.TransportError:
                 return False

@@ -97,6 +97,7 @@ def test_a_build_that_is_killed_twice_goes_on_and_ends_the_same(
             Snapshot.open(own)
     assert 0 < positions[0] < positions[1] < 96
 
+    (own / f".{record.name}.1234.tmp").write_bytes(b"{")  # killed while it wrote its record
     # What a power cut may leave: more in a file than was recorded.
     with (own / record.stem / "text_states.npy").open("ab") as file:
         file.write(b"\x7f" * 1_000_000)
