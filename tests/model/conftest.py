@@ -1,19 +1,30 @@
-"""Small real things for the tests of the network and its training."""
+"""Small real things for the tests of feeds, of the network and of its training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import dataclasses
+import io
+import json
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
 
 from model.catalogue import Catalogue, read_catalogue
 from model.config import FashionBertConfig
-from model.dataset import TrainingSet
+from model.dataset import Batch, TrainingSet
 from model.inputs import prepare_inputs
 from model.network import FashionBertModel
+from model.train import Trainer
+from model.train_settings import TrainSettings
 from model.wordpiece import save_tokenizer, train_wordpiece
 
 
@@ -29,6 +40,55 @@ def unseen(demo_catalogue: Path) -> Iterator[Catalogue]:
     """32 products that nothing is trained on."""
     with read_catalogue(demo_catalogue / "val.csv") as catalogue:
         yield catalogue
+
+
+def picture(seed: int, form: str = "JPEG") -> bytes:
+    colour = tuple(random.Random(seed).randbytes(3))
+    image = Image.effect_noise((24, 32), 60).convert("RGB")
+    image.paste(colour, (4, 4, 20, 28))
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
+
+
+@pytest.fixture
+def feed_folder(tmp_path: Path) -> Path:
+    """A folder with `images/0.jpg` to `images/9.jpg` and some files that are no good pictures."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(10):
+        (images / f"{number}.jpg").write_bytes(picture(number))
+    (images / "p.png").write_bytes(picture(10, "PNG"))
+    (images / "w.webp").write_bytes(picture(11, "WEBP"))
+    (images / "cut.jpg").write_bytes(picture(12)[:-200])
+    (images / "text.jpg").write_bytes(b"this is no picture")
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "g.gif").write_bytes(picture(13, "GIF"))
+    return tmp_path
+
+
+@pytest.fixture
+def write_feed(feed_folder: Path) -> Callable[..., Path]:
+    """Writes rows into that folder, in the format that the file's name says."""
+
+    def cell(value: Any) -> Any:
+        return "|".join(value) if isinstance(value, list) else value
+
+    def write(rows: list[dict[str, Any]], name: str = "feed.csv") -> Path:
+        path = feed_folder / name
+        match path.suffix:
+            case ".csv":
+                with path.open("w", encoding="utf-8", newline="") as file:
+                    writer = csv.DictWriter(file, list(rows[0]))
+                    writer.writeheader()
+                    writer.writerows({k: cell(v) for k, v in row.items()} for row in rows)
+            case ".jsonl":
+                path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+            case ".parquet":
+                pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -113,3 +173,114 @@ def unseen_set(
     """`unseen` prepared for `small`, grouped by product type."""
     inputs = prepare_inputs(FashionBertModel(small), unseen, tmp_path_factory.mktemp("cache"))
     return TrainingSet(unseen, inputs, tokenizer, small.max_text_tokens, "product_type")
+
+
+#: A small network with dropout, so that the state of the random generators counts.
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "image_size": 64,
+    "recall_size": 32,
+    "hidden_dropout_prob": 0.1,
+}
+SETTINGS = TrainSettings(
+    preset="tiny",
+    epochs=2,
+    batch_size=32,
+    learning_rate=1e-3,
+    checkpoint_steps=3,
+    validate_queries=20,
+    group_by="product_type",
+    overrides=SMALL,
+)
+
+
+class Interrupted(Trainer):
+    """A run whose process ends before one of its steps."""
+
+    before: int
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        if self.progression.step == self.before:
+            raise KeyboardInterrupt
+        return super()._step(batch)
+
+
+def last_state(out: Path) -> bytes:
+    """The weights after the last step, as they are saved for resuming."""
+    (folder,) = (out / "checkpoints").iterdir()
+    return (folder / "model.safetensors").read_bytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop:
+    """What every run here is made from, and what tells how it went."""
+
+    learn: Catalogue
+    unseen: Catalogue
+    cache: Path
+    settings: TrainSettings = SETTINGS
+
+    @property
+    def small(self) -> dict[str, Any]:
+        """The network of these runs."""
+        return dict(SMALL)
+
+    def trainer(
+        self, out: Path, kind: type[Trainer] = Trainer, valid: bool = True, **changes: Any
+    ) -> Trainer:
+        return kind(
+            dataclasses.replace(self.settings, **changes),
+            self.learn,
+            self.unseen if valid else None,
+            out,
+            cache=self.cache,
+            text_template="{title}. {description}",
+        )
+
+    def interrupt(self, out: Path, before: int = 4, **changes: Any) -> None:
+        """Runs until just before a step."""
+        trainer = self.trainer(out, Interrupted, **changes)
+        trainer.before = before
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+
+    @staticmethod
+    def lines(out: Path) -> list[dict[str, Any]]:
+        """A run's log."""
+        return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+    @classmethod
+    def steps(cls, out: Path) -> list[dict[str, Any]]:
+        """Its lines that are a step's."""
+        return [line for line in cls.lines(out) if "validation" not in line]
+
+    @classmethod
+    def assert_same_run(cls, ours: Path, theirs: Path) -> None:
+        """The same weights after the last step, the same log, and the same best checkpoint."""
+        assert last_state(ours) == last_state(theirs)
+        assert cls.lines(ours) == cls.lines(theirs)
+        for name in ("model.safetensors", "config.json", "tokenizer.json", "training.json"):
+            assert (ours / "best" / name).read_bytes() == (theirs / "best" / name).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def shop(learn: Catalogue, unseen: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(learn, unseen, tmp_path_factory.mktemp("pixels"))
+
+
+@pytest.fixture(scope="session")
+def straight_run(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps; not to be written to."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert shop.trainer(out).run() == out / "best"
+    return out
+
+
+@pytest.fixture(scope="session")
+def interrupted_run(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended after four steps, with the state of the third; not to be written to."""
+    out = tmp_path_factory.mktemp("interrupted") / "run"
+    shop.interrupt(out, before=4)
+    return out

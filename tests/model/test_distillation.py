@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetModel
 
-from model.catalogue import Catalogue
 from model.checkpoint import load_checkpoint
 from model.config import FashionBertConfig
 from model.dataset import Batch, TrainingSet
@@ -21,62 +19,34 @@ from model.distil import Teacher, load_teacher
 from model.errors import TrainingError
 from model.network import FashionBertModel
 from model.objective import TrainingModel
-from model.train import Trainer
-from model.train_settings import TrainSettings, preset_settings
+from model.train_settings import preset_settings
 
-SMALL = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "image_size": 64,
-    "recall_size": 32,
-    "hidden_dropout_prob": 0.1,
-}
+if TYPE_CHECKING:
+    from tests.model.conftest import Shop
+
 #: Every layer joint, and of another width and depth than what it teaches.
 DEEP = {
-    **SMALL,
     "hidden_size": 32,
     "num_hidden_layers": 4,
     "joint_from": 0,
     "stack_recall": False,
     "patch_feature_size": 32,
 }
-SETTINGS = TrainSettings(
-    preset="tiny",
-    epochs=1,
-    batch_size=32,
-    learning_rate=1e-3,
-    negatives=2,
-    joint_share=0.5,
-    checkpoint_steps=2,
-    validate_queries=20,
-    group_by="product_type",
-    overrides=SMALL,
-)
-
-
-@dataclasses.dataclass
-class Shop:
-    """What every run here is made from."""
-
-    learn: Catalogue
-    unseen: Catalogue
-    cache: Path
-
-    def trainer(self, out: Path, kind: type[Trainer] = Trainer, **changes: Any) -> Trainer:
-        settings = dataclasses.replace(SETTINGS, **changes)
-        return kind(settings, self.learn, self.unseen, out, cache=self.cache)
 
 
 @pytest.fixture(scope="module")
-def shop(learn: Catalogue, unseen: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(learn, unseen, tmp_path_factory.mktemp("cache"))
+def shop(shop: Shop) -> Shop:
+    """The same shop with runs of three steps."""
+    settings = dataclasses.replace(
+        shop.settings, epochs=1, negatives=2, joint_share=0.5, checkpoint_steps=2
+    )
+    return dataclasses.replace(shop, settings=settings)
 
 
 @pytest.fixture(scope="module")
 def teacher(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained checkpoint with k = 0; not to be written to."""
-    return shop.trainer(tmp_path_factory.mktemp("teacher"), overrides=DEEP).run()
+    return shop.trainer(tmp_path_factory.mktemp("teacher"), overrides={**shop.small, **DEEP}).run()
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +63,6 @@ def taught(shop: Shop, teacher: Path, tmp_path_factory: pytest.TempPathFactory) 
         assert torch.equal(value, weights[name]), name
     assert not held.training
     return out
-
-
-def steps(out: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if "validation" not in line]
 
 
 def network(config: FashionBertConfig, seed: int = 0, **changes: Any) -> FashionBertModel:
@@ -119,8 +84,8 @@ def loss_with(student: FashionBertModel, teacher: FashionBertModel, batch: Batch
     return float(losses["distillation"].detach())
 
 
-def test_a_run_with_a_teacher_learns_from_it(taught: Path) -> None:
-    log = steps(taught)
+def test_a_run_with_a_teacher_learns_from_it(taught: Path, shop: Shop) -> None:
+    log = shop.steps(taught)
     assert len(log) == 3
     for line in log:
         assert line["distillation"] > 0
@@ -135,7 +100,7 @@ def test_the_teacher_moves_the_student(
     taught: Path, shop: Shop, teacher: Path, tmp_path: Path
 ) -> None:
     shop.trainer(tmp_path, weighting="fixed", task_weights={"recall": 1 / 3, "match": 1 / 3}).run()
-    alone, together = steps(tmp_path), steps(taught)
+    alone, together = shop.steps(tmp_path), shop.steps(taught)
     # The same start and the same pairs: what differs is what the teacher taught in the first step.
     assert alone[0]["recall"] == pytest.approx(together[0]["recall"], rel=0.05)
     ours, theirs = (load_file(out / "best" / "model.safetensors") for out in (taught, tmp_path))
@@ -188,21 +153,11 @@ def test_a_teacher_is_no_part_of_the_model(small: FashionBertConfig, batch: Batc
     assert {"match_head.pooler.weight", "text_embeddings.word.weight"} <= reached
 
 
-class Interrupted(Trainer):
-    """A run whose process ends before its third step."""
-
-    def _step(self, batch: Batch) -> dict[str, float]:
-        if self.progression.step == 2:
-            raise KeyboardInterrupt
-        return super()._step(batch)
-
-
 def test_it_goes_on_to_the_bit_with_the_same_teacher_only(
     taught: Path, shop: Shop, teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        shop.trainer(out, Interrupted, teacher=str(teacher)).run()
+    shop.interrupt(out, before=2, teacher=str(teacher))
     other = Path(shutil.copytree(teacher, tmp_path / "other"))
     with pytest.raises(TrainingError, match=r"other settings \(teacher\): choose another folder"):
         shop.trainer(out, teacher=str(other))
@@ -216,8 +171,7 @@ def test_it_goes_on_to_the_bit_with_the_same_teacher_only(
 
 def test_a_teacher_that_has_changed_is_refused(shop: Shop, teacher: Path, tmp_path: Path) -> None:
     changing = Path(shutil.copytree(teacher, tmp_path / "changing"))
-    with pytest.raises(KeyboardInterrupt):
-        shop.trainer(tmp_path / "run", Interrupted, teacher=str(changing)).run()
+    shop.interrupt(tmp_path / "run", before=2, teacher=str(changing))
     weights = load_file(changing / "model.safetensors")
     weights["match_head.classifier.bias"] += 1
     save_file(weights, changing / "model.safetensors", metadata={"format": "pt"})
@@ -244,7 +198,7 @@ def test_a_teacher_that_reads_something_else_is_refused(
     changes: dict[str, Any], told: str, shop: Shop, teacher: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match=told):
-        shop.trainer(tmp_path, teacher=str(teacher), overrides={**SMALL, **changes})
+        shop.trainer(tmp_path, teacher=str(teacher), overrides={**shop.small, **changes})
 
 
 def test_a_teacher_of_other_words_is_refused(
@@ -267,15 +221,19 @@ def test_a_teacher_of_other_words_is_refused(
 def test_what_is_computed_once_is_shared(
     kept: str, shop: Shop, resnet: Path, tmp_path: Path
 ) -> None:
-    overrides = {**SMALL, "patches": "grid", "cnn_image_size": 64, "freeze_cnn": kept == "features"}
+    overrides = {
+        **shop.small,
+        "patches": "grid",
+        "cnn_image_size": 64,
+        "freeze_cnn": kept == "features",
+    }
     if kept == "maps":
         overrides["frozen_cnn_stages"] = 1
     changes: dict[str, Any] = {"cnn": str(resnet), "keep_maps": kept == "maps"}
-    deep = {**DEEP, **overrides, "hidden_size": 32, "joint_from": 0, "num_hidden_layers": 4}
-    deep["patch_feature_size"] = 16
+    deep = {**overrides, **DEEP, "patch_feature_size": 16}
     best = shop.trainer(tmp_path / "deep", overrides=deep, **changes).run()
     shop.trainer(tmp_path / "run", overrides=overrides, teacher=str(best), **changes).run()
-    assert steps(tmp_path / "run")[0]["distillation"] > 0
+    assert shop.steps(tmp_path / "run")[0]["distillation"] > 0
 
     torch.manual_seed(9)  # the same shape from elsewhere
     other = tmp_path / "other"
@@ -290,7 +248,7 @@ def test_what_is_computed_once_is_shared(
         tmp_path / "pixels", overrides=pixels, teacher=str(best), cnn=str(other), keep_maps=False
     )
     trainer.run()
-    assert steps(tmp_path / "pixels")[0]["distillation"] > 0
+    assert shop.steps(tmp_path / "pixels")[0]["distillation"] > 0
 
 
 def test_a_folder_that_is_no_checkpoint(shop: Shop, teacher: Path, tmp_path: Path) -> None:

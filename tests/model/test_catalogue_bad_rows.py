@@ -1,0 +1,216 @@
+"""Rows that cannot be used: left out, reported, and too many of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from model.catalogue import Catalogue, Product, read_catalogue
+from model.errors import CatalogueError
+from model.preprocess import ImageLimits
+
+WriteFeed = Callable[..., Path]
+
+
+def defects(catalogue: Catalogue) -> list[tuple[int, str, str]]:
+    return [(bad.line, bad.id, bad.code) for bad in catalogue.report.bad]
+
+
+BAD_FEED = b"""\
+id,image,title
+ok,0.jpg,Top
+,0.jpg,no id
+text,0.jpg,"  "
+none,,no image
+lost,lost.jpg,lost image
+out,../feed.csv,leads out
+root,/etc/passwd,leads out
+cut,cut.jpg,cut short
+noimg,text.jpg,no image
+null,empty.jpg,empty file
+gif,g.gif,another format
+latin,0.jpg,caf\xe9
+nul,0.jpg,n\0l
+short,0.jpg
+ok,1.jpg,Other
+ok,1.jpg,Top
+quote,2.jpg,"two
+lines"
+,3.jpg,no id
+quote,3.jpg,"two lines"
+open,4.jpg,"open
+last,5.jpg,Hat
+"""
+
+BAD_LINES = [
+    (3, "", "missing_id"),
+    (4, "text", "empty_text"),
+    (5, "none", "missing_picture"),
+    (6, "lost", "missing_picture"),
+    (7, "out", "outside_pictures"),
+    (8, "root", "outside_pictures"),
+    (9, "cut", "unreadable_picture"),
+    (10, "noimg", "unreadable_picture"),
+    (11, "null", "unreadable_picture"),
+    (12, "gif", "unreadable_picture"),
+    (13, "latin", "wrong_encoding"),
+    (14, "nul", "wrong_encoding"),
+    (15, "", "malformed"),
+    (16, "ok", "repeated_id"),
+    (20, "", "missing_id"),
+    (22, "", "malformed"),
+]
+
+
+def test_every_bad_row_is_left_out_and_reported_with_its_line(feed_folder: Path) -> None:
+    feed = feed_folder / "feed.csv"
+    feed.write_bytes(BAD_FEED)
+    catalogue = read_catalogue(feed, max_bad=0.8, report_path=feed_folder / "bad.jsonl")
+    assert [(product.id, product.images) for product in catalogue.products] == [
+        ("ok", ("0.jpg", "1.jpg")),
+        ("quote", ("2.jpg", "3.jpg")),
+        ("last", ("5.jpg",)),
+    ]
+    assert defects(catalogue) == BAD_LINES
+    assert catalogue.report.rows == 21
+    assert catalogue.report.bad_rows == len(BAD_LINES)
+    assert "16 bad rows (4 unreadable_picture, " in catalogue.report.summary()
+    written = [
+        json.loads(line) for line in (feed_folder / "bad.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert [(bad["line"], bad["id"], bad["code"]) for bad in written] == BAD_LINES
+    details = {bad["line"]: bad["detail"] for bad in written}
+    assert "'lost.jpg' is not in" in details[6]
+    assert "'cut.jpg': the picture is damaged" in details[9]
+    assert "GIF" in details[12]
+    assert details[16] == "the text that came first, at 2, is another: 'Top'"
+
+
+def test_without_a_check_only_missing_pictures_are_noticed(feed_folder: Path) -> None:
+    feed = feed_folder / "feed.csv"
+    feed.write_bytes(BAD_FEED)
+    catalogue = read_catalogue(feed, max_bad=0.8, check_images=False)
+    assert defects(catalogue) == [bad for bad in BAD_LINES if bad[2] != "unreadable_picture"]
+
+
+def test_good_views_are_kept_and_each_bad_one_is_reported(write_feed: WriteFeed) -> None:
+    rows = [
+        {"id": "a", "image": "cut.jpg|0.jpg|none.jpg|text.jpg|1.jpg", "title": "Top"},
+        {"id": "b", "image": "cut.jpg", "title": "Hat"},
+        {"id": "b", "image": "text.jpg|none.jpg", "title": "Hat"},
+        {"id": "c", "image": "cut.jpg", "title": "Bag"},
+        {"id": "c", "image": "2.jpg", "title": "Bag"},
+    ]
+    catalogue = read_catalogue(write_feed(rows), max_bad=1)
+    assert [(product.id, product.images) for product in catalogue.products] == [
+        ("a", ("0.jpg", "1.jpg")),
+        ("c", ("2.jpg",)),
+    ]
+    assert defects(catalogue) == [
+        (2, "a", "missing_picture"),
+        (2, "a", "unreadable_picture"),
+        (2, "a", "unreadable_picture"),
+        (3, "b", "unreadable_picture"),
+        (4, "b", "missing_picture"),
+        (4, "b", "unreadable_picture"),
+        (5, "c", "unreadable_picture"),
+    ]
+    assert catalogue.report.bad_rows == 4
+
+
+def test_links_that_lead_out_of_the_directory(feed_folder: Path, write_feed: WriteFeed) -> None:
+    shutil.copy(feed_folder / "images" / "1.jpg", feed_folder / "secret.jpg")
+    (feed_folder / "images" / "link.jpg").symlink_to(feed_folder / "secret.jpg")
+    rows = [
+        {"id": "a", "image": "0.jpg", "title": "Top"},
+        {"id": "b", "image": "link.jpg", "title": "Hat"},
+    ]
+    catalogue = read_catalogue(write_feed(rows), max_bad=0.5)
+    assert defects(catalogue) == [(3, "b", "outside_pictures")]
+
+
+def test_jsonl_bad_rows(feed_folder: Path) -> None:
+    lines = [
+        b'{"id": 7, "image": ["0.jpg"], "title": "Top", "ok": true}',
+        b"{",
+        b'{"id": null, "image": "0.jpg", "title": "Top"}',
+        b'{"id": true, "image": "0.jpg", "title": "Top"}',
+        b'{"id": "a", "image": [1, {"bytes": ""}], "title": "Top"}',
+        b'{"id": "b", "image": 5, "title": "Top"}',
+        b'{"id": "c", "image": ["0.jpg"], "title": "caf\xe9"}',
+        b'{"id": "d", "title": "Top"}',
+    ]
+    (feed_folder / "feed.jsonl").write_bytes(b"\n".join(lines))
+    catalogue = read_catalogue(feed_folder / "feed.jsonl", max_bad=0.9)
+    assert catalogue.products == [Product("7", "Top", "Top", ("0.jpg",), {"ok": True})]
+    assert defects(catalogue) == [
+        (2, "", "malformed"),
+        (3, "", "missing_id"),
+        (4, "", "missing_id"),
+        (5, "a", "missing_picture"),
+        (5, "a", "missing_picture"),
+        (6, "b", "missing_picture"),
+        (7, "c", "wrong_encoding"),
+        (8, "d", "missing_picture"),
+    ]
+
+
+def test_a_picture_over_the_limits_is_refused(feed_folder: Path, write_feed: WriteFeed) -> None:
+    png = (feed_folder / "images" / "p.png").read_bytes()
+    (feed_folder / "images" / "large.png").write_bytes(png + bytes(50_000))
+    rows = [
+        {"id": "a", "image": "0.jpg", "title": "Top"},
+        {"id": "b", "image": "large.png", "title": "Hat"},
+    ]
+    feed = write_feed(rows)
+    catalogue = read_catalogue(feed, max_bad=0.5, limits=ImageLimits(max_bytes=50_000))
+    assert defects(catalogue) == [(3, "b", "unreadable_picture")]
+    with pytest.raises(CatalogueError, match=r"24×32 pixels"):
+        read_catalogue(feed, limits=ImageLimits(max_pixels=500))
+
+
+# The threshold
+
+
+def one_bad_in_ten(write_feed: WriteFeed) -> Path:
+    rows = [{"id": f"p{n}", "image": f"{n}.jpg", "title": f"Top {n}"} for n in range(10)]
+    rows[4]["image"] = "lost.jpg"
+    return write_feed(rows)
+
+
+def test_the_run_goes_on_up_to_the_threshold(write_feed: WriteFeed) -> None:
+    assert len(read_catalogue(one_bad_in_ten(write_feed), max_bad=0.1)) == 9
+
+
+@pytest.mark.parametrize("name", ["bad.jsonl", "bad.csv"])
+def test_above_the_threshold_the_report_is_written_first(
+    feed_folder: Path, write_feed: WriteFeed, name: str
+) -> None:
+    with pytest.raises(CatalogueError) as caught:
+        read_catalogue(one_bad_in_ten(write_feed), max_bad=0.09, report_path=feed_folder / name)
+    message = str(caught.value)
+    assert "10.0% of the rows" in message
+    assert "more than the 9.0% allowed (1 of 10: 1 missing_picture)" in message
+    assert str(feed_folder / name) in message
+    assert "lost.jpg" in (feed_folder / name).read_text("utf-8")
+
+
+def test_without_a_report_the_error_quotes_the_first_bad_rows(write_feed: WriteFeed) -> None:
+    with pytest.raises(CatalogueError, match=r"6: missing_picture, 'lost\.jpg' is not in"):
+        read_catalogue(one_bad_in_ten(write_feed), max_bad=0)
+
+
+def test_a_catalogue_without_a_product_is_an_error_at_any_threshold(write_feed: WriteFeed) -> None:
+    rows = [{"id": "a", "image": "lost.jpg", "title": "Top"}]
+    with pytest.raises(CatalogueError, match=r"no row of .* can be used"):
+        read_catalogue(write_feed(rows), max_bad=1)
+
+
+@pytest.mark.parametrize("max_bad", [-0.1, 5, float("nan")])
+def test_the_threshold_is_a_share(write_feed: WriteFeed, max_bad: float) -> None:
+    with pytest.raises(CatalogueError, match="share of the rows, from 0 to 1"):
+        read_catalogue(one_bad_in_ten(write_feed), max_bad=max_bad)

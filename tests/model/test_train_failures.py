@@ -1,0 +1,140 @@
+"""Runs that cannot start, or cannot go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.checkpoint import load_checkpoint
+from model.dataset import Batch
+from model.errors import TrainingError
+from model.train import Trainer
+
+if TYPE_CHECKING:
+    from tests.model.conftest import Shop
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["red dress"], "1 products with 1 different texts"),
+        (["red dress"] * 5, "5 products with 1 different texts"),
+        ([], "0 products with 0 different texts"),
+    ],
+)
+def test_too_few_products(texts: list[str], told: str, shop: Shop, tmp_path: Path) -> None:
+    products = [
+        dataclasses.replace(product, text=text)
+        for product, text in zip(shop.learn.products, texts, strict=False)
+    ]
+    few = dataclasses.replace(shop.learn, products=products, fingerprint="few")
+    with pytest.raises(TrainingError, match=told):
+        Trainer(shop.settings, few, None, tmp_path / "run", cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"preset": "smal"}, "no preset 'smal'"),
+        ({"epochs": 0}, "epochs=0: give a number above 0"),
+        ({"epochs": math.nan}, "epochs=nan"),
+        ({"learning_rate": -1e-4}, "learning_rate=-0.0001"),
+        ({"validate_every": math.inf}, "validate_every=inf"),
+        ({"mixed_precision": "fp8"}, "mixed_precision='fp8': bf16, fp16 or no"),
+    ],
+)
+def test_settings_that_cannot_be(
+    changes: dict[str, Any], told: str, shop: Shop, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=told):
+        shop.trainer(tmp_path / "run", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"cannot be written to .* choose another folder"):
+        shop.trainer(tmp_path / "file" / "run")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(shop: Shop, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"learning_rate": 1e30, "warmup": 0.0, "checkpoint_steps": 1}
+    told = r"at step 1: lower the learning rate \(1e\+30\); the checkpoints in .* are untouched"
+    for _ in range(2):  # the second time from the state that stands
+        with pytest.raises(TrainingError, match=told):
+            shop.trainer(tmp_path, **changes).run()
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+        weights = load_file(tmp_path / "checkpoints" / "step-00000001" / "model.safetensors")
+        assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+    assert [line["step"] for line in shop.lines(tmp_path)] == [0]
+
+
+class Broken(Trainer):
+    """A run whose sixth step leaves a weight that is no number, and does not notice."""
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        figures = super()._step(batch)
+        if self.progression.step == 5:
+            with torch.no_grad():
+                self.network.layers[1].qkv.bias[0] = math.nan
+        return figures
+
+
+def test_a_broken_network_is_neither_chosen_nor_saved(shop: Shop, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"layers\.1\.qkv\.bias is not finite at step 6"):
+        shop.trainer(tmp_path, Broken).run()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert json.loads((tmp_path / "best" / "training.json").read_text())["step"] == 3
+    load_checkpoint(tmp_path / "best")
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file may grow beyond `size`, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_what_was_saved(
+    straight_run: Path, interrupted_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(interrupted_run, out)
+    # Room for the weights, which are what best/ holds, but not for the optimizer's state.
+    weights = (out / "best" / "model.safetensors").stat().st_size
+    told = r"step-00000006 cannot be written .*: the one before stands; make room and start again"
+    with pytest.raises(TrainingError, match=told), files_up_to(int(1.5 * weights)):
+        shop.trainer(out).run()
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
+    load_checkpoint(out / "best")
+    shop.trainer(out).run()
+    shop.assert_same_run(out, straight_run)
+
+
+def test_a_full_disk_before_anything_was_saved(
+    straight_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    weights = (straight_run / "best" / "model.safetensors").stat().st_size
+    told = r"best cannot be written .*File too large.*: make room"
+    with pytest.raises(TrainingError, match=told), files_up_to(weights // 2):
+        shop.trainer(out).run()
+    assert {path.name for path in out.iterdir()} == {"log.jsonl", "run.json", "tokenizer.json"}
+    shop.trainer(out).run()
+    shop.assert_same_run(out, straight_run)

@@ -1,0 +1,94 @@
+"""What a run starts from: a text backbone, a CNN, or a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.errors import TrainingError
+from model.preprocess import TextTokenizer
+
+if TYPE_CHECKING:
+    from tests.model.conftest import Shop
+
+
+def test_the_text_backbones_tokenizer_is_taken(
+    shop: Shop, bert: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    overrides = {"image_size": 64, "joint_from": 1, "num_hidden_layers": 3, "hidden_size": 32}
+    overrides |= {"intermediate_size": 48, "max_position_embeddings": 512}
+    trainer = shop.trainer(tmp_path, text_backbone=str(bert), overrides=overrides)
+    assert trainer.network.config.vocab_size == 1000
+    ours, theirs = (
+        TextTokenizer(path, 48).encode(["red dress"]).input_ids.tolist()
+        for path in (tmp_path / "tokenizer.json", tokenizer)
+    )
+    assert ours == theirs
+    (bert / "tokenizer.json").rename(bert / "hidden.json")
+    try:
+        with pytest.raises(TrainingError, match=r"has no tokenizer\.json or vocab\.txt"):
+            shop.trainer(tmp_path / "other", text_backbone=str(bert), overrides=overrides)
+    finally:
+        (bert / "hidden.json").rename(bert / "tokenizer.json")
+
+
+def test_a_run_starts_from_a_checkpoint(shop: Shop, straight_run: Path, tmp_path: Path) -> None:
+    best = Path(shutil.copytree(straight_run / "best", tmp_path / "best"))
+    fresh = {"match_weight": 1, "recall_weight": 0, "shift": 0}
+    fitted = {f"match_head.{name}": value for name, value in fresh.items()}
+    given = load_file(best / "model.safetensors")
+    given |= {name: torch.tensor(value + 0.5) for name, value in fitted.items()}
+    save_file(given, best / "model.safetensors", metadata={"format": "pt"})
+    taken = shop.trainer(tmp_path / "run", start_from=str(best)).network.state_dict()
+    # The classifier too is as it was trained: what was fitted to unseen products lies beside it.
+    assert all(torch.equal(taken[name], given[name]) for name in given.keys() - fitted.keys())
+    assert all(taken[name] == value for name, value in fitted.items())
+    tokenizer = (tmp_path / "run" / "tokenizer.json").read_bytes()
+    assert tokenizer == (best / "tokenizer.json").read_bytes()
+
+    grown = {**shop.small, "alignment_size": 16}  # a head more, freshly drawn
+    shop.trainer(tmp_path / "grown", start_from=str(best), overrides=grown)
+    wide = {**shop.small, "hidden_size": 32}
+    with pytest.raises(TrainingError, match=r"another shape: its .* is \("):
+        shop.trainer(tmp_path / "wide", start_from=str(best), overrides=wide)
+    with pytest.raises(TrainingError, match="is no checkpoint"):
+        shop.trainer(tmp_path / "none", start_from=str(straight_run))
+
+
+def test_a_frozen_cnn_is_read_once_and_kept(shop: Shop, resnet: Path, tmp_path: Path) -> None:
+    overrides = {**shop.small, "patches": "grid", "cnn_image_size": 64, "freeze_cnn": True}
+    changes: dict[str, Any] = {"cnn": str(resnet), "overrides": overrides, "epochs": 1}
+    best = shop.trainer(tmp_path, **changes).run()
+    weights = load_file(best / "model.safetensors")
+    pretrained = load_file(resnet / "model.safetensors")
+    for name, value in pretrained.items():
+        assert torch.equal(weights[f"patch_network.cnn.{name}"], value)
+
+    overrides = {**overrides, "freeze_cnn": False}
+    best = shop.trainer(tmp_path / "trained", **{**changes, "overrides": overrides}).run()
+    weights = load_file(best / "model.safetensors")
+    for name, value in pretrained.items():  # all but the statistics of the batch norms
+        same = torch.equal(weights[f"patch_network.cnn.{name}"], value)
+        assert same == ("running" in name or "num_batches" in name), name
+
+
+def test_a_run_over_kept_maps(shop: Shop, resnet: Path, tmp_path: Path) -> None:
+    overrides = {
+        **shop.small,
+        "patches": "grid",
+        "cnn_image_size": 64,
+        "freeze_cnn": False,
+        "frozen_cnn_stages": 1,
+    }
+    changes: dict[str, Any] = {"cnn": str(resnet), "overrides": overrides, "epochs": 1}
+    best = shop.trainer(tmp_path, keep_maps=True, joint_share=0.5, **changes).run()
+    weights, pretrained = (load_file(x / "model.safetensors") for x in (best, resnet))
+    for name, value in pretrained.items():
+        frozen = name.startswith(("embedder", "encoder.stages.0")) or "running" in name
+        same = torch.equal(weights[f"patch_network.cnn.{name}"], value)
+        assert same == (frozen or "num_batches" in name), name
