@@ -6,7 +6,7 @@ What is done, and to what:
     large matrices      int8 with a scale a column, times activations in uint8: 8-bit arithmetic
                         (`com.microsoft.MatMulIntegerToFloat`, bias included)
     convolutions        int8 with a scale a channel, activations in uint8, if calibrated; but
-                        for the first one
+                        for the first stage's
     everything else     fp32: layer norms, attention's softmax, and the heads, which are small
 
 With samples to calibrate on, activations have fixed ranges, so an item gives the same numbers
@@ -27,29 +27,15 @@ sessions ask for ONNX Runtime's slower exact kernels (`model.eight_bit`). That i
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from model.graphs import Feeds
 from model.onnx_graph import Graph
+from model.quantise_cnn import quantise_convolutions, store_convolutions
 from model.quantise_products import activation_ranges, products, quantise_products, symmetric
 from model.smooth_values import smooth_values
-
-_CNN = ("Conv", "Relu", "MaxPool", "Add")
 
 
 def quantise_graph(model: ModelProto, width: int, samples: Sequence[Feeds]) -> ModelProto:
@@ -88,80 +74,3 @@ def store_words(model: ModelProto) -> ModelProto:
         ]
         graph.replace(node, new)
     return graph.finish()
-
-
-def store_convolutions(model: ModelProto) -> ModelProto:
-    """Convolutions' weights in int8 with a scale a channel, computed with in fp32."""
-    graph = Graph(model)
-    for node in list(graph.nodes):
-        weight = graph.constant(node.input[1]) if node.op_type == "Conv" else None
-        if weight is None:
-            continue
-        values, scales = symmetric(weight, axis=tuple(range(1, weight.ndim)))
-        name = node.input[1]
-        stored = graph.add_constant(f"{name}_int8", values)
-        channel_scales = graph.add_constant(f"{name}_scales", scales)
-        unfold = [
-            # Plain arithmetic: ONNX Runtime folds it at load, a DequantizeLinear it would keep.
-            helper.make_node("Cast", [stored], [f"{name}_whole"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{name}_whole", channel_scales], [f"{name}_fp32"]),
-        ]
-        node.input[1] = f"{name}_fp32"
-        graph.replace(node, [*unfold, node])
-    return graph.finish()
-
-
-class _Samples(CalibrationDataReader):  # type: ignore[misc]
-    """Samples as ONNX Runtime's calibration reads them."""
-
-    def __init__(self, samples: Iterable[Feeds]) -> None:
-        self._left = iter(samples)
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        sample = next(self._left, None)
-        return None if sample is None else dict(sample)
-
-
-def quantise_convolutions(model: ModelProto, samples: Sequence[Feeds]) -> ModelProto:
-    """The CNN in 8-bit arithmetic, by ONNX Runtime's own tool: QDQ, a scale a channel."""
-    names = _name_cnn(model)
-    if not names:
-        return model
-    add_pre_process_metadata(model)  # or it advises to do what `simplify` has done
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "quantised.onnx"
-        quantize_static(
-            model,
-            target,
-            _Samples(samples),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_CNN),
-            nodes_to_quantize=names,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            # The mean over the pictures of each one's extremes: a rare large value saturates, and
-            # the usual ones get finer steps.
-            extra_options={"CalibMovingAverage": True},
-        )
-        return Graph(onnx.load(str(target))).finish()
-
-
-def _name_cnn(model: ModelProto) -> list[str]:
-    """Give the CNN's nodes names and list them: convolutions and what lies between them.
-
-    But for the first convolution, which has a few hundredths of the work and made a quarter of
-    the error.
-    """
-    made: set[str] = set()
-    names = []
-    first = next((node for node in model.graph.node if node.op_type == "Conv"), None)
-    for number, node in enumerate(model.graph.node):
-        if node.op_type not in _CNN or node is first:
-            continue
-        if node.op_type == "Conv" or made.issuperset(node.input):
-            made.update(node.output)
-            node.name = f"cnn_{number}"
-            names.append(node.name)
-    return names

@@ -12,7 +12,9 @@ from onnx import ModelProto
 from model.bundle import Bundle
 from model.fuse import fuse
 from model.graphs import Feeds, Graphs
-from model.quantise_graph import quantise_convolutions, quantise_graph, store_words
+from model.onnx_graph import attributes
+from model.quantise_cnn import quantise_convolutions
+from model.quantise_graph import quantise_graph, store_words
 from model.samples import noise
 
 
@@ -80,6 +82,20 @@ def test_an_item_does_not_depend_on_its_pass(bundle: Bundle, feeds: dict[str, li
     together = run(model, {"pixels": pixels})
     alone = np.concatenate([run(model, {"pixels": one[None]}) for one in pixels])
     assert np.abs(together - alone).max() <= 1e-5
+
+
+def test_the_first_stage_stays_in_fp32(bundle: Bundle, feeds: dict[str, list[Feeds]]) -> None:
+    """All convolutions before the second one with a stride; the rest have 8-bit weights."""
+    model = fused(bundle, "image_encoder")
+    strided = [
+        max(attributes(node)["strides"]) > 1 for node in model.graph.node if node.op_type == "Conv"
+    ]
+    (first, second, *_) = [at for at, is_strided in enumerate(strided) if is_strided]
+    assert first == 0
+    model = quantise_convolutions(model, feeds["image_encoder"])
+    weights = {entry.name for entry in model.graph.initializer}
+    in_fp32 = [node.input[1] in weights for node in model.graph.node if node.op_type == "Conv"]
+    assert in_fp32 == [at < second for at in range(len(strided))]
 
 
 def test_a_graph_without_a_cnn_has_none_to_quantise(
