@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.catalogue import Catalogue, read_catalogue
-from model.errors import TrainingError
+from model.errors import FashionBertError, TrainingError
 from model.files import write_json
 from model.train import Trainer
 from model.train_settings import preset_settings
@@ -178,7 +178,10 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for number, name in enumerate(VARIANTS):
             if arguments.only is None or str(number) in arguments.only:
-                results.append(run(name, learn, choose, seed, arguments))
+                try:
+                    results.append(run(name, learn, choose, seed, arguments))
+                except FashionBertError as error:
+                    raise SystemExit(f"{name}: {error}") from error
                 write_json(arguments.out / "ablations.json", {"results": results})
                 print(table(results), flush=True)
 
