@@ -103,6 +103,7 @@ def build(
     engine.require_recall()
     choose_rule(len(catalogue.products), recall)
     try:
+        root.mkdir(parents=True, exist_ok=True)
         with locked(root):
             job = _Job(catalogue, engine, root, limits, max_bad, report_path, supersede)
             name = job.published()

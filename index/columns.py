@@ -1,8 +1,9 @@
 """Attributes as columns that can be compared and counted: what filters and facets read.
 
 A column keeps its values by kind: strings and booleans as codes into a dictionary of the distinct
-ones, in as few bytes a product as they need; numbers as int64 or float64. Where a catalogue mixes
-types under one name, the column has several parts, and of each product one of them has the value.
+ones, in as few bytes a product as they need; numbers as int64 or float64, and as codes where
+neither has them all. Where a catalogue mixes types under one name, the column has several parts,
+and of each product one of them has the value.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ def kind_of(value: object) -> Kind | None:
             return None
 
 
+def is_exact_as_float(value: int) -> bool:
+    """Whether float64 has this integer: all up to 2**53 are there, and fewer beyond."""
+    return int(float(value)) == value
+
+
 class Part(Protocol):
     """The values of one kind in a column of N products; masks are bool [N]."""
 
@@ -89,7 +95,10 @@ class NumberPart(Part, Protocol):
     """The part of kind `number`."""
 
     def selected(self, among: Mask | None) -> NumberValues:
-        """The numbers that are there, of all products or of some."""
+        """The numbers that are there, of all products or of some.
+
+        Integers among fractions come as float64, those that it does not have as the nearest.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,6 +185,55 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CodedNumbers:
+    """Fractions, and integers that float64 does not have: `codes` [N], -1 for none, into `numbers`.
+
+    `numbers` are distinct and ascending. All are compared exactly, as Python does.
+    """
+
+    codes: NDArray[np.int64]
+    numbers: Sequence[int | float]
+
+    @classmethod
+    def of(cls, codes: NDArray[np.int64], values: Sequence[int | float]) -> CodedNumbers:
+        """From codes into values of which some may be equal, as 1 and 1.0 are."""
+        numbers = sorted(set(values))
+        places = {number: place for place, number in enumerate(numbers)}
+        return cls(np.array([*(places[value] for value in values), -1])[codes], numbers)
+
+    @property
+    def present(self) -> Mask:
+        """As `Part` has it."""
+        return self.codes >= 0
+
+    def any_of(self, values: Sequence[int | float]) -> Mask:
+        """As `Part` has it."""
+        wanted = set(values)
+        return self._spread([number in wanted for number in self.numbers])
+
+    def compare(self, operator: Operator, bound: int | float) -> Mask:
+        """As `Part` has it."""
+        return self._spread([_OF_NUMBERS[operator](number, bound) for number in self.numbers])
+
+    def _spread(self, of_numbers: Sequence[bool]) -> Mask:
+        """What holds of the distinct numbers, for each product."""
+        mask: Mask = np.array([*of_numbers, False])[self.codes]
+        return mask
+
+    def selected(self, among: Mask | None) -> NumberValues:
+        """As `NumberPart` has it."""
+        codes = self.codes if among is None else self.codes[among]
+        return np.array(self.numbers, dtype=np.float64)[codes[codes >= 0]]
+
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+        """As `Part` has it; of equally frequent values the smallest comes first."""
+        codes = self.codes if among is None else self.codes[among]
+        there, counts = np.unique(codes[codes >= 0], return_counts=True)
+        best = np.argsort(-counts, kind="stable")[:limit].tolist()
+        return [(self.numbers[there[at]], int(counts[at])) for at in best], len(there)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Column:
     """One attribute of all products: its `type` as in `Items.attribute_types`, and its parts."""
 
@@ -204,7 +262,7 @@ def plain_column(array: pa.Array) -> Column:
 
 
 def mixed_column(array: pa.StringArray) -> Column:
-    """A column of several types, each value as JSON; all its numbers become float64."""
+    """A column of several types, each value as JSON."""
     codes, dictionary = _encode(array)
     distinct = [json.loads(cell) for cell in dictionary.to_pylist()]
     parts: dict[Kind, Part] = {}
@@ -218,11 +276,20 @@ def mixed_column(array: pa.StringArray) -> Column:
         recoded = recode[codes]
         values = [distinct[code] for code in own]
         if kind == "number":
-            numbers = np.append(np.array(values, dtype=np.float64), 0.0)[recoded]
-            parts[kind] = Numbers(numbers, recoded >= 0)
+            parts[kind] = _numbers(recoded, values)
         else:
             parts[kind] = Coded.of(recoded, pa.array(values, _ARROW_TYPES[kind]))
     return Column("mixed", parts)
+
+
+def _numbers(codes: NDArray[np.int64], values: Sequence[int | float]) -> NumberPart:
+    """Numbers from codes, -1 for none, into their values."""
+    integers = [value for value in values if isinstance(value, int)]
+    if len(integers) == len(values):
+        return Numbers(np.array([*values, 0], dtype=np.int64)[codes], codes >= 0)
+    if all(map(is_exact_as_float, integers)):
+        return Numbers(np.array([*values, 0], dtype=np.float64)[codes], codes >= 0)
+    return CodedNumbers.of(codes, values)
 
 
 def _encode(array: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:

@@ -33,6 +33,7 @@ from index.recall import IVFPQ_FROM, Rule, choose_rule
 from index.snapshot import Snapshot
 from index.versions import (
     COMPACTING,
+    current,
     list_snapshots,
     locate,
     locked,
@@ -66,10 +67,11 @@ def compact(
         The new snapshot; None if there was nothing to fold in.
 
     Raises:
-        SnapshotError: a build or a compaction is running, something is damaged or of another model,
-            no product is left, or the disk is full.
+        SnapshotError: nothing was published here, a build or a compaction is running, something is
+            damaged or of another model, no product is left, or the disk is full.
         WriteError: the log cannot be written to.
     """
+    current(root)  # before the lock: where there is no snapshot nothing is made
     try:
         with locked(root):
             remove_leftovers(root)
@@ -127,11 +129,20 @@ def prune_snapshots(root: Path, keep: int) -> tuple[list[str], list[str]]:
     """Remove old snapshots, see `index.versions.prune`, and writes that only they needed.
 
     Raises:
-        SnapshotError: a build or a compaction is running, or `keep` is below 1.
+        SnapshotError: nothing was published here, a build or a compaction is running, `keep` is
+            below 1, or the folder cannot be written to.
+        WriteError: the log cannot be written to.
     """
-    with locked(root):
-        outcome = prune(root, keep)
-        trim(root)
+    current(root)  # before the lock: where there is no snapshot nothing is made
+    try:
+        with locked(root):
+            outcome = prune(root, keep)
+            trim(root)
+    except OSError as error:
+        raise SnapshotError(
+            f"the snapshots in {root} cannot be pruned: {error.strerror or error}; what was served "
+            "is served, start again once that is mended"
+        ) from error
     return outcome
 
 
@@ -211,7 +222,10 @@ def _rule(old: Rule, had: int, has: int) -> Rule:
 
 
 def _items(view: LiveSnapshot, rows: list[int]) -> Iterator[Item]:
-    """The products, whole numbers among fractions as such: the column stays one of numbers."""
+    """The products, integers among fractions as floats where that is the column's type.
+
+    Of such a column float64 has every integer; see `LiveItems.attribute_types`.
+    """
     types = view.items.attribute_types
     for row in rows:
         item = view.item(row)

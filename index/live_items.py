@@ -26,6 +26,7 @@ from index.columns import (
     NumberValues,
     Operator,
     Part,
+    is_exact_as_float,
     mixed_column,
     plain_column,
 )
@@ -33,8 +34,14 @@ from index.delta import Delta, StoredPut
 from index.items import Item, Items
 from model.catalogue import Attribute
 
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-_NAMES = {str: "string", int: "int64", float: "double", bool: "bool"}
+_ARROW_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+}
+_TYPES = {str: "string", int: "int64", float: "double", bool: "bool"}
+_LONG = "long"  # beside the types: an integer that float64 does not have
 
 
 class Ids(Sequence[str]):
@@ -158,17 +165,34 @@ class LiveItems:
     def __iter__(self) -> Iterator[Item]:
         return (self[row] for row in np.flatnonzero(self.live).tolist())
 
-    @property
+    @cached_property
     def attribute_types(self) -> Mapping[str, str]:
         """Attribute names to `string`, `int64`, `double`, `bool` or `mixed`; the snapshot's first.
 
-        Integers among numbers with a fraction make no mixture.
+        They are those of the snapshot and of the puts that count. Integers among numbers with a
+        fraction are `double` where float64 has each of them, else `mixed`.
         """
-        types = dict(self._base.attribute_types)
+        own: dict[str, set[str]] = {}
         for row in np.flatnonzero(self._delta.live).tolist():
             for name, value in self._puts[row].head.item.attributes.items():
-                types[name] = _joined(types.get(name), _NAMES[type(value)])
+                own.setdefault(name, set()).add(_type_of(value))
+        types = dict(self._base.attribute_types)
+        for name, there in own.items():
+            if name in types:
+                there.add(types[name])
+                if there >= {"int64", "double"} and self._has_long(name):
+                    there.add(_LONG)
+            types[name] = _joined(there)
         return types
+
+    def _has_long(self, name: str) -> bool:
+        """Whether the snapshot's products that count have integers that float64 does not have."""
+        column = self._base.column(name)
+        if column is None or column.type != "int64":
+            return False
+        values = cast(NumberPart, column.parts["number"]).selected(self._delta.base_live)
+        far = values[(values < -(1 << 53)) | (values > 1 << 53)]
+        return not all(map(is_exact_as_float, far.tolist()))
 
     def column(self, name: str) -> Column | None:
         """One attribute of all products, made for comparing; None if no product has it."""
@@ -178,18 +202,22 @@ class LiveItems:
             return self._columns[name]
 
     def _chained(self, name: str) -> Column | None:
-        base = self._base.column(name)
-        own = _column([put.head.item.attributes.get(name) for put in self._puts])
-        if base is None and own is None:
+        if name not in self.attribute_types:
             return None
+        base = self._base.column(name)
+        own = _column(
+            [
+                put.head.item.attributes.get(name) if counts else None
+                for put, counts in zip(self._puts, self._delta.live.tolist(), strict=True)
+            ]
+        )
         live = self.live
         parts: dict[Kind, Part] = {}
         for kind in KINDS["mixed"]:
             sides = [None if side is None else side.parts.get(kind) for side in (base, own)]
             if any(side is not None for side in sides):
                 parts[kind] = ChainedPart(sides[0], sides[1], live, self._split)
-        types = [side.type for side in (base, own) if side is not None]
-        return Column(_joined(types[0], types[-1]), parts)
+        return Column(self.attribute_types[name], parts)
 
     def attribute(self, name: str) -> list[Attribute | None]:
         """One attribute of all rows, None where a product lacks it.
@@ -207,18 +235,28 @@ class LiveItems:
 
 
 def _column(values: Sequence[Attribute | None]) -> Column | None:
-    kinds = {type(value) for value in values if value is not None}
-    if not kinds:
+    there = {_type_of(value) for value in values if value is not None}
+    if not there:
         return None
-    if kinds == {int, float}:
-        kinds = {float}
-    if len(kinds) == 1:
-        return plain_column(pa.array(values, _TYPES[kinds.pop()]))
-    cells = [None if value is None else json.dumps(value) for value in values]
-    return mixed_column(pa.array(cells, pa.string()))
+    type = _joined(there)
+    if type == "mixed":
+        cells = [None if value is None else json.dumps(value) for value in values]
+        return mixed_column(pa.array(cells, pa.string()))
+    if type == "double":  # as pyarrow takes no integer that is beyond 2**53 for a float
+        values = [None if value is None else float(value) for value in values]
+    return plain_column(pa.array(values, _ARROW_TYPES[type]))
 
 
-def _joined(first: str | None, second: str) -> str:
-    if first is None or first == second:
-        return second
-    return "double" if {first, second} == {"int64", "double"} else "mixed"
+def _type_of(value: Attribute) -> str:
+    if type(value) is int and not is_exact_as_float(value):
+        return _LONG
+    return _TYPES[type(value)]
+
+
+def _joined(types: set[str]) -> str:
+    """The type of a column that has values of these."""
+    if types <= {"int64", _LONG}:
+        return "int64"
+    if types == {"int64", "double"}:
+        return "double"
+    return "mixed" if len(types) > 1 else next(iter(types))

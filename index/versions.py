@@ -21,12 +21,19 @@ _REMOVING = ".removing-"
 
 
 def list_snapshots(root: Path) -> list[str]:
-    """Names of the published snapshots, oldest first; empty if there is no such folder."""
-    if not root.is_dir():
-        return []
-    return sorted(
-        entry.name for entry in root.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir()
-    )
+    """Names of the published snapshots, oldest first; empty if there is no such folder.
+
+    Raises:
+        SnapshotError: the folder cannot be read.
+    """
+    try:
+        if not root.is_dir():
+            return []
+        return sorted(
+            entry.name for entry in root.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir()
+        )
+    except OSError as error:
+        raise _unreadable(root, error) from error
 
 
 def locate(root: Path, name: str | None = None) -> Path:
@@ -37,7 +44,11 @@ def locate(root: Path, name: str | None = None) -> Path:
     """
     if name is None:
         name = current(root)
-    if not _NAME.fullmatch(name) or not (root / name).is_dir():
+    try:
+        found = _NAME.fullmatch(name) is not None and (root / name).is_dir()
+    except OSError as error:
+        raise _unreadable(root / name, error) from error
+    if not found:
         there = list_snapshots(root)
         raise SnapshotError(
             f"there is no snapshot {name!r} in {root}: "
@@ -57,7 +68,9 @@ def current(root: Path) -> str:
         name = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         raise SnapshotError(f"there is no snapshot in {root}: {_build_one(root)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except UnicodeDecodeError as error:
         raise SnapshotError(f"{path} cannot be read ({error}): {_build_one(root)}") from error
     if not _NAME.fullmatch(name):
         raise SnapshotError(
@@ -69,6 +82,13 @@ def current(root: Path) -> str:
 
 def _build_one(root: Path) -> str:
     return f"make one with `fashionbert index build` into {root}"
+
+
+def _unreadable(path: Path, error: OSError) -> SnapshotError:
+    return SnapshotError(
+        f"{path} cannot be read: {error.strerror or error}; give the folder of the snapshots, and "
+        "let this user read it"
+    )
 
 
 def set_current(root: Path, name: str) -> None:
@@ -120,9 +140,19 @@ def publish(root: Path, part: Path, name: str, *, instead_of: str | None = None)
 
 
 def make_current(root: Path, name: str) -> None:
-    """`set_current`, in turn with others who publish."""
-    with _switching(root):
-        set_current(root, name)
+    """`set_current`, in turn with others who publish.
+
+    Raises:
+        SnapshotError: there is no such snapshot, or the folder cannot be written to.
+    """
+    try:
+        with _switching(root):
+            set_current(root, name)
+    except OSError as error:
+        raise SnapshotError(
+            f"snapshot {name} cannot be made the current one of {root}: "
+            f"{error.strerror or error}; start again once that is mended"
+        ) from error
 
 
 def previous(root: Path) -> str:
@@ -227,14 +257,14 @@ def remove_parts(root: Path) -> None:
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Make the folder if need be, and be the only one who builds in it.
+    """Be the only one who builds in the folder, which is there.
 
     The lock goes with the process, however it ends.
 
     Raises:
         SnapshotError: someone else builds here.
+        OSError: there is no such folder, or it cannot be written to.
     """
-    root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from index.versions import (
     list_snapshots,
     locate,
     locked,
+    make_current,
     next_name,
     publish,
     remove_parts,
@@ -79,11 +80,25 @@ def test_a_folder_without_a_manifest_is_no_snapshot(tmp_path: Path) -> None:
         Snapshot.open(tmp_path)
 
 
+def test_what_cannot_be_published_is_said_and_the_old_one_stays(tmp_path: Path) -> None:
+    _publish(tmp_path)
+    with pytest.raises(SnapshotError, match=r"no snapshot '00000002'.*choose one of 00000001"):
+        make_current(tmp_path, "00000002")
+    assert current(tmp_path) == "00000001"
+    (tmp_path / "CURRENT").unlink()
+    (tmp_path / "CURRENT").mkdir()  # which no file can take the place of
+    with pytest.raises(SnapshotError, match="00000001 cannot be made the current one"):
+        make_current(tmp_path, "00000001")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["00000001", "CURRENT"]
+    with pytest.raises(SnapshotError, match="CURRENT cannot be read"):
+        current(tmp_path)
+
+
 def test_only_one_may_build_and_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
     with (
-        locked(tmp_path / "new"),
+        locked(tmp_path),
         pytest.raises(SnapshotError, match="another build is running"),
-        locked(tmp_path / "new"),
+        locked(tmp_path),
     ):
         pass
     reading, writing = os.pipe()

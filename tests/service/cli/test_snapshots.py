@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,47 @@ def test_a_build_with_writes_on_top(
     assert "until they are restarted with the other bundle" in back.err
     assert "stand on top" not in build(bundle, "--supersede")
     assert Snapshot.open(root).ids == snapshot.ids
+
+
+COMMANDS = [["publish", "00000001"], ["rollback"], ["prune"], ["compact"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_folder_that_is_not_there_is_said_and_not_made(
+    command: list[str], tmp_path: Path, shell: Shell
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    ran = shell("index", *command, "--snapshots", nowhere)
+    assert ran.code == 2
+    assert f"in {nowhere}: make one with `fashionbert index build`" in ran.err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert shell("index", *command, "--snapshots", empty).code == 2
+    file = tmp_path / "file"
+    file.touch()
+    ran = shell("index", *command, "--snapshots", file)
+    assert (ran.code, ran.err.startswith("error: "), str(file) in ran.err) == (2, True, True)
+    assert sorted(tmp_path.rglob("*")) == [empty, file]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_folder_that_cannot_be_written_to_is_said(
+    command: list[str], root: Path, shell: Shell
+) -> None:
+    shutil.copytree(root / "00000001", root / "00000002")
+    (root / "CURRENT").write_text("00000002\n")
+    # Also root, who may write everywhere, can write no file that is a folder.
+    (root / ".lock").unlink()
+    (root / ".lock").mkdir()
+    (root / f".CURRENT.{os.getpid()}.tmp").mkdir()
+    unverified = ["--no-verify"] if command[0] in ("publish", "rollback") else []
+    ran = shell("index", *command, *unverified, "--snapshots", root)
+    assert ran.code == 2
+    assert "error: " in ran.err
+    assert "once that is mended" in ran.err
+    assert str(root) in ran.err
+    assert current(root) == "00000002"
+    assert list_snapshots(root) == ["00000001", "00000002"]
 
 
 def test_the_help_names_them(shell: Shell) -> None:

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index.compact import compact
+from index.delta_records import Delete, Put
+from index.facets import count_facet
+from index.filter_parser import parse_filter
+from index.filters import evaluate
+from index.live import LiveSnapshot
+from index.live_index import LiveIndex
+
+MakePut = Callable[..., Put]
+
+LONG = 2**53 + 1  # the first integer that float64 does not have
+ASKED = (LONG, LONG - 1, LONG + 1, 2.0**53, 1.5, 7, -3, 2**63 - 1, -LONG)
+OPERATORS = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+
+
+def found(view: LiveSnapshot, raw: Any) -> set[str]:
+    mask = evaluate(parse_filter(raw, view.items.attribute_types), view.items) & view.items.live
+    return {view.ids[row] for row in np.flatnonzero(mask).tolist()}
+
+
+def check(view: LiveSnapshot, type: str) -> None:
+    """Types, filters and facets of `code` say what the products have."""
+    assert view.items.attribute_types["code"] == type
+    column = view.items.column("code")
+    assert column is not None
+    assert column.type == type
+    there = {item.id: item.attributes["code"] for item in view.items if "code" in item.attributes}
+    assert found(view, {"code": {"exists": True}}) == set(there)
+    numbers = {
+        id: value
+        for id, value in there.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    for asked in ASKED:
+        same = {id for id, value in numbers.items() if value == asked}
+        assert found(view, {"code": asked}) == same, asked
+        for name, holds in OPERATORS.items():
+            on_that_side = {id for id, value in numbers.items() if holds(value, asked)}
+            assert found(view, {"code": {name: asked}}) == on_that_side, (name, asked)
+    facet = count_facet(column, view.items.live, 100)
+    assert facet.type == type
+    # By kind, as Python takes 1 and True for equal.
+    counts = Counter((isinstance(value, bool), value) for value in there.values())
+    assert {(isinstance(value, bool), value): n for value, n in facet.values} == counts
+    assert facet.distinct == len(counts)
+    assert facet.spread is not None
+    assert facet.spread.smallest == pytest.approx(min(numbers.values()))
+    assert sum(bucket.count for bucket in facet.spread.histogram) == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("values", "type"),
+    [
+        ([7, LONG, LONG], "int64"),
+        ([7, 1.5, 7.0, -3], "double"),
+        ([LONG + 1, 1.5], "double"),
+        ([LONG, 1.5], "mixed"),
+        ([1.5, -LONG, 7, 7.0, 1.5], "mixed"),
+        ([2**63 - 1, 0.5, LONG], "mixed"),
+        ([LONG, 7, "s"], "mixed"),
+        ([LONG, 1.5, "s", True, 1], "mixed"),
+    ],
+)
+def test_large_integers_stay_what_they_are(
+    values: list[Any], type: str, own_root: Path, make_put: MakePut
+) -> None:
+    with LiveIndex.open(own_root) as live:
+        view = live.write([make_put(f"n{n}", code=value) for n, value in enumerate(values)])
+        check(view, type)
+        before = {item.id: item.attributes for item in view.items}
+        assert [before[f"n{n}"]["code"] for n in range(len(values))] == values
+        compact(own_root)
+        assert live.refresh()
+        assert live.view.name == "00000002"
+        check(live.view, type)
+        assert {item.id: item.attributes for item in live.view.items} == before
+
+
+def test_what_was_deleted_makes_no_mixture(own_root: Path, make_put: MakePut) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("a", code=LONG), make_put("b", code=7), make_put("gone", code="s")])
+        check(live.view, "mixed")
+        check(live.write([Delete("gone")]), "int64")
+        live.write([make_put("b", code=1.5)])
+        check(live.view, "mixed")
+        check(live.write([make_put("a", code=3)]), "double")
+        view = live.write([Delete("a"), Delete("b")])
+        assert "code" not in view.items.attribute_types
+        assert view.items.column("code") is None
+
+
+def test_integers_of_the_snapshot_and_a_fraction_on_top(own_root: Path, make_put: MakePut) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("a", code=LONG), make_put("b", code=7)])
+        compact(own_root)
+        live.refresh()
+        check(live.view, "int64")
+        check(live.write([make_put("c", code=1.5)]), "mixed")
+        check(live.write([Delete("a")]), "double")
+        compact(own_root)
+        live.refresh()
+        check(live.view, "double")
+        check(live.write([make_put("d", code=-LONG)]), "mixed")
+        compact(own_root)
+        live.refresh()
+        check(live.view, "mixed")
+        assert live.view.item(live.view.row_of("d")).attributes == {"code": -LONG}
