@@ -31,6 +31,8 @@ _MOST_CHARACTERS = 200  # of a key that is looked at
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
+_Stamp = tuple[int, int, int, int]
+
 _logger = logging.getLogger("fashionbert.security")
 
 
@@ -116,8 +118,9 @@ class Keys:
         self._given = parse_keys(text, "FASHIONBERT_KEYS")
         self._file = file
         self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: _Stamp | None = None  # the file's when `_from_file` was read from it
         self._from_file: tuple[Key, ...] = ()
+        self._problem: str | None = None
         if file is not None:
             self._seen, self._from_file = _stamp(file), _read(file)
 
@@ -147,23 +150,28 @@ class Keys:
             stamp = _stamp(file)
             if stamp == self._seen:
                 return
-            self._seen = stamp
             self._from_file = _read(file)
-            _logger.info("%s was read again: %d keys", file, len(self._from_file))
-        except FashionBertError as error:  # half edited: what was valid stays valid
-            _logger.error("the keys stay as they were: %s", error)
+        except FashionBertError as error:
+            # Half edited: what was valid stays valid, and the next request looks again.
+            if str(error) != self._problem:
+                _logger.error("the keys stay as they were: %s", error)
+            self._problem = str(error)
+            return
+        self._seen, self._problem = stamp, None
+        _logger.info("%s was read again: %d keys", file, len(self._from_file))
 
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _stamp(file: Path) -> tuple[int, int, int]:
+def _stamp(file: Path) -> _Stamp:
+    """What is another once the file was edited, replaced, or made readable."""
     try:
         status = file.stat()
     except OSError as error:
         raise _unreadable(file, error) from error
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _read(file: Path) -> tuple[Key, ...]:

@@ -80,6 +80,38 @@ def test_a_file_counts_as_soon_as_it_changes(tmp_path: Path) -> None:
     assert keys  # and nobody else is let in for that
 
 
+def test_a_file_is_read_again_until_that_goes_well(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    first, first_key = new_key("old", "admin")
+    second, second_key = new_key("new", "admin")
+    file.write_text(first_key.line())
+    status = file.stat()
+    keys = Keys(file=file)
+
+    def overwrite(text: str) -> None:
+        """In place, at a later tick of the file system's clock; size and `mtime` stay."""
+        before = file.stat().st_ctime_ns
+        while file.stat().st_ctime_ns == before:
+            file.write_text(text)
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        now = file.stat()
+        assert (now.st_ino, now.st_size, now.st_mtime_ns) == (
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+        )
+
+    overwrite("?" * status.st_size)
+    assert [keys.find(first), keys.find(first), keys.find(second)] == [first_key, first_key, None]
+    assert [record.levelname for record in caplog.records] == ["ERROR"], "once, not each time"
+    overwrite(second_key.line())
+    assert (keys.find(first), keys.find(second)) == (None, second_key)
+    overwrite(first_key.line())
+    assert (keys.find(first), keys.find(second)) == (first_key, None)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FashionBertError, match="FASHIONBERT_KEYS_FILE"):
         Keys(file=tmp_path / "none")
