@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int64]
 
 _SMOOTHING = 0.2  # weight of the newest pass in the mean time of a token
+_FORGETTING = 0.9  # of that mean, whenever it was what kept all passes from being begun
 
 
 def never() -> bool:
@@ -142,12 +143,20 @@ class PassPool:
             del job, task  # an idle thread keeps nobody's states
 
     def _next(self) -> tuple[_Job, int] | None:
-        """The next pass of the caller whose turn it is; jobs nobody waits for fall out."""
+        """The next pass of the caller whose turn it is; jobs nobody waits for fall out.
+
+        Passes that are not begun are not measured. So that one slow pass does not keep all later
+        ones from being tried, the mean shrinks each time that it alone is why nothing is begun.
+        """
+        kept_off = False
         while self._jobs:
             job = self._jobs.popleft()
             number = job.left[0]
-            end = time.perf_counter() + job.costs[number] * self._seconds_per_cost
-            if end > job.limits.deadline or job.limits.cancelled():
+            now, deadline = time.perf_counter(), job.limits.deadline
+            too_late = now + job.costs[number] * self._seconds_per_cost > deadline
+            if too_late or job.limits.cancelled():
+                untouched = len(job.left) == len(job.passes)
+                kept_off = kept_off or (too_late and untouched and now < deadline)
                 self._drop(job)
                 continue
             job.left.popleft()
@@ -155,6 +164,8 @@ class PassPool:
             if job.left:
                 self._jobs.append(job)
             return job, number
+        if kept_off:
+            self._seconds_per_cost *= _FORGETTING
         return None
 
     def _drop(self, job: _Job) -> None:

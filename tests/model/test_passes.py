@@ -89,6 +89,21 @@ def test_a_pass_that_would_end_too_late_is_not_begun() -> None:
     pool.close()
 
 
+def test_a_pass_that_was_slow_once_does_not_keep_all_later_ones_off() -> None:
+    pool = PassPool(1)
+    passes = rows(0)
+    pool.run(passes, [1], lambda part: time.sleep(0.05))  # 50 ms a unit of cost, from now on
+
+    def tried(deadline: float) -> list[int]:
+        # At first it would probably take 50 s.
+        return pool.run(passes, [1000], lambda part: None, Limits(time.perf_counter() + deadline))
+
+    assert not any(tried(-1) for _ in range(200)), "which says nothing of how long a pass takes"
+    assert not tried(5)
+    assert any(tried(5) for _ in range(200))
+    pool.close()
+
+
 def test_an_error_ends_its_own_request_only() -> None:
     pool = PassPool(2)
     passes = rows(*range(100))
