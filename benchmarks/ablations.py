@@ -122,9 +122,10 @@ def run(
         **{**_RUN, **changes},
     )
     start = time.perf_counter()
-    best = Trainer(
+    with Trainer(
         settings, learn, choose, out, cache=arguments.out / "cache", show_progress=True
-    ).run()
+    ) as trainer:
+        best = trainer.run()
     figures = json.loads((best / "training.json").read_text(encoding="utf-8"))["figures"]
     found = {
         "variant": name,

@@ -119,6 +119,17 @@ def check_config(config: FashionBertConfig) -> None:
         raise TrainingError(
             f"image_size={config.image_size} is not a multiple of patch_grid={config.patch_grid}"
         )
+    if config.patches == "conv" and config.image_size == config.patch_grid:
+        raise TrainingError(
+            f"image_size={config.image_size} is patch_grid={config.patch_grid}, so a patch would "
+            "be one pixel: patches='conv' halves the picture at least once; give a larger "
+            "image_size or a smaller patch_grid"
+        )
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        if not 0 <= getattr(config, name) < 1:
+            raise TrainingError(
+                f"{name}={getattr(config, name):g}: give a share, 0 or more and below 1"
+            )
 
 
 # Attention dropout keeps fused attention kernels from being used, at twice the time on a CPU.

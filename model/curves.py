@@ -123,7 +123,8 @@ def new_figure(log: RunLog, title: str) -> Figure:
     percent = [None if share is None else 100 * share for share in shares]
     _draw_steps(accuracy, log, percent, "match accuracy, training", "0.35")
     _draw_validations(accuracy, log.validations)
-    losses.set(title=title, ylabel="loss")
+    losses.set_title(title, parse_math=False)  # it is a folder's name, dollars and all
+    losses.set(ylabel="loss")
     weights.set(ylabel="weight in the loss")
     weights.set_ylim(bottom=0)
     accuracy.set(xlabel="steps", ylabel="%", ylim=(0, 100))

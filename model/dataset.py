@@ -16,7 +16,7 @@ from model.catalogue import Catalogue
 from model.evaluate import first_images, groups_of
 from model.inputs import ImageInputs
 from model.masking import PATCH_SHARE, Masking, mask_patches
-from model.preprocess import TextTokenizer
+from model.preprocess import TextTokenizer, TokenBatch
 from model.ranking import number_by_value
 
 #: Batches of the whole catalogue that are sorted by the length of their texts.
@@ -30,7 +30,8 @@ class Batch:
     `images` is {"pixels": uint8 [B, S, S, 3]}, {"maps": float32 [B, h, w, C]} or
     {"features": float32 [B, P, F]};
     `text_numbers` and `title_numbers` int64 [B] are equal where the products' texts and titles
-    are; `titled` bool [B] says which products are shown by their title only.
+    are, as the network reads them; `titled` bool [B] says which products are shown by their title
+    only.
 
     Where words are hidden: `masked_ids` int64 [B, T] is the text without them, and
     `masked_tokens` bool [B, T] says where they were. Where patches are: `masked_patches`
@@ -96,8 +97,21 @@ class Batch:
         return (texts[0] == texts[1]) | ((titles[0] == titles[1]) & (titled[0] | titled[1]))
 
 
+def _number_by_tokens(batch: TokenBatch) -> NDArray[np.int64]:
+    """Give texts that are one to the network the same number, [N].
+
+    Such differ, say, in capitals or in what comes after `max_text_tokens`.
+    """
+    lengths = batch.attention_mask.sum(axis=1)
+    rows = zip(batch.input_ids, lengths, strict=True)
+    return number_by_value([ids[:length].tobytes() for ids, length in rows])
+
+
 class TrainingSet:
     """The products of a catalogue, tokenised once, with their pictures as `ImageInputs`.
+
+    `text_numbers` int64 [N] are equal where the texts are, to the letter: what evaluation goes by.
+    A batch has others, see there.
 
     Args:
         catalogue: what to train on.
@@ -124,7 +138,8 @@ class TrainingSet:
         titles = [product.title for product in catalogue.products]
         encoder = TextTokenizer(tokenizer, max_text_tokens)
         tokens, self.titles = encoder.encode(texts), encoder.encode(titles)
-        self.title_numbers = number_by_value(titles)
+        self.token_numbers = _number_by_tokens(tokens)
+        self.title_numbers = _number_by_tokens(self.titles)
         self.title_share = title_share
         self.input_ids = tokens.input_ids
         self.attention_mask = tokens.attention_mask
@@ -190,7 +205,7 @@ class TrainingSet:
             ids,
             mask,
             images,
-            torch.from_numpy(self.text_numbers[rows]),
+            torch.from_numpy(self.token_numbers[rows]),
             torch.from_numpy(self.title_numbers[rows]),
             titled,
             masked_ids,

@@ -18,6 +18,7 @@ from model.dataset import TrainingSet
 from model.errors import FashionBertError, TrainingError
 from model.evaluate import EncodedCatalogue
 from model.inputs import prepare_inputs
+from model.malloc import keep_freed_memory
 from model.states import QuantisedStates
 from model.validate import encode_products, torch_match
 
@@ -56,6 +57,8 @@ class EvaluatedCheckpoint:
         cache: Path | None = None,
     ) -> None:
         chosen = _device(device)
+        if chosen.type == "cpu":
+            keep_freed_memory()
         if threads is not None:
             torch.set_num_threads(threads)
         self.folder = folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,11 +18,46 @@ def sha256_of(path: Path) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all that is in a folder durable, so that it may take the place of an older one."""
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def take_lock(path: Path, *, wait: bool = False) -> int:
+    """Lock a file, made if need be, until the handle is closed or the process has ended.
+
+    Where the file system knows no locks, nobody is kept out.
+
+    Args:
+        path: the file; nothing is written to it.
+        wait: until whoever has the lock lets go.
+
+    Raises:
+        BlockingIOError: somebody else has it, and there was to be no waiting.
+        OSError: the file cannot be made.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, KeyboardInterrupt):
+        os.close(handle)
+        raise
+    except OSError:  # there are no locks
+        pass
+    return handle
 
 
 def write_atomically(path: Path, data: bytes) -> None:

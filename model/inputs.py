@@ -4,7 +4,8 @@ With a frozen CNN the array holds the patch features, float16 [N, P, F]: nothing
 before them, and they are by far the slow part. Otherwise it holds the pixels, uint8 [N, S, S, 3],
 so that no epoch decodes a JPEG again; or, where a CNN's first stages are frozen and disk is cheaper
 than computing, what these make of each picture and of its mirror image, float16 [N, 2, h, w, C].
-Written in order with a progress file: an interrupted run goes on where it was.
+Written in order with a progress file: an interrupted run goes on where it was. Of several runs that
+want the same array one makes it, and the others wait.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich.progress import Progress
 
 from model.catalogue import Catalogue
 from model.errors import TrainingError
+from model.files import take_lock, write_json
 from model.network import FashionBertModel
 from model.patches import GridPatches
 from model.preprocess import decode_image
@@ -155,7 +157,8 @@ def prepare_inputs(
         model: its frozen patch network is run where there is one, on the model's device. Its
             patch network's memory layout becomes the fast one.
         catalogue: whose pictures.
-        cache: a folder; the array's name in it is a hash of what it depends on.
+        cache: a folder, which runs may share; the array's name in it is a hash of what it
+            depends on.
         maps: keep what the CNN's frozen stages put out, where only some of its stages are.
         progress: shows a bar.
 
@@ -173,11 +176,10 @@ def prepare_inputs(
     if not path.exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            _write(model, catalogue, names, kind, path, progress)
+            with _alone(path, progress):
+                if not path.exists():  # another run may have made it meanwhile
+                    _write(model, catalogue, names, kind, path, progress)
         except OSError as error:
-            if not path.with_suffix(".json").exists():
-                with contextlib.suppress(OSError):
-                    path.with_suffix(".part").unlink()
             size = len(names) * math.prod(kind.shape) * np.dtype(kind.dtype).itemsize / 1e6
             raise TrainingError(
                 f"the {kind.name} of the training cannot be "
@@ -185,6 +187,43 @@ def prepare_inputs(
                 "folder with --cache; started again, it goes on where it was"
             ) from error
     return ImageInputs(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+@contextlib.contextmanager
+def _alone(path: Path, progress: Progress | None) -> Iterator[None]:
+    """Keep other runs from making this array; first wait for one that does.
+
+    What is half there stays if its progress is noted. The lock's file goes once the array is
+    there, and not before: those who wait have it open, and who comes later must find the same one.
+    """
+    lock = path.with_suffix(".lock")
+    try:
+        handle = take_lock(lock)
+    except BlockingIOError:
+        with _bar(progress, "waiting: another run makes them"):
+            handle = take_lock(lock, wait=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if path.exists():
+                lock.unlink()
+            elif not path.with_suffix(".json").exists():
+                path.with_suffix(".part").unlink()
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _bar(progress: Progress | None, text: str) -> Iterator[None]:
+    """A bar without an end, where there are bars."""
+    if progress is None:
+        yield
+        return
+    task = progress.add_task(text, total=None)
+    try:
+        yield
+    finally:
+        progress.remove_task(task)
 
 
 def _write(
@@ -217,7 +256,7 @@ def _write(
         done += len(batch)
         if done % (NOTE_EVERY * BATCH) == 0:
             array.flush()
-            _write_rows(state, done)
+            write_json(state, {"rows": done})
         if progress is not None and task is not None:
             progress.update(task, completed=done)
     array.flush()
@@ -231,9 +270,3 @@ def _reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _write_rows(state: Path, rows: int) -> None:
-    temporary = state.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"rows": rows}))
-    os.replace(temporary, state)

@@ -5,8 +5,10 @@
     log.jsonl        a line a step, a line a validation
     run.json         the settings
     tokenizer.json
+    .lock            held by the run that is at work here
 
-Every folder in it appears whole, by a rename; a crash leaves the one before.
+Every folder in it appears whole, by a rename, and is on the disk before the one before it goes: a
+crash or a power cut leaves one of the two.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ import dataclasses
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from model.errors import TrainingError
-from model.files import write_atomically, write_json
+from model.files import sync_folder, sync_tree, take_lock, write_atomically, write_json
 from model.network import FashionBertModel
 
 #: What a full disk makes of saving: safetensors and torch have errors of their own for it.
@@ -55,13 +59,16 @@ class Progression:
 class RunFolder:
     """One run's folder; made if need be. With several processes only the main one writes.
 
+    No other run can have it until `close`, or until this one's process has ended.
+
     Args:
         path: the folder.
         accelerator: knows which process is the main one, and saves its state.
-        described: the settings and the feed, as JSON holds them.
+        described: the settings and the feeds, as JSON holds them.
 
     Raises:
-        TrainingError: it cannot be written to, or holds the checkpoints of another run.
+        TrainingError: it cannot be written to, another run is at work in it, or it holds the
+            checkpoints of another run.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, described: dict[str, Any]) -> None:
@@ -69,13 +76,40 @@ class RunFolder:
         self.accelerator = accelerator
         self.best = path / "best"
         self.tokenizer = path / "tokenizer.json"
+        self._unlock: weakref.finalize[[int], RunFolder] | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._lock()
             self._claim(described)
         except OSError as error:
+            self.close()
             raise TrainingError(
                 f"{path} cannot be written to ({error}): choose another folder"
             ) from error
+        except TrainingError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder, so that another run may have it; nothing may be written after."""
+        if self._unlock is not None:
+            self._unlock()
+
+    def _lock(self) -> None:
+        taken = [True]
+        if self.accelerator.is_main_process:
+            try:
+                handle = take_lock(self.path / ".lock")
+            except BlockingIOError:
+                taken = [False]
+            else:
+                self._unlock = weakref.finalize(self, os.close, handle)
+        broadcast_object_list(taken)  # so that all processes end, and say the same
+        if not taken[0]:
+            raise TrainingError(
+                f"another training is at work in {self.path}: wait for its end, or choose another "
+                "folder"
+            )
 
     def _claim(self, described: dict[str, Any]) -> None:
         """Write run.json, or see that the run that is there already is this one."""
@@ -163,9 +197,13 @@ class RunFolder:
                 part.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(part))
+            self.accelerator.wait_for_everyone()  # each has written a part of its own
             if self.accelerator.is_main_process:
+                sync_tree(part)
                 shutil.rmtree(folder, ignore_errors=True)
                 os.rename(part, folder)
+                sync_folder(folder.parent)
+                sync_folder(self.path)
                 for older in folder.parent.glob("step-*"):
                     if older.name < folder.name:
                         shutil.rmtree(older, ignore_errors=True)
@@ -231,6 +269,7 @@ def _replace(folder: Path, write: Any) -> None:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         write(part)
+        sync_tree(part)
     except _WRITE_ERRORS as error:
         shutil.rmtree(part, ignore_errors=True)
         raise TrainingError(f"{folder} cannot be written ({error}): make room") from error
@@ -239,6 +278,7 @@ def _replace(folder: Path, write: Any) -> None:
     if folder.exists():
         os.rename(folder, old)
     os.rename(part, folder)
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -27,6 +27,7 @@ from model.distil import load_teacher
 from model.errors import TrainingError
 from model.files import sha256_of
 from model.inputs import prepare_inputs
+from model.malloc import keep_freed_memory
 from model.masking import Masking, WordMasker
 from model.network import FashionBertModel
 from model.objective import TrainingModel
@@ -38,6 +39,29 @@ from model.validate import Validation, fit_to_unseen, validate
 from model.wordpiece import backbone_tokenizer, save_tokenizer, train_wordpiece
 
 
+def _check_texts(what: str, catalogue: Catalogue) -> None:
+    texts = {product.text for product in catalogue.products}
+    if len(texts) < 2:
+        raise TrainingError(
+            f"{what} {len(catalogue)} products with {len(texts)} different texts: "
+            "there is nothing to tell apart; give at least 2"
+        )
+
+
+def _described(
+    settings: TrainSettings, train: Catalogue, valid: Catalogue | None
+) -> dict[str, Any]:
+    """What makes a run this one: its settings, and the content of all that it reads."""
+    described = {**dataclasses.asdict(settings), "betas": list(settings.betas)}
+    described["feed"] = train.fingerprint
+    described["valid"] = None if valid is None else valid.fingerprint
+    for name in ("start_from", "teacher"):
+        if (folder := getattr(settings, name)) is not None:
+            # It is read again by a run that goes on, and must be what it was.
+            described[f"{name}_weights"] = sha256_of(Path(folder) / "model.safetensors")
+    return described
+
+
 class Trainer:
     """One run in one folder: starts, goes on, validates, keeps the best.
 
@@ -45,14 +69,15 @@ class Trainer:
         settings: the knobs.
         train: products to learn from.
         valid: products to choose by; never trained on. None keeps the last state.
-        out: the run's folder; see `model.run_folder` for what it holds.
+        out: the run's folder, which no other run can have until `close`; see `model.run_folder`
+            for what it holds.
         cache: where picture arrays are kept between runs; `out`/cache by default.
         text_template: kept beside the checkpoint.
         show_progress: bars on the terminal.
 
     Raises:
         TrainingError: too few products, an impossible configuration, or a folder with the
-            checkpoints of a different run.
+            checkpoints of a different run, or with one at work in it.
     """
 
     def __init__(
@@ -74,25 +99,27 @@ class Trainer:
             mixed_precision=settings.mixed_precision, cpu=not torch.cuda.is_available()
         )
         self.device = self.accelerator.device
-        texts = {product.text for product in train.products}
+        if self.device.type == "cpu":
+            keep_freed_memory()
         world = self.accelerator.num_processes
-        if len(texts) < 2:
-            raise TrainingError(
-                f"the feed has {len(train.products)} products with {len(texts)} different texts: "
-                "there is nothing to tell apart; give at least 2"
-            )
+        _check_texts("the feed has", train)
+        if valid is not None:
+            _check_texts("to choose by (--valid) there are", valid)
         self.batch_size = min(settings.batch_size, len(train.products) // world)
         if self.batch_size < 2:
             raise TrainingError(f"{len(train.products)} products are too few for {world} processes")
 
         set_seed(settings.seed)
-        described = {**dataclasses.asdict(settings), "feed": train.fingerprint}
-        described["betas"] = list(settings.betas)
-        if settings.teacher is not None:
-            # It is read again by a run that goes on, and must be what it was.
-            weights = Path(settings.teacher) / "model.safetensors"
-            described["teacher_weights"] = sha256_of(weights)
-        self.folder = RunFolder(out, self.accelerator, described)
+        self.folder = RunFolder(out, self.accelerator, _described(settings, train, valid))
+        try:
+            self._prepare(train, valid, cache or out / "cache")
+        except BaseException:
+            self.folder.close()
+            raise
+
+    def _prepare(self, train: Catalogue, valid: Catalogue | None, cache: Path) -> None:
+        """Make what is trained, and what it is trained and validated on."""
+        settings = self.settings
         network = self._new_network(train)
         config = network.config
         teacher = None
@@ -108,7 +135,6 @@ class Trainer:
             words=WordMasker(self.folder.tokenizer) if config.mlm else None,
             patches=config.num_patches if config.mpm else 0,
         )
-        cache = cache or out / "cache"
         network.to(self.device)
         with self._bars() as bars, self.accelerator.main_process_first():
             kept = settings.keep_maps
@@ -132,6 +158,7 @@ class Trainer:
                 TrainingSet(valid, valid_inputs, tokenizer, tokens, settings.group_by),
                 settings.validate_queries,
             )
+        world = self.accelerator.num_processes
         self.steps_per_epoch = len(self.train_set) // (self.batch_size * world)
         self.steps = max(1, math.ceil(settings.epochs * self.steps_per_epoch))
 
@@ -156,7 +183,7 @@ class Trainer:
         self.close()
 
     def close(self) -> None:
-        """Leave the process group, where there is one; the network can still be read.
+        """Leave the folder, and the process group where there is one; the network can be read.
 
         A `DistributedDataParallel` that outlives the group, up to the interpreter's end, makes
         one exit in ten abort (SIGABRT) after all is written, so it is let go first.
@@ -164,6 +191,7 @@ class Trainer:
         self.model = self.accelerator.unwrap_model(self.model)
         self.accelerator.free_memory()
         self.accelerator.end_training()
+        self.folder.close()
 
     @property
     def network(self) -> FashionBertModel:

@@ -107,12 +107,67 @@ def check_settings(settings: TrainSettings) -> None:
         TrainingError: naming the setting and what it may be.
     """
     known_preset(settings.preset)
-    for name in ("epochs", "learning_rate", "cnn_learning_rate", "validate_every"):
+    _check_numbers(settings)
+    for what, folder in (
+        ("the teacher", settings.teacher),
+        ("start_from:", settings.start_from),
+    ):
+        missing = [name for name in FILES if folder and not (Path(folder) / name).is_file()]
+        if missing:
+            raise TrainingError(
+                f"{what} {folder} is no checkpoint (it has no {missing[0]}): give a run's "
+                "best/ folder"
+            )
+    if settings.weighting not in WEIGHTINGS:
+        raise TrainingError(f"weighting={settings.weighting!r}: choose of {', '.join(WEIGHTINGS)}")
+    if settings.mixed_precision not in ("bf16", "fp16", "no"):
+        raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: bf16, fp16 or no")
+    if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise TrainingError("mixed_precision='fp16' needs a GPU: bf16 is for both, no for neither")
+
+
+_ABOVE_0 = (
+    "epochs",
+    "learning_rate",
+    "head_learning_rate",
+    "cnn_learning_rate",
+    "clip",
+    "validate_every",
+)
+_0_OR_MORE = ("warmup", "weight_decay")
+_SHARES = ("same_group", "title_share")
+_AT_LEAST = {
+    "vocab_size": 1,
+    "batch_size": 2,
+    "negatives": 1,
+    "validate_queries": 1,
+    "patience": 1,
+    "checkpoint_steps": 1,
+}
+#: numpy's generators take no seed above.
+_LAST_SEED = 2**32 - 1
+
+
+def _check_numbers(settings: TrainSettings) -> None:
+    # Each asks for what must hold, since no comparison does with a nan.
+    for name in _ABOVE_0:
         value = getattr(settings, name)
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise TrainingError(f"{name}={value:g}: give a number above 0")
-    if not (0 <= settings.warmup < math.inf and settings.weight_decay >= 0):
-        raise TrainingError("warmup and weight_decay: give numbers, 0 or more")
+    for name in _0_OR_MORE:
+        value = getattr(settings, name)
+        if not 0 <= value < math.inf:
+            raise TrainingError(f"{name}={value:g}: give a number, 0 or more")
+    for name in _SHARES:
+        value = getattr(settings, name)
+        if not 0 <= value <= 1:
+            raise TrainingError(f"{name}={value:g}: give a share from 0 to 1")
+    for name, least in _AT_LEAST.items():
+        value = getattr(settings, name)
+        if not value >= least:
+            raise TrainingError(f"{name}={value}: give a whole number of at least {least}")
+    if not 0 <= settings.seed <= _LAST_SEED:
+        raise TrainingError(f"seed={settings.seed}: give a whole number from 0 to {_LAST_SEED}")
     if not 0 < settings.joint_share <= 1:
         raise TrainingError(f"joint_share={settings.joint_share:g}: give a share above 0, up to 1")
     if not 0 <= settings.hard_from <= settings.hard_until <= 1:
@@ -122,16 +177,3 @@ def check_settings(settings: TrainSettings) -> None:
         )
     if not all(0 <= beta < 1 for beta in settings.betas):
         raise TrainingError(f"betas={settings.betas}: give two numbers, 0 or more and below 1")
-    if settings.teacher is not None:
-        missing = [name for name in FILES if not (Path(settings.teacher) / name).is_file()]
-        if missing:
-            raise TrainingError(
-                f"the teacher {settings.teacher} is no checkpoint (it has no {missing[0]}): give "
-                "a run's best/ folder"
-            )
-    if settings.weighting not in WEIGHTINGS:
-        raise TrainingError(f"weighting={settings.weighting!r}: choose of {', '.join(WEIGHTINGS)}")
-    if settings.mixed_precision not in ("bf16", "fp16", "no"):
-        raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: bf16, fp16 or no")
-    if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise TrainingError("mixed_precision='fp16' needs a GPU: bf16 is for both, no for neither")

@@ -19,7 +19,9 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 4000) -> Tokenizer:
 
     Args:
         texts: what the model will be trained on.
-        vocab_size: at most this many tokens; a small feed gives fewer.
+        vocab_size: at most this many tokens, but the special ones and all letters of the texts,
+            as the first of a word and inside one, are kept however many they are; a small feed
+            gives fewer.
     """
     texts = list(texts)
     tokenizer = _untrained()

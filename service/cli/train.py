@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from model.catalogue import Catalogue
 from service.cli import options
 from service.cli.output import note
 
@@ -195,7 +196,7 @@ def train(
     from model.catalogue import read_catalogue
     from model.holdout import hold_out as split
     from model.train import Trainer
-    from model.train_settings import preset_settings
+    from model.train_settings import check_settings, preset_settings
 
     columns = options.columns(id_column, image_column, title_column, description_column, separator)
 
@@ -212,12 +213,6 @@ def train(
         note(catalogue.report.summary())
         return catalogue
 
-    learn = read(feed, report)
-    if valid is not None:
-        choose = read(valid)
-    else:
-        learn, choose = split(learn, hold_out, seed)
-    options.check_group_by(learn, group_by)
     overrides: dict[str, Any] = {}
     if joint_from is not None:
         overrides["joint_from"] = joint_from
@@ -274,6 +269,14 @@ def train(
         seed=seed,
         overrides=overrides,
     )
+    check_settings(settings)  # before a long feed is read
+    learn = read(feed, report)
+    if valid is not None:
+        choose = read(valid)
+        _note_shared(learn, choose)
+    else:
+        learn, choose = split(learn, hold_out, seed)
+    options.check_group_by(learn, group_by)
     with Trainer(
         settings, learn, choose, run, cache=cache, text_template=text, show_progress=True
     ) as trainer:
@@ -281,6 +284,19 @@ def train(
     note(
         f"the best checkpoint is {best}: `fashionbert export {best} --out BUNDLE` makes it a bundle"
     )
+
+
+def _note_shared(learn: Catalogue, choose: Catalogue) -> None:
+    """Say so where products to choose by are trained on."""
+    from model.holdout import shared_products
+
+    by_id, by_text = shared_products(learn, choose)
+    if by_id or by_text:
+        note(
+            f"of the {len(choose)} products of --valid, {by_id} by their id and {by_text} by their "
+            "text are trained on too: their ranks flatter, and the best state is chosen by what it "
+            "knows by heart"
+        )
 
 
 def _weighting(spelled: str) -> tuple[str, dict[str, float] | None]:

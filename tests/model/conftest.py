@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import random
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,9 @@ class Shop:
     unseen: Catalogue
     cache: Path
     settings: TrainSettings = SETTINGS
+    open: weakref.WeakValueDictionary[Path, Trainer] = dataclasses.field(
+        default_factory=weakref.WeakValueDictionary
+    )
 
     @property
     def small(self) -> dict[str, Any]:
@@ -230,7 +234,10 @@ class Shop:
     def trainer(
         self, out: Path, kind: type[Trainer] = Trainer, valid: bool = True, **changes: Any
     ) -> Trainer:
-        return kind(
+        """A new run in a folder; the one before there is at its end, as if its process were."""
+        if (before := self.open.pop(out, None)) is not None:
+            before.close()
+        self.open[out] = trainer = kind(
             dataclasses.replace(self.settings, **changes),
             self.learn,
             self.unseen if valid else None,
@@ -238,6 +245,7 @@ class Shop:
             cache=self.cache,
             text_template="{title}. {description}",
         )
+        return trainer
 
     def interrupt(self, out: Path, before: int = 4, **changes: Any) -> None:
         """Runs until just before a step."""

@@ -38,6 +38,10 @@ def test_the_defaults_are_the_papers() -> None:
         ({"joint_from": 0}, "set joint_from above 0"),
         ({"max_text_tokens": 513}, "more than the text backbone's 512 positions"),
         ({"image_size": 250}, "image_size=250 is not a multiple of patch_grid=8"),
+        ({"patches": "conv", "image_size": 8}, "image_size=8 is patch_grid=8, so a patch would be"),
+        ({"hidden_dropout_prob": 2.0}, "hidden_dropout_prob=2: give a share, 0 or more and below"),
+        ({"hidden_dropout_prob": float("nan")}, "hidden_dropout_prob=nan: give a share"),
+        ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob=-0.1: give"),
     ],
 )
 def test_what_cannot_be_built_is_refused(change: dict[str, Any], told: str) -> None:

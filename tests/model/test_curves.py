@@ -212,6 +212,15 @@ def test_a_long_run_is_thinned_and_smoothed(tmp_path: Path) -> None:
     draw_curves(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["r$x_$", "$", "$$\\frac$", "a_b^c"])
+def test_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    write(tmp_path / name, step(0))
+    assert picture(draw_curves(tmp_path / name)).size
+    log = read_log(tmp_path / name / "log.jsonl")
+    assert new_figure(log, name).axes[0].get_title() == name
+
+
 def test_smoothing_by_hand() -> None:
     assert smoothed(np.arange(99.0)).tolist() == list(range(99))
     ramp = smoothed(np.arange(100.0))  # each with its two neighbours

@@ -292,6 +292,33 @@ def test_who_is_nobodys_negative(learn: Catalogue, tokenizer: Path) -> None:
     assert bool(same.diagonal().all())
 
 
+def test_what_the_network_reads_alike_is_one_text(learn: Catalogue, tokenizer: Path) -> None:
+    long = "a red dress with long sleeves and " * 12
+    names = [
+        ("A red dress", "Red coat"),
+        ("a  RED dress", "red coat"),
+        (f"{long} a belt", "blue coat"),
+        (f"{long} two pockets", "BLUE  coat"),
+        ("a red dress with a belt", "green coat"),
+    ]
+    chosen = [
+        replace(product, text=text, title=title)
+        for product, (text, title) in zip(learn.products, names, strict=False)
+    ]
+    products = training_set(replace(learn, products=chosen), tokenizer)
+    rows = np.arange(5)
+    batch = products.batch(rows, np.random.default_rng(0), augment=False)
+    alike = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1)
+    assert alike.triu(1).nonzero().tolist() == [[0, 1], [2, 3]]
+    assert torch.equal(batch.same(lambda own: own), alike)
+    # Their titles are alike likewise, and count where one is shown.
+    apart = replace(batch, text_numbers=torch.arange(5), titled=torch.arange(5) == 3)
+    same = apart.same(lambda own: own)
+    assert same.triu(1).nonzero().tolist() == [[2, 3]]
+    # Evaluation goes by the letter.
+    assert len(set(products.text_numbers.tolist())) == 5
+
+
 def test_mixed_batches_hold_texts_of_like_length(learn: Catalogue, tokenizer: Path) -> None:
     products = training_set(learn, tokenizer)
     order = products.epoch_order(0, 8, 0.0, 3)

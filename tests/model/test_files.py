@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from model.files import sha256_of, sync_folder, write_atomically, write_json
+from model.files import (
+    sha256_of,
+    sync_folder,
+    sync_tree,
+    take_lock,
+    write_atomically,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -120,3 +128,50 @@ def test_only_folders_that_are_there_are_synced(tmp_path: Path) -> None:
     sync_folder(tmp_path)
     with pytest.raises(FileNotFoundError):
         sync_folder(tmp_path / "none")
+
+
+def test_all_of_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    paths = [tmp_path / "one", tmp_path / "a" / ".two", tmp_path / "a" / "b" / "three"]
+    for path in paths:
+        path.write_bytes(b"new")
+    synced = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        fsync(handle)
+        synced.append(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    sync_tree(tmp_path)
+    paths += [tmp_path / "a", tmp_path / "a" / "b", tmp_path]
+    assert sorted(synced) == sorted(path.stat().st_ino for path in paths)
+
+
+def test_a_lock_is_one_process_alone(tmp_path: Path) -> None:
+    code = """
+import pathlib, sys
+from model.files import take_lock
+try:
+    take_lock(pathlib.Path(sys.argv[1]))
+except BlockingIOError:
+    print("taken")
+"""
+
+    def another() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "lock")],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    handle = take_lock(tmp_path / "lock")
+    assert another() == "taken\n"
+    with pytest.raises(BlockingIOError):
+        take_lock(tmp_path / "lock")
+    os.close(handle)
+    assert another() == ""
+    os.close(take_lock(tmp_path / "lock", wait=True))
+    with pytest.raises(FileNotFoundError):
+        take_lock(tmp_path / "none" / "lock")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from model.catalogue import Catalogue, read_catalogue
 from model.errors import TrainingError
-from model.holdout import hold_out
+from model.holdout import hold_out, shared_products
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,35 @@ def test_the_catalogue_itself_is_left_alone(catalogue: Catalogue) -> None:
     assert (ids(catalogue), catalogue.fingerprint) == before
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.999, 1.0, 1.5, -0.5])
+def test_capitals_make_no_other_text(catalogue: Catalogue) -> None:
+    """An uncased model would be asked for what it was shown."""
+    products = [
+        dataclasses.replace(product, text=f" {product.text.upper()}\n" if row % 2 else product.text)
+        for row, product in enumerate(catalogue.products)
+    ]
+    parts = hold_out(dataclasses.replace(catalogue, products=products), 0.25)
+    plain = [{text.strip().lower() for text in texts(part)} for part in parts]
+    assert not plain[0] & plain[1]
+    assert shared_products(*parts) == (0, 0)
+    # Another draw is another feed, also of the same catalogue by the same seed.
+    assert {part.fingerprint for part in parts}.isdisjoint(
+        part.fingerprint for part in hold_out(catalogue, 0.5)
+    )
+
+
+def test_products_on_both_sides_are_counted(catalogue: Catalogue) -> None:
+    first, second, third, *rest = catalogue.products
+    train = dataclasses.replace(catalogue, products=[first, second])
+    valid = [
+        first,
+        dataclasses.replace(second, text="another"),
+        dataclasses.replace(third, text=first.text.upper()),
+        dataclasses.replace(rest[0], text="a third"),
+    ]
+    assert shared_products(train, dataclasses.replace(catalogue, products=valid)) == (2, 2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.999, 1.0, 1.5, -0.5, math.nan, math.inf])
 def test_a_share_that_leaves_a_side_without_is_refused(share: float, catalogue: Catalogue) -> None:
     with pytest.raises(TrainingError, match="--valid, or another share with --hold-out"):
         hold_out(catalogue, share)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def test_the_folder_of_a_run(straight_run: Path, shop: Shop) -> None:
     assert {path.name for path in straight_run.iterdir()} == {
+        ".lock",
         "best",
         "checkpoints",
         "curves.png",
@@ -44,6 +45,7 @@ def test_the_folder_of_a_run(straight_run: Path, shop: Shop) -> None:
         assert figures["text_to_image"]["sampled"]["rerank"]["rank_last"] == 100
     settings = json.loads((straight_run / "run.json").read_text())
     assert settings["feed"] == shop.learn.fingerprint
+    assert settings["valid"] == shop.unseen.fingerprint
     assert (settings["preset"], settings["overrides"]) == ("tiny", shop.small)
 
 

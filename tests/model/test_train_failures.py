@@ -44,6 +44,15 @@ def test_too_few_products(texts: list[str], told: str, shop: Shop, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_too_few_products_to_choose_by(shop: Shop, tmp_path: Path) -> None:
+    for products in ([], shop.unseen.products[:1], [shop.unseen.products[0]] * 3):
+        few = dataclasses.replace(shop.unseen, products=products, fingerprint="few")
+        told = rf"\(--valid\) there are {len(products)} products with {min(len(products), 1)} diff"
+        with pytest.raises(TrainingError, match=told):
+            Trainer(shop.settings, shop.learn, few, tmp_path / "run", cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -52,6 +61,22 @@ def test_too_few_products(texts: list[str], told: str, shop: Shop, tmp_path: Pat
         ({"epochs": math.nan}, "epochs=nan"),
         ({"learning_rate": -1e-4}, "learning_rate=-0.0001"),
         ({"validate_every": math.inf}, "validate_every=inf"),
+        ({"head_learning_rate": -1e-3}, r"head_learning_rate=-0\.001: give a number above 0"),
+        ({"head_learning_rate": math.nan}, "head_learning_rate=nan"),
+        ({"clip": 0}, "clip=0: give a number above 0"),
+        ({"warmup": -1}, "warmup=-1: give a number, 0 or more"),
+        ({"weight_decay": math.inf}, "weight_decay=inf: give a number, 0 or more"),
+        ({"same_group": math.nan}, "same_group=nan: give a share from 0 to 1"),
+        ({"title_share": 1.5}, r"title_share=1\.5: give a share from 0 to 1"),
+        ({"batch_size": 1}, "batch_size=1: give a whole number of at least 2"),
+        ({"vocab_size": 0}, "vocab_size=0: give a whole number of at least 1"),
+        ({"negatives": 0}, "negatives=0: give a whole number of at least 1"),
+        ({"validate_queries": 0}, "validate_queries=0"),
+        ({"patience": 0}, "patience=0"),
+        ({"checkpoint_steps": 0}, "checkpoint_steps=0"),
+        ({"seed": -1}, "seed=-1: give a whole number from 0 to 4294967295"),
+        ({"seed": 2**32}, "seed=4294967296: give"),
+        ({"start_from": "/no/run"}, r"start_from: /no/run is no checkpoint \(it has no config"),
         ({"mixed_precision": "fp8"}, "mixed_precision='fp8': bf16, fp16 or no"),
     ],
 )
@@ -135,6 +160,7 @@ def test_a_full_disk_before_anything_was_saved(
     told = r"best cannot be written .*File too large.*: make room"
     with pytest.raises(TrainingError, match=told), files_up_to(weights // 2):
         shop.trainer(out).run()
-    assert {path.name for path in out.iterdir()} == {"log.jsonl", "run.json", "tokenizer.json"}
+    left = {path.name for path in out.iterdir()}
+    assert left == {".lock", "log.jsonl", "run.json", "tokenizer.json"}
     shop.trainer(out).run()
     shop.assert_same_run(out, straight_run)

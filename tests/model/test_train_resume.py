@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model.errors import TrainingError
 from model.train import Trainer
@@ -94,6 +98,125 @@ def test_other_settings_in_the_folder_are_refused(
     other_feed = dataclasses.replace(shop.learn, fingerprint="another")
     with pytest.raises(TrainingError, match=r"other settings \(feed\)"):
         Trainer(shop.settings, other_feed, shop.unseen, interrupted_run, cache=shop.cache)
+    # The best state is the one that ranks these best: ranks of others do not compare with theirs.
+    others = dataclasses.replace(shop.unseen, fingerprint="another")
+    for valid in (others, None):
+        with pytest.raises(TrainingError, match=r"other settings \(valid\)"):
+            Trainer(shop.settings, shop.learn, valid, interrupted_run, cache=shop.cache)
+    assert (interrupted_run / "run.json").read_bytes() == before
+
+
+def test_a_start_that_has_changed_is_refused(
+    straight_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    best = Path(shutil.copytree(straight_run / "best", tmp_path / "best"))
+    shop.interrupt(tmp_path / "run", start_from=str(best))
+    weights = load_file(best / "model.safetensors")
+    weights["match_head.classifier.bias"] += 1
+    save_file(weights, best / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"other settings \(start_from_weights\)"):
+        shop.trainer(tmp_path / "run", start_from=str(best))
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from model.catalogue import read_catalogue
+from model.train import Trainer
+from model.train_settings import TrainSettings
+
+feed, out, cache = map(Path, sys.argv[1:])
+overrides = {"hidden_size": 64, "num_hidden_layers": 3, "image_size": 64}
+settings = TrainSettings(preset="tiny", overrides=overrides)
+with read_catalogue(feed / "train.csv", check_images=False) as learn:
+    trainer = Trainer(settings, learn, None, out, cache=cache)
+    print("at work", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_run_at_a_time(
+    demo_catalogue: Path, interrupted_run: Path, straight_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = [demo_catalogue, out, tmp_path / "cache"]
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "at work\n"
+            described = (out / "run.json").read_bytes()
+            told = rf"another training is at work in {out}: wait for its end, or choose another"
+            with pytest.raises(TrainingError, match=told):
+                shop.trainer(out)
+            assert (out / "run.json").read_bytes() == described
+        finally:
+            other.kill()
+    # Killed, it is at its end; and so is one that cannot start, or has been closed.
+    shutil.rmtree(out)
+    shutil.copytree(interrupted_run, out)
+    with pytest.raises(TrainingError, match="other settings") as refused:
+        shop.trainer(out, seed=1)
+    with pytest.raises(TrainingError, match="is of another shape") as cut:
+        shop.trainer(tmp_path / "new", start_from=str(interrupted_run / "best"), overrides={})
+    shop.trainer(tmp_path / "new", epochs=1).close()
+    with shop.trainer(out) as trainer:
+        trainer.run()
+        with pytest.raises(TrainingError, match="another training is at work"):
+            Trainer(shop.settings, shop.learn, shop.unseen, out, cache=shop.cache)
+    shop.assert_same_run(out, straight_run)
+    assert refused.tb is not None  # whoever keeps the errors keeps no folder with them
+    assert cut.tb is not None
+
+
+class Disk:
+    """What a run asks of the disk, in order: the files made durable, and the folders renamed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.synced: set[int] = set()
+        self.placed: list[str] = []
+        self.lost: list[str] = []
+        fsync, rename, rmtree = os.fsync, os.rename, shutil.rmtree
+
+        def synced(handle: int) -> None:
+            fsync(handle)
+            self.synced.add(os.fstat(handle).st_ino)
+
+        def renamed(source: Path, target: Path) -> None:
+            """Put in place are only such files as a power cut would leave whole."""
+            if source.name.endswith(".part"):
+                files = [source, *source.rglob("*")]
+                self.lost += [path.name for path in files if path.stat().st_ino not in self.synced]
+                self.placed.append(target.name)
+            self.synced.discard(target.parent.stat().st_ino)
+            rename(source, target)
+
+        def removed(path: Path, **options: Any) -> None:
+            """What was there before goes only when the rename is durable."""
+            older = path.exists() and path.name.startswith(("step-", ".best.old"))
+            if older and path.parent.stat().st_ino not in self.synced:
+                self.lost.append(path.name)
+            rmtree(path, **options)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "rename", renamed)
+        monkeypatch.setattr(shutil, "rmtree", removed)
+
+
+def test_a_power_cut_leaves_one_state(
+    straight_run: Path, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    shop.trainer(tmp_path).run()
+    shop.assert_same_run(tmp_path, straight_run)
+    assert [name for name in disk.placed if name != "best"] == ["step-00000003", "step-00000006"]
+    assert "best" in disk.placed
+    assert disk.lost == []
 
 
 def test_a_run_that_never_saved_leaves_nothing_behind(shop: Shop, tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ def test_the_vocabulary_is_at_most_as_large_as_asked_for() -> None:
     small = train_wordpiece(TEXTS, vocab_size=70)
     assert small.get_vocab_size() <= 70
     assert train_wordpiece(TEXTS, vocab_size=100_000).get_vocab_size() < 1000
+    letters = train_wordpiece(TEXTS, vocab_size=10)  # all of them, however many they are
+    assert letters.get_vocab_size() > 10
+    assert not any("[UNK]" in letters.encode(text).tokens for text in TEXTS)
     assert train_wordpiece(iter([]), vocab_size=10).get_vocab_size() == len(SPECIAL_TOKENS)
 
 

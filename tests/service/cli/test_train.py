@@ -98,6 +98,28 @@ def test_a_share_is_held_out_without_valid(
     assert "cannot be held out: give validation products with --valid" in ran.err
 
 
+def test_products_that_are_trained_on_are_told(
+    demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    """`--valid` of the feed itself, of products that are not in it, and of none that compare."""
+    feed = few_products(demo_catalogue, tmp_path, 8)
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny"]
+    command += ["--epochs", "1", "--batch-size", "8", "--cache", tmp_path / "cache"]
+    ran = shell(*command, "--out", tmp_path / "run", "--valid", feed)
+    assert ran.code == 0, ran.err
+    told = "of the 8 products of --valid, 8 by their id and 8 by their text are trained on too"
+    assert told in ran.err
+    ran = shell(*command, "--out", tmp_path / "other", "--valid", demo_catalogue / "val.csv")
+    assert ran.code == 0, ran.err
+    assert "trained on too" not in ran.err
+    one = few_products(demo_catalogue, tmp_path, 1).rename(tmp_path / "one.csv")
+    few_products(demo_catalogue, tmp_path, 8)
+    ran = shell(*command, "--out", tmp_path / "third", "--valid", one)
+    assert (ran.code, ran.out) == (2, "")
+    assert "to choose by (--valid) there are 1 products with 1 different texts" in ran.err
+    assert not (tmp_path / "third").exists()
+
+
 def test_the_masked_tasks_are_asked_for(demo_catalogue: Path, shell: Shell, tmp_path: Path) -> None:
     feed = few_products(demo_catalogue, tmp_path, 20)
     command = ["train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny"]
@@ -147,6 +169,11 @@ def test_a_model_is_taught_by_another(demo_catalogue: Path, shell: Shell, tmp_pa
         (["--preset", "tiny", "--group-by", "brand"], "--group-by brand: the feed has no such"),
         (["--preset", "tiny", "--learning-rate", "nan"], "learning_rate=nan: give a number above"),
         (["--preset", "tiny", "--epochs", "0"], "epochs=0: give a number above 0"),
+        (["--preset", "tiny", "--seed", "-1"], "seed=-1: give a whole number from 0 to 4294967295"),
+        (["--preset", "tiny", "--dropout", "2"], "hidden_dropout_prob=2: give a share, 0 or more"),
+        (["--preset", "tiny", "--head-learning-rate", "-1"], "head_learning_rate=-1: give a"),
+        (["--preset", "tiny", "--hold-out", "nan"], "nan% of 8 different texts cannot be held out"),
+        (["--preset", "tiny", "--image-size", "8"], "image_size=8 is patch_grid=8, so a patch"),
         (["--preset", "tiny", "--mixed-precision", "fp8"], "mixed_precision='fp8': bf16, fp16 or"),
         (["--preset", "tiny", "--joint-from", "4"], "at least one of the 4 layers must be joint"),
         (["--preset", "tiny", "--teacher", "/no/run"], "the teacher /no/run is no checkpoint (it"),
