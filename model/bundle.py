@@ -103,33 +103,65 @@ def write_manifest(folder: Path, **fields: Any) -> Manifest:
     return manifest
 
 
+def bundle_place(folder: Path) -> Path:
+    """The place of a bundle to be written, without links or dots.
+
+    Args:
+        folder: must not exist, or be empty, or hold an older bundle, which is to be replaced.
+
+    Raises:
+        BundleError: it holds something else, or can be seen not to be writable. So who exports
+            hears of it before the work, not after.
+    """
+    try:
+        place = Path(os.path.realpath(folder))
+        if place.exists() and not place.is_dir():
+            raise BundleError(f"{folder} is a file: choose another folder")
+        if place.exists() and any(place.iterdir()) and not (place / "manifest.json").is_file():
+            raise BundleError(f"{folder} holds something that is no bundle: choose another folder")
+        if Path.cwd().is_relative_to(place):  # the caller would stand in a folder that is gone
+            raise BundleError(
+                f"{folder} is the folder that this runs in, or around it, and would be replaced as "
+                "a whole: name a folder inside it, or run this elsewhere"
+            )
+        standing = next(parent for parent in place.parents if parent.exists())
+        if not standing.is_dir():
+            raise BundleError(f"{standing} is a file: choose another folder than {folder}")
+        if not os.access(standing, os.W_OK | os.X_OK):
+            raise _unwritable(folder, f"nothing can be made in {standing}")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return place
+
+
+def _unwritable(folder: Path, why: object) -> BundleError:
+    return BundleError(
+        f"the bundle {folder} cannot be written ({why}): make room or choose another folder"
+    )
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Write a bundle beside its place; it takes the place when the block ends without an error.
 
     Args:
-        folder: must not exist, or be empty, or hold an older bundle, which is replaced.
+        folder: as `bundle_place` takes it.
 
     Raises:
-        BundleError: the folder holds something else, or it cannot be written. Then, as after any
-            error inside the block, nothing is left of it and what stood there stands.
+        BundleError: as `bundle_place`, or it cannot be written. Then, as after any error inside
+            the block, nothing is left of it and what stood there stands.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BundleError(f"{folder} is a file: choose another folder")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
-        raise BundleError(f"{folder} holds something that is no bundle: choose another folder")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    place = bundle_place(folder)
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         yield part
         sync_folder(part)
-        _replace_folder(part, folder)
+        _replace_folder(part, place)
     except OSError as error:
-        raise BundleError(
-            f"the bundle {folder} cannot be written ({error}): make room or choose another folder"
-        ) from error
+        raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -11,19 +11,18 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from model.errors import CatalogueError
 from model.feed_report import BadRow
 
 MAX_CELL_CHARACTERS = 1 << 20  # Python's own limit, 128 Ki, is less than some shops' HTML
+MAX_NESTING = 200  # a limit of our own: Python's depends on who calls
 
 # What decoding with `surrogateescape` leaves of a byte that is not UTF-8; JSON's \ud800 likewise.
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
-_UNDECODABLE = "\udcff"
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?")
@@ -101,12 +100,12 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
         for row in reader(path):
             if isinstance(row, BadRow):
                 bad.append(row)
-            elif _is_text(row.cells):
+            elif (defect := _defect(row, id_column)) is not None:
+                bad.append(defect)
+            else:
                 rows.append(row)
                 if row.cells.keys() != columns.keys():
                     columns.update(dict.fromkeys(row.cells))
-            else:
-                bad.append(_wrong_encoding(row.line, _printable(row.cells.get(id_column))))
     except OSError as error:
         raise CatalogueError(f"{path} cannot be read: {error.strerror or error}") from error
     if not rows and not bad:
@@ -116,18 +115,34 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
     return Feed(path, names, rows, bad, types)
 
 
-def _is_text(cell: object) -> bool:
-    if isinstance(cell, str):
-        return not _NOT_TEXT.search(cell)
+def _defect(row: Row, id_column: str) -> BadRow | None:
+    """What is wrong with a row's cells as they were read, None if nothing is."""
+    level: list[object] = [row.cells]
+    for _ in range(MAX_NESTING + 1):  # the row itself does not count
+        parts = [part for cell in level for part in _parts(cell)]
+        if any(isinstance(part, str) and _NOT_TEXT.search(part) for part in parts):
+            return _wrong_encoding(row.line, _printable_id(row, id_column))
+        level = [part for part in parts if isinstance(part, dict | list | tuple)]
+        if not level:
+            return None
+    return _too_deep(row.line, _printable_id(row, id_column))
+
+
+def _parts(cell: object) -> Iterable[object]:
     if isinstance(cell, dict):
-        return all(_is_text(key) and _is_text(value) for key, value in cell.items())
-    if isinstance(cell, list | tuple):
-        return all(map(_is_text, cell))
-    return True
+        return (*cell, *cell.values())
+    return cell if isinstance(cell, list | tuple) else ()
 
 
-def _printable(cell: object) -> str:
+def _printable_id(row: Row, id_column: str) -> str:
+    cell = row.cells.get(id_column)
+    if isinstance(cell, list | tuple | dict):
+        return ""
     return _NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", cell_text(cell))
+
+
+def _too_deep(line: int, id: str = "") -> BadRow:
+    return BadRow(line, id, "malformed", f"nested more than {MAX_NESTING} deep")
 
 
 def _wrong_encoding(line: int, id: str = "") -> BadRow:
@@ -241,7 +256,10 @@ def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
                 continue
             try:
                 cells = json.loads(text)
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                yield _too_deep(number)
+                continue
+            except ValueError as error:
                 if _NOT_TEXT.search(text):
                     yield _wrong_encoding(number)
                 else:
@@ -259,13 +277,15 @@ def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from model.parquet_cells import column_cells
+
     try:
         with pq.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             _refuse_repeated_columns(path, names)
             number = 0
             for batch in file.iter_batches(batch_size=4096):
-                columns = [_parquet_cells(pa, column) for column in batch.columns]
+                columns = [column_cells(column) for column in batch.columns]
                 for cells in zip(*columns, strict=True):
                     number += 1
                     yield Row(number, dict(zip(names, cells, strict=True)))
@@ -273,23 +293,6 @@ def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
         raise CatalogueError(
             f"{path} is damaged or not a Parquet file ({error}): export it again"
         ) from error
-
-
-def _parquet_cells(pa: Any, column: Any) -> list[object]:
-    if pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type):
-        column = column.cast(pa.string())
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:  # Parquet's strings are not checked when they are read
-        return [_parquet_cell(value) for value in column]
-
-
-def _parquet_cell(value: Any) -> object:
-    try:
-        cell: object = value.as_py()
-    except UnicodeDecodeError:
-        return _UNDECODABLE
-    return cell
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {

@@ -37,9 +37,15 @@ def card(
     from model.card import write_card
     from model.pretrained import pretrained
 
-    written = write_card(
-        Bundle.open(bundle or pretrained()), _named(evaluations), _named(reference or []), notes
-    )
+    opened = Bundle.open(bundle or pretrained())
+    try:
+        written = write_card(opened, _named(evaluations), _named(reference or []), notes)
+    except OSError as error:
+        raise FashionBertError(
+            f"the model card cannot be written into {opened.path} ({error.strerror or error}): "
+            "make it writable, or copy the bundle and name the copy with --bundle",
+            code="card",
+        ) from error
     note(f"the model card is {written}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -80,7 +80,6 @@ def evaluate(
     from model.catalogue import read_catalogue
     from model.errors import CatalogueError
     from model.evaluate import evaluate as run
-    from model.files import write_json
     from model.progress import progress_bars
     from service.cli.figures import print_figures
 
@@ -89,8 +88,8 @@ def evaluate(
         if source is not None and source.name == "COMMANDLINE":
             raise FashionBertError("--checkpoint and --bundle: give one of the two")
         bundle = None
-    if json_file is not None and not json_file.parent.is_dir():
-        raise FashionBertError(f"--json {json_file}: make the folder {json_file.parent} first")
+    if json_file is not None:
+        options.check_output("--json", json_file)
     model = _open(bundle, checkpoint, threads, device, cache)
     if not (model.has_recall or rerank_all):
         raise FashionBertError(
@@ -133,14 +132,26 @@ def evaluate(
         "candidates": candidates,
         **result.figures,
     }
-    if json_file is not None:
-        write_json(json_file, figures)
-    out().print(
-        f"{model.name} on {feed.name}, {figures['queries']:,} queries each way\n",
-        markup=False,
-        soft_wrap=True,
-    )
-    print_figures(out(), figures)
+    try:
+        out().print(
+            f"{model.name} on {feed.name}, {figures['queries']:,} queries each way\n",
+            markup=False,
+            soft_wrap=True,
+        )
+        print_figures(out(), figures)
+    finally:  # also where nobody reads the table to its end
+        if json_file is not None:
+            _write(json_file, figures)
+
+
+def _write(path: Path, figures: dict[str, Any]) -> None:
+    """Write the figures of --json, once they have been shown."""
+    from model.files import write_json
+
+    try:
+        write_json(path, figures)
+    except OSError as error:
+        raise options.unwritable("--json", path, error) from error
 
 
 def _open(

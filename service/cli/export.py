@@ -86,6 +86,7 @@ def export(
         --calibrate train.csv --measure val.csv --group-by category
     """
     options.require_training()
+    from model.bundle import bundle_place
     from model.checkpoint import export_checkpoint
     from model.precision import convert_bundle
     from model.precision_loss import RankTrial
@@ -94,6 +95,8 @@ def export(
 
     wanted = list(dict.fromkeys(precision or [PrecisionName.FP32]))
     folders = {name: bundle / name if len(wanted) > 1 else bundle for name in wanted}
+    for folder in folders.values():
+        bundle_place(folder)
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "exported"
         reference, difference = export_checkpoint(checkpoint, place)

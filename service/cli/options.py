@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,9 @@ Threads = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.", envvar="FASHIONBERT_DEVICE")]
 
-Feed = Annotated[Path, typer.Argument(help="The product feed: CSV, JSONL or Parquet.")]
+Feed = Annotated[
+    Path, typer.Argument(help="The product feed: CSV, JSONL or Parquet, or a Fashion-Gen .h5.")
+]
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -86,6 +89,34 @@ def check_group_by(catalogue: Catalogue, column: str | None) -> None:
         raise CatalogueError(
             f"--group-by {column}: the feed has no such column; it has {', '.join(sorted(names))}"
         )
+
+
+def check_output(option: str, path: Path) -> None:
+    """Refuse a file that can be seen not to be writable, before the work whose result it takes.
+
+    Raises:
+        FashionBertError: it says why.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise FashionBertError(
+                f"{option} {path} is no file, but a folder or a device: name one"
+            )
+        if not path.parent.is_dir():
+            raise FashionBertError(f"{option} {path}: make the folder {path.parent} first")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise unwritable(option, path, error) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise FashionBertError(
+            f"{option} {path}: nothing can be written in {path.parent}: name another place"
+        )
+
+
+def unwritable(option: str, path: Path, error: OSError) -> FashionBertError:
+    """What to tell of a file that could not be written."""
+    return FashionBertError(
+        f"{option} {path} cannot be written ({error.strerror or error}): name another place"
+    )
 
 
 def require_training() -> None:

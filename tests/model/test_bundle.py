@@ -13,6 +13,7 @@ from model.bundle import (
     FORMAT,
     Bundle,
     Manifest,
+    bundle_place,
     checksum_of,
     model_id_of,
     new_folder,
@@ -218,3 +219,63 @@ def test_an_error_leaves_the_older_bundle(bundle: Bundle, own: Path) -> None:
         fail()
     assert Bundle.open(own) == Bundle(own, bundle.manifest)
     assert list(own.parent.iterdir()) == [own]
+
+
+def test_a_link_keeps_leading_to_the_new_folder(own: Path, tmp_path: Path) -> None:
+    link = tmp_path / "links" / "current"
+    link.parent.mkdir()
+    link.symlink_to(own)
+    with new_folder(link) as part:
+        (part / "manifest.json").write_text("{}")
+    assert [path.name for path in own.iterdir()] == ["manifest.json"]
+    assert link.readlink() == own
+    assert list(link.parent.iterdir()) == [link], "nothing is left beside it"
+
+
+def test_a_place_is_the_folder_without_links_and_dots(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own)
+    assert bundle_place(Path("new")) == own / "new"
+    assert bundle_place(Path("../other")) == tmp_path / "other"
+    assert bundle_place(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+
+
+@pytest.mark.parametrize("folder", [".", "", "../empty", "inside/.."])
+def test_the_folder_one_stands_in_is_not_replaced(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with (
+        pytest.raises(BundleError, match="is the folder that this runs in"),
+        new_folder(Path(folder)),
+    ):
+        raise AssertionError("no work is done for it")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_nor_is_one_around_it(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own / "inside").mkdir()
+    monkeypatch.chdir(own / "inside")
+    with pytest.raises(BundleError, match="or around it"):
+        bundle_place(Path(".."))
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("file", "file is a file"),
+        ("file/bundle", "file is a file"),
+        ("file/deep/bundle", "file is a file"),
+        ("letters", "holds something that is no bundle"),
+        ("n" * 300, "cannot be written .*too long"),
+        ("/proc/nothing/bundle", "cannot be written"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written(folder: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "letter.txt").touch()
+    with pytest.raises(BundleError, match=message), new_folder(tmp_path / folder):
+        raise AssertionError("no work is done for it")

@@ -156,6 +156,29 @@ def test_jsonl_lines_that_are_no_object_are_bad(tmp_path: Path) -> None:
     assert [row.line for row in feed.rows] == [8]
 
 
+@pytest.mark.parametrize("depth", [201, 400, 900, 1500, 100_000])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a": ', "}")])
+def test_a_jsonl_line_nested_too_deep_is_bad(
+    tmp_path: Path, depth: int, opened: str, closed: str
+) -> None:
+    deep = opened * depth + "7" + closed * depth
+    lines = [f'{{"id": "a", "x": {deep}}}', f'{{"id": {deep}}}', '{"id": "c"}']
+    feed = feed_of(tmp_path, "\n".join(lines).encode(), "feed.jsonl")
+    assert [(bad.line, bad.code, bad.detail) for bad in feed.bad] == [
+        (1, "malformed", "nested more than 200 deep"),
+        (2, "malformed", "nested more than 200 deep"),
+    ]
+    assert [row.line for row in feed.rows] == [3]
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a": ', "}")])
+def test_a_jsonl_line_nested_deep_is_read(tmp_path: Path, opened: str, closed: str) -> None:
+    deep = opened * 200 + "7" + closed * 200
+    feed = feed_of(tmp_path, f'{{"id": "a", "x": {deep}}}'.encode(), "feed.jsonl")
+    assert feed.bad == []
+    assert cell_text(feed.rows[0].cells["x"]) in ("7", deep)
+
+
 # Parquet
 
 

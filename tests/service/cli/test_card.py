@@ -35,6 +35,21 @@ def test_the_card_of_an_evaluation(
     assert "4 queries each way over 32 held-out products" in card
 
 
+def test_a_bundle_that_cannot_be_written_into(
+    own: Path, demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures.json"
+    command = ["evaluate", demo_catalogue / "val.csv", "--bundle", own, "--queries", "2"]
+    assert shell(*command, "--no-full-rerank", "--json", figures).code == 0
+    (own / "README.md").mkdir()
+    ran = shell("card", f"drawn={figures}", "--bundle", own)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        f"error: the model card cannot be written into {own} (Is a directory): make it writable, "
+        "or copy the bundle and name the copy with --bundle\n"
+    )
+
+
 def test_mistakes_are_one_line(own: Path, shell: Shell, tmp_path: Path) -> None:
     for arguments, told in (
         (["figures.json"], "'figures.json': give NAME=FILE"),

@@ -193,6 +193,21 @@ def test_without_a_bundle(
     assert "--bundle or set FASHIONBERT_BUNDLE" in ran.err
 
 
+def test_figures_that_cannot_be_written_are_shown_all_the_same(
+    demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: Path
+) -> None:
+    target = tmp_path / ("f" * 250)  # a name that is allowed, but not with the ending of a part
+    command = ["evaluate", demo_catalogue / "val.csv", "--bundle", bundle.path, "--threads", "1"]
+    command += ["--queries", "2", "--no-rerank-all", "--no-full-rerank", "--json", target]
+    ran = shell(*command)
+    assert ran.code == 2
+    assert ran.out.count("two stage ") == 4
+    assert ran.err.splitlines()[-1] == (
+        f"error: --json {target} cannot be written (File name too long): name another place"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes_are_one_line(
     demo_catalogue: Path, bundle: Bundle, checkpoint: Path, shell: Shell, tmp_path: Path
 ) -> None:
@@ -209,6 +224,10 @@ def test_mistakes_are_one_line(
         ([feed, "--group-by", "brand"], "--group-by brand: the feed has no such column; it has"),
         ([feed, "--bundle", tmp_path], str(tmp_path)),
         ([feed, "--json", tmp_path / "no" / "f.json"], f"make the folder {tmp_path / 'no'} first"),
+        ([feed, "--json", tmp_path], f"--json {tmp_path} is no file, but a folder"),
+        ([feed, "--json", "/dev/null"], "--json /dev/null is no file"),
+        ([feed, "--json", tmp_path / "one.csv" / "f.json"], "make the folder"),
+        ([feed, "--json", tmp_path / ("f" * 300)], "cannot be written (File name too long)"),
         ([feed, "--checkpoint", bundle.path], f"{bundle.path} is no checkpoint (it has no config"),
         ([feed, "--checkpoint", checkpoint, "--bundle", bundle.path], "give one of the two"),
         ([feed, "--checkpoint", checkpoint, "--no-rerank-all"], "there is nothing to rank by"),
@@ -219,3 +238,11 @@ def test_mistakes_are_one_line(
         (line,) = (line for line in ran.err.splitlines() if line.startswith("error: "))
         assert told in line
         assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate"], ["train"], ["index", "build"], ["catalogue", "check"]], ids=" ".join
+)
+def test_the_help_names_every_kind_of_feed(command: list[str], shell: Shell) -> None:
+    shown = " ".join(shell(*command, "--help").out.replace("│", " ").split())
+    assert "The product feed: CSV, JSONL or Parquet, or a Fashion-Gen .h5." in shown

@@ -59,6 +59,30 @@ def test_mistakes_are_one_line(checkpoint: Path, shell: Shell, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["letter.txt"]
 
 
+def test_a_folder_that_cannot_be_replaced_is_told_before_the_export(
+    checkpoint: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    both = ["--precision", "fp32", "--precision", "fp16"]
+    for options, told in (
+        (["--out", "."], "error: . is the folder that this runs in"),
+        (["--out", tmp_path / "file"], f"{tmp_path / 'file'} is a file"),
+        (["--out", tmp_path / "file", *both], f"{tmp_path / 'file'} is a file"),
+    ):
+        # No checkpoint at all: what is wrong with the folder is looked for first.
+        ran = shell("export", tmp_path / "none", *options)
+        assert (ran.code, ran.out) == (2, "")
+        assert told in ran.err
+        assert ran.err.count("\n") == 1
+    # What goes into the folder one stands in, rather than in its place, is welcome.
+    ran = shell("export", checkpoint, "--out", "bundle")
+    assert ran.code == 0, ran.err
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["empty"]
+    assert Bundle.open(tmp_path / "empty" / "bundle").manifest.precision == "fp32"
+
+
 def test_precisions(checkpoint: Path, demo_catalogue: Path, shell: Shell, tmp_path: Path) -> None:
     ran = shell(
         "export", checkpoint, "--out", tmp_path, "--precision", "fp32", "--precision", "int8",
