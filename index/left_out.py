@@ -36,7 +36,11 @@ def refuse_too_bad(catalogue: Catalogue, skipped: Sequence[Skipped], most: int) 
 
 
 def write_report(path: Path, catalogue: Catalogue, skipped: Sequence[Skipped]) -> None:
-    """Write what was left out as JSON lines: the product's id, the picture, and why."""
+    """Write what was left out as JSON lines: the product's id, the picture, and why.
+
+    Raises:
+        CatalogueError: it cannot be written.
+    """
     lines = [
         json.dumps(
             {
@@ -48,8 +52,14 @@ def write_report(path: Path, catalogue: Catalogue, skipped: Sequence[Skipped]) -
         )
         for each in skipped
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    except OSError as error:
+        raise CatalogueError(
+            f"the report {path} cannot be written ({error.strerror}): name another place, and "
+            "start again: the build goes on where it was"
+        ) from error
 
 
 def kept_items(products: Sequence[Product], skipped: Sequence[Skipped]) -> Iterator[Item]:

@@ -91,7 +91,7 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
     if reader is None:
         raise CatalogueError(
             f"{path} ends in {path.suffix or 'nothing'!r}, which is no feed: "
-            f"it must be one of {', '.join(_READERS)}"
+            f"it must be one of {', '.join(_READERS)}, or Fashion-Gen's .h5"
         )
     columns: dict[str, None] = {}
     rows: list[Row] = []

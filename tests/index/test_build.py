@@ -305,6 +305,27 @@ def test_too_many_bad_pictures_are_an_error_that_leaves_nothing(
     assert len(report.read_text().splitlines()) == 2
 
 
+def test_a_report_that_cannot_be_written_loses_no_work(engine: Engine, tmp_path: Path) -> None:
+    feed = _shop(tmp_path / "shop", [("a", ["a1.jpg"]), ("b", ["bad.jpg"])])
+    (tmp_path / "reports").mkdir()
+    with read_catalogue(feed, check_images=False) as catalogue:
+        with pytest.raises(CatalogueError, match=r"reports cannot be written .*another place"):
+            build(
+                catalogue,
+                engine,
+                tmp_path / "index",
+                progress=False,
+                max_bad=0.5,
+                report_path=tmp_path / "reports",
+            )
+        report = tmp_path / "reports" / "left-out.jsonl"
+        snapshot = build(
+            catalogue, engine, tmp_path / "index", progress=False, max_bad=0.5, report_path=report
+        )
+    assert len(snapshot) == 1
+    assert len(report.read_text().splitlines()) == 1
+
+
 def test_a_catalogue_without_one_good_picture(engine: Engine, tmp_path: Path) -> None:
     feed = _shop(tmp_path / "shop", [("a", ["bad1.jpg"]), ("b", ["bad2.jpg"])])
     with (
