@@ -7,6 +7,7 @@ log and are read when they are asked for.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,8 @@ class Delta:
     `base_live` [base products], `base_images_live` [base pictures], `live` [products] and
     `images_live` [pictures] mark what is neither deleted nor replaced; `base_hidden` counts the
     base products that are not marked. `writes` counts all that was ever applied, also what later
-    writes took the place of.
+    writes took the place of. `fingerprint` is a hash over all of them: numbers are used again when
+    an older copy of the log is put back and written to, this is not.
     """
 
     sequence: int
@@ -124,6 +126,7 @@ class Delta:
     image_embeddings: Embeddings
     product_of_image: NDArray[np.int32]
     writes: int
+    fingerprint: str
 
     @classmethod
     def empty(cls, base: Snapshot, sequence: int) -> Delta:
@@ -143,6 +146,7 @@ class Delta:
             image_embeddings=rows.image_embeddings.all(),
             product_of_image=rows.product_of_image.all(),
             writes=0,
+            fingerprint="",
         )
 
     @property
@@ -159,6 +163,13 @@ class Delta:
     def truncated(self) -> int:
         """How many of the texts that count were cut to what the model reads."""
         return sum(self.rows.puts[row].head.truncated for row in self.row_of.values())
+
+    def write_of(self, id: str) -> int | None:
+        """The number of the put that made a product what it is; 0 if it was deleted, and None if
+        it is as in the snapshot, or neither has it."""
+        if id in self.row_of:
+            return self.rows.puts[self.row_of[id]].sequence
+        return 0 if id in self.deleted else None
 
     def __len__(self) -> int:
         """How many products differ from the snapshot: those put and those deleted."""
@@ -217,7 +228,16 @@ class Delta:
             image_embeddings=rows.image_embeddings.all(),
             product_of_image=product_of_image,
             writes=self.writes + len(writes),
+            fingerprint=_fingerprint(self.fingerprint, writes),
         )
+
+
+def _fingerprint(before: str, writes: Sequence[Write]) -> str:
+    """Of all writes, however many were applied at a time."""
+    for write in writes:
+        chained = f"{before} {write.sequence} {write.checksum}"
+        before = hashlib.blake2b(chained.encode(), digest_size=16).hexdigest()
+    return before
 
 
 def _row_in(base: Snapshot, id: str) -> int | None:

@@ -32,6 +32,13 @@ class Segment:
         """Bytes that are there now."""
         return os.fstat(self._file).st_size
 
+    def has_its_name(self) -> bool:
+        """Whether this is the file that its name leads to: it was not merged or put back since."""
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from a position; fewer where the file ends. Safe from several threads."""
         parts = []
@@ -81,19 +88,39 @@ def read_header(segment: Segment, offset: int) -> Header | None:
     return Header(start, start + length, first, count, crc)
 
 
-def read_payload(segment: Segment, header: Header) -> bytes | None:
-    """The payload that belongs to a header; None if it is not whole."""
+def read_frame(segment: Segment, offset: int, *, sealed: bool) -> tuple[Header, bytes] | None:
+    """The frame at a position; None if it is being written just now, or was torn by a crash.
+
+    Args:
+        segment: the file.
+        offset: where the frame begins.
+        sealed: nothing more is written to the file.
+
+    Raises:
+        ValueError: it is damaged: it is not whole, and was when what comes after it was written.
+    """
+    for _ in range(2):
+        header = read_header(segment, offset)
+        payload = None if header is None else _read_payload(segment, header)
+        if header is not None and payload is not None:
+            return header, payload
+        if not sealed and not _written_behind(segment, offset, header):
+            return None
+        # Once more: it may have been completed, and the next one begun, between the two looks.
+    raise ValueError("a frame is not whole")
+
+
+def _read_payload(segment: Segment, header: Header) -> bytes | None:
     payload = segment.read(header.start, header.end - header.start)
     whole = len(payload) == header.end - header.start and zlib.crc32(payload) == header.crc
     return payload if whole else None
 
 
-def written_behind(segment: Segment, offset: int) -> bool:
+def _written_behind(segment: Segment, offset: int, header: Header | None) -> bool:
     """Whether a frame was begun after the one at a position, which is not whole."""
-    header = read_header(segment, offset)
     if header is not None:
-        # Only there: a picture inside may hold anything, the bytes of a header too.
-        return read_header(segment, header.end) is not None
+        # What is inside is not looked at: a picture may hold anything, the bytes of a header too.
+        return segment.size > header.end
     data = segment.read(offset, max(0, segment.size - offset))
     at = data.find(_MAGIC, 1)
     while at >= 0:
@@ -108,6 +135,11 @@ def list_segments(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def first_in(path: Path) -> int:
+    """The number of the first write that a file of the log may have."""
+    return int(path.stem)
 
 
 def segment_name(first: int) -> str:

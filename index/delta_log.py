@@ -17,7 +17,7 @@ A file is a row of frames, and a frame is what one request wrote:
 A frame counts wholly or not at all. The next one is written only after the last was synced, so a
 frame that is not whole and has no whole one behind it was never answered for: it was torn by a
 crash, and the next writer cuts it off. One that has a whole frame behind it is damage, and is
-refused.
+refused: nothing is read past it, cut off, merged or written.
 
 One process writes at a time, any number read along. Numbers of writes only ever grow; a reader
 skips what it has seen, so that a write may stand in two files while files are being merged.
@@ -36,29 +36,31 @@ from typing import Self
 
 from index.delta_frames import (
     FOLDER,
+    Header,
     Segment,
     encode_frame,
+    first_in,
     list_segments,
+    read_frame,
     read_header,
-    read_payload,
     segment_name,
-    written_behind,
 )
 from index.delta_records import Delete, Put, PutHead, Span, decode_records, encode_record
 from index.faults import crash_point
 from model.errors import SnapshotError, WriteError
 from model.files import sync_folder
 
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 5.0  # less than a search waits for its turn: a write that waits here has its place
 
 _logger = logging.getLogger("fashionbert.delta")
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One write: its number, what it is, and where its record stands."""
+    """One write: its number, the checksum of its frame, what it is, and where its record stands."""
 
     sequence: int
+    checksum: int
     record: PutHead | Delete
     segment: Segment
     span: Span
@@ -82,76 +84,89 @@ class LogReader:
         self.sequence = after
         self._segment: Segment | None = None
         self._offset = 0
-        segments = list_segments(self._folder)
-        if segments and int(segments[0].stem) > after + 1:
-            raise SnapshotError(
-                f"the log {self._folder} begins at write {int(segments[0].stem):,}, but the "
-                f"snapshot has the writes up to {after:,} only: those between are gone; put the "
-                "files of the log back, or use a later snapshot"
-            )
+        self._last: tuple[int, Header] | None = None  # the last frame in the segment, and its place
+        self._check_beginning(list_segments(self._folder))
 
     def read(self) -> list[Write]:
         """The writes that have come since the last call, in order.
 
         Raises:
-            SnapshotError: the log is damaged.
+            SnapshotError: the log is damaged, or was replaced by another one.
         """
         writes: list[Write] = []
-        try:
-            while True:
-                # Listed first: if there is a later file, this one was complete before the listing.
-                later = self._later()
-                self._read_segment(writes, sealed=later is not None)
-                if later is None:
-                    return writes
-                try:
-                    self._segment, self._offset = Segment(later), 0
-                except FileNotFoundError:
-                    continue  # merged with others just now: list again
-        except (SnapshotError, OSError):
-            if writes:
-                return writes  # and the next call raises it again
-            raise
+        self.read_into(writes)
+        return writes
 
-    def _later(self) -> Path | None:
-        """The file to read after this one, past those with nothing new in them."""
-        segments = list_segments(self._folder)
-        own = -1 if self._segment is None else self._segment.first
-        found = None
-        for path in segments:
-            first = int(path.stem)
-            if first > own and (found is None or first <= self.sequence + 1):
-                found = path
-        return found
+    def read_into(self, writes: list[Write]) -> None:
+        """As `read`; when it raises, `writes` has got those before the damage."""
+        while True:
+            # Looked at in this order: a file is merged with others only when there is a later one,
+            # and one that has a later one is not written to any more.
+            segment = self._segment
+            is_there = segment is None or segment.has_its_name()
+            segments = list_segments(self._folder)
+            if segment is not None:
+                sealed = any(first_in(path) > segment.first for path in segments)
+                self._check_unchanged(segment, is_there=is_there or sealed)
+                self._read_segment(segment, writes, sealed=sealed)
+            following = self._following(segments)
+            if following is None:
+                return
+            try:
+                self._segment, self._offset, self._last = Segment(following), 0, None
+            except FileNotFoundError:
+                continue  # merged with others just now: list again
 
-    def _read_segment(self, writes: list[Write], *, sealed: bool) -> None:
-        segment = self._segment
-        if segment is None:
-            return
+    def _following(self, segments: list[Path]) -> Path | None:
+        """The file with the next write, or else the next one; None if there is none yet.
+
+        It may have the name of the file that was just read, or an earlier one: files were merged.
+        """
+        self._check_beginning(segments)
+        at = sum(first_in(path) <= self.sequence + 1 for path in segments) - 1
+        own = self._segment
+        if own is not None and segments and segments[at] == own.path and own.has_its_name():
+            at += 1
+        return segments[at] if 0 <= at < len(segments) else None
+
+    def _read_segment(self, segment: Segment, writes: list[Write], *, sealed: bool) -> None:
         self.sequence = max(self.sequence, segment.first - 1)
         while self._offset < segment.size:
-            header = read_header(segment, self._offset)
-            payload = None if header is None else read_payload(segment, header)
-            if header is None or payload is None:
-                if sealed or written_behind(segment, self._offset):
-                    raise self._damaged(segment)
-                return  # being written just now, or torn
             try:
+                frame = read_frame(segment, self._offset, sealed=sealed)
+                if frame is None:
+                    return
+                header, payload = frame
                 records = decode_records(payload, header.count, header.start)
             except ValueError as error:
-                raise self._damaged(segment, str(error)) from error
+                raise SnapshotError(
+                    f"{segment.path} is damaged at byte {self._offset:,} ({error}): stop what "
+                    "serves it and put it back from a copy; to go on without any write that no "
+                    f"snapshot has, remove {self._folder}"
+                ) from error
             for number, (record, span) in enumerate(records, start=header.first):
                 if number > self.sequence:
-                    writes.append(Write(number, record, segment, span))
+                    writes.append(Write(number, header.crc, record, segment, span))
                     self.sequence = number
+            self._last = self._offset, header
             self._offset = header.end
 
-    def _damaged(self, segment: Segment, detail: str = "") -> SnapshotError:
-        return SnapshotError(
-            f"{segment.path} is damaged at byte {self._offset:,}{detail and f' ({detail})'}: put "
-            f"it back from a copy; to go on without any write that no snapshot has, remove "
-            f"{self._folder}"
-        )
+    def _check_beginning(self, segments: list[Path]) -> None:
+        if segments and first_in(segments[0]) > self.sequence + 1:
+            raise SnapshotError(
+                f"the log {self._folder} begins at write {first_in(segments[0]):,}, but the "
+                f"snapshot has the writes up to {self.sequence:,} only: those between are gone; "
+                "put the files of the log back, or use a later snapshot"
+            )
+
+    def _check_unchanged(self, segment: Segment, *, is_there: bool) -> None:
+        """Refuse a log that is not the one that was read: its numbers would mean other writes."""
+        whole = self._last is None or read_header(segment, self._last[0]) == self._last[1]
+        if not (is_there and whole and segment.size >= self._offset):
+            raise SnapshotError(
+                f"{segment.path} is not as this process has read it: it was removed, cut short or "
+                "put back from a copy meanwhile; restart what reads it"
+            )
 
     @property
     def position(self) -> tuple[Path, int] | None:
@@ -162,7 +177,7 @@ class LogReader:
 def first_write(root: Path) -> int:
     """The number of the first write that the log may still have; 1 if there is no log."""
     segments = list_segments(root / FOLDER)
-    return int(segments[0].stem) if segments else 1
+    return first_in(segments[0]) if segments else 1
 
 
 def last_write(root: Path, after: int) -> int:
@@ -174,7 +189,7 @@ def last_write(root: Path, after: int) -> int:
     segments = list_segments(root / FOLDER)
     if not segments:
         return after
-    reader = LogReader(root, max(after, int(segments[-1].stem) - 1))
+    reader = LogReader(root, max(after, first_in(segments[-1]) - 1))
     reader.read()
     return reader.sequence
 
@@ -224,7 +239,8 @@ class LogWriter:
         """Write records as one frame; when this returns they would survive a power cut.
 
         Args:
-            reader: has read the log to its end since the lock was taken.
+            reader: has read the log to its end since the lock was taken, without an error: what it
+                has not read by then is what a crash left.
             records: in order.
 
         Raises:
@@ -237,8 +253,7 @@ class LogWriter:
             with path.open("r+b", buffering=0) as file:
                 torn = os.fstat(file.fileno()).st_size - offset
                 if torn:
-                    _logger.warning("%s: cutting off %d bytes that a crash left", path, torn)
-                    file.truncate(offset)
+                    _cut(path, offset, torn)
                 file.seek(offset)
                 crash_point("append-before")
                 _write(file.fileno(), frame[: len(frame) // 2])
@@ -259,14 +274,21 @@ class LogWriter:
         path = self._folder / segment_name(reader.sequence + 1)
         try:
             position = reader.position
-            if position is not None and os.path.getsize(position[0]) > position[1]:
-                os.truncate(*position)
+            if position is not None and (torn := os.path.getsize(position[0]) - position[1]):
+                _cut(*position, torn)
             with path.open("ab") as file:
                 os.fsync(file.fileno())
             sync_folder(self._folder)
         except OSError as error:
             raise write_failed(self._folder, error) from error
         return path
+
+
+def _cut(path: Path, offset: int, torn: int) -> None:
+    _logger.warning("%s: cutting off %d bytes that a crash left", path, torn)
+    with path.open("r+b") as file:
+        file.truncate(offset)
+        os.fsync(file.fileno())  # before anything is written, or it may stand behind that again
 
 
 def _write(file: int, data: bytes) -> None:

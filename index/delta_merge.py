@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from index.delta_frames import FOLDER, encode_frame, list_segments, segment_name
+from index.delta_frames import FOLDER, encode_frame, first_in, list_segments, segment_name
 from index.delta_log import LogReader, write_failed
 from index.faults import crash_point
 from model.files import sync_folder
@@ -24,14 +24,14 @@ def merge_segments(root: Path, after: int) -> int:
         How many bytes the log has lost.
 
     Raises:
-        SnapshotError: a file is damaged; nothing was changed.
+        SnapshotError: the log is damaged, in whichever file; nothing was changed.
         WriteError: the disk is full or fails; the log is as it was.
     """
     folder = root / FOLDER
     *sealed, active = list_segments(folder) or [folder]
     if not sealed:
         return 0
-    first = int(sealed[0].stem)
+    first = first_in(sealed[0])
     writes = [write for write in LogReader(root, first - 1).read() if write.segment.path in sealed]
     last = {write.record.id: write for write in writes if write.sequence > after}
     if len(last) == len(writes):

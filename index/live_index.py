@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,13 +24,12 @@ from index.encoding import of_model
 from index.live import LiveSnapshot
 from index.snapshot import Snapshot
 from index.versions import current, hold
+from index.write_checks import check_model, check_room, check_unchanged
 from model.engine import Engine
 from model.errors import SnapshotError, WriteError
 
 #: Products that may differ from the snapshot before it has to be compacted.
 DELTA_LIMIT = 20_000
-#: Writes that may be stored, those that were replaced since among them, for each of these products.
-WRITES_PER_PRODUCT = 5
 #: Writes of another model that are encoded again when the catalogue is opened.
 ENCODE_AGAIN_LIMIT = 1_000
 
@@ -62,7 +61,9 @@ class LiveIndex:
         self._engine = engine
         self._verify = verify
         self._encode_again_limit = encode_again_limit
-        self._lock = threading.RLock()  # held to read on in the log, and to write
+        # Held to read on in the log, and never while another lock is waited for: who writes takes
+        # the log's own first, of which there is one for all threads and processes.
+        self._lock = threading.RLock()
         self._opening = threading.Lock()  # held to open another snapshot, which may take long
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -179,7 +180,12 @@ class LiveIndex:
         return None
 
     def _read_on(self) -> None:
-        self._unread += self._reader.read()
+        try:
+            self._reader.read_into(self._unread)
+        finally:  # what comes before the damage is shown, and the damage told
+            self._show_unread()
+
+    def _show_unread(self) -> None:
         if self._unread:
             base, delta = self._view.base, self._view.delta
             delta = delta.apply(base, self._own(self._unread, base))
@@ -204,66 +210,59 @@ class LiveIndex:
         """The writes with states of this model's."""
         return of_model(writes, base, self._engine, self._encode_again_limit)
 
-    def write(self, records: Sequence[Put | Delete]) -> LiveSnapshot:
+    def write(
+        self,
+        records: Sequence[Put | Delete],
+        *,
+        unchanged: Collection[str] = (),
+        since: LiveSnapshot | None = None,
+    ) -> LiveSnapshot:
         """Add writes to the log, all or none; when this returns they are durable and in `view`.
 
         A new snapshot is not looked for here, as opening one may take minutes.
 
         Args:
             records: the puts of this catalogue's model.
+            unchanged: products that must still be what they are in the view `since`, of which
+                something stands in the records.
 
         Returns:
             The view with them.
 
         Raises:
+            ChangedError: some of those are not; nothing was written.
             WriteError: too much differs from the snapshot already (`delta_full`), others are
-                writing for too long (`write_busy`), or it cannot be stored (`write_failed`).
+                writing for too long (`write_busy`), or it cannot be stored (`write_failed`): the
+                disk fails, or the log is damaged.
         """
         if not records:
             return self._view
-        with self._lock, LogWriter(self.root) as log:
-            self.catch_up()
+        with LogWriter(self.root) as log:
+            view = self._newest()
+            check_model(records, view)
+            check_room(records, view, self.limit)
+            if since is not None:
+                check_unchanged(unchanged, since, view)
+            log.append(self._reader, records)
+            return self._newest()
+
+    def _newest(self) -> LiveSnapshot:
+        """The view with all that the log has."""
+        with self._lock:
+            view = self.catch_up()
             if self._log_problem is not None:
                 raise WriteError(f"the log of writes cannot be read: {self._log_problem}")
-            self._check(records)
-            log.append(self._reader, records)
-            self.catch_up()
-            if self._log_problem is not None:
-                raise WriteError(f"what was written cannot be read: {self._log_problem}")
-            return self._view
+            return view
 
     def rotate(self) -> LiveSnapshot:
         """Begin a new file of the log after all that the view has, which is returned."""
         self.refresh()
-        with self._lock, LogWriter(self.root) as log:
-            self.catch_up()
+        with LogWriter(self.root) as log:
+            view = self.catch_up()
             if self.problem is not None:
                 raise SnapshotError(self.problem)
             log.rotate(self._reader)
-            return self._view
-
-    def _check(self, records: Sequence[Put | Delete]) -> None:
-        base, delta = self._view.base, self._view.delta
-        puts = [record for record in records if isinstance(record, Put)]
-        for put in puts:
-            if put.model_id != base.model_id:
-                raise WriteError(
-                    f"the catalogue is of model {base.model_id} since a moment, this process has "
-                    f"{put.model_id}: restart it with the new bundle"
-                )
-        new = sum(
-            id not in delta.row_of and id not in delta.deleted for id in {put.id for put in puts}
-        )
-        # Deletions always pass: they are small, and there may be a reason why they must.
-        if (new and len(delta) + new > self.limit) or (
-            puts and delta.writes + len(puts) > self.limit * WRITES_PER_PRODUCT
-        ):
-            raise WriteError(
-                f"{len(delta):,} products differ from snapshot {base.name}, after {delta.writes:,} "
-                "writes, and no more are taken on top of it: run `fashionbert index compact`, "
-                "then send this again",
-                code="delta_full",
-            )
+            return view
 
     def watch(self, interval: float = 0.5) -> None:
         """Refresh in a thread of its own, every `interval` seconds, until `close`."""

@@ -2,6 +2,9 @@
 
 A write is checked and encoded first, then stored, and answered for when it is durable and this
 process finds it. The others that serve the same folder find it within a second.
+
+A put without pictures is made from those that the product has. They are looked at again when the
+log is held: where the product was written to meanwhile, or deleted, the put is made anew.
 """
 
 from __future__ import annotations
@@ -14,12 +17,16 @@ from index.delta_records import Delete, Put
 from index.encoding import Draft, encode_drafts
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
+from index.write_checks import ChangedError
 from model.engine import Engine
 from model.errors import FashionBertError, ImageError, TextError
 from service.errors import QueryError
 from service.products import ProductFields, WriteLimits, check_id, draft
 
 Outcome = Literal["created", "replaced", "deleted", "absent"]
+Record = Put | Delete | FashionBertError
+
+_ATTEMPTS = 5  # at a product that others keep writing to
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,8 @@ class Writer:
 
         Raises:
             QueryError: there are none, or too many.
-            WriteError: they cannot be stored; none of them is.
+            WriteError: they cannot be stored, or others keep writing to a product whose pictures
+                are to stay (`write_busy`); none of them is.
         """
         if not 1 <= len(operations) <= self.limits.max_operations:
             raise QueryError(
@@ -112,6 +120,30 @@ class Writer:
             )
         # What another process has answered for is in the log: kept pictures are the newest ones.
         view = self.live.catch_up()
+        records = self._encoded(operations, view)
+        for attempt in range(_ATTEMPTS):
+            taken = [record for record in records if not isinstance(record, FashionBertError)]
+            keeping = _keeping(operations, records)
+            try:
+                written = self.live.write(taken, unchanged=set(keeping), since=view)
+                break
+            except ChangedError as changed:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                view = changed.view
+                again = [keeping[id] for id in changed.ids]
+                redone = self._encoded([operations[at] for at in again], view)
+                for at, record in zip(again, redone, strict=True):
+                    records[at] = record
+        if taken:
+            self.announce(written.name)
+        there: dict[str, bool] = {}
+        return [_outcome(record, view, there, written.name) for record in records]
+
+    def _encoded(
+        self, operations: Sequence[ProductFields | Removal], view: LiveSnapshot
+    ) -> list[Record]:
+        """What is to be stored, and why not where it cannot be."""
         checked: list[Draft | Delete | FashionBertError] = []
         ids: set[str] = set()
         for operation in operations:
@@ -119,13 +151,7 @@ class Writer:
             ids.add(operation.id)
         drafts = [each for each in checked if isinstance(each, Draft)]
         encoded = iter(encode_drafts(self.engine, drafts))
-        records = [next(encoded) if isinstance(each, Draft) else each for each in checked]
-        taken = [record for record in records if not isinstance(record, FashionBertError)]
-        written = self.live.write(taken)
-        if taken:
-            self.announce(written.name)
-        there: dict[str, bool] = {}
-        return [_outcome(record, view, there, written.name) for record in records]
+        return [next(encoded) if isinstance(each, Draft) else each for each in checked]
 
     def _check(
         self, operation: ProductFields | Removal, view: LiveSnapshot, before: set[str]
@@ -145,8 +171,22 @@ class Writer:
             return error
 
 
+def _keeping(
+    operations: Sequence[ProductFields | Removal], records: Sequence[Record]
+) -> dict[str, int]:
+    """The products whose pictures are to stay, and the place of the put that says so: each is the
+    first operation of its product, see `Writer._check`."""
+    return {
+        operation.id: at
+        for at, (operation, record) in enumerate(zip(operations, records, strict=True))
+        if isinstance(operation, ProductFields)
+        and operation.pictures is None
+        and isinstance(record, Put)
+    }
+
+
 def _outcome(
-    record: Put | Delete | FashionBertError,
+    record: Record,
     before: LiveSnapshot,
     there: dict[str, bool],
     version: str,

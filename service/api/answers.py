@@ -1,8 +1,9 @@
 """Answers and encoded queries that were there before.
 
 A key names all that an answer depends on: the code's version, the model, the version of the
-catalogue (the snapshot and the last write), the limits, and the request. So a write makes new keys
-and nothing stale is answered. The searcher is of one version, of which key and answer are both.
+catalogue (the snapshot and the writes on top of it), the limits, and the request. So a write makes
+new keys and nothing stale is answered. The searcher is of one version, of which key and answer are
+both.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
+from index.live import LiveSnapshot
 from model.engine import EncodedTexts
 from service.api.schemas import SearchResponse
 from service.api.state import Service
@@ -100,9 +102,11 @@ def _key(service: Service, searcher: Searcher, kind: str, request: dict[str, Any
             service.version,
             searcher.engine.model_id,
             snapshot.name,  # with the number of the last write
-            # Names start again in another folder; a hash of what was built, and when, does not.
+            # Names and numbers start again in another folder, and where an older copy was put
+            # back; hashes of what was built, and when, and of what was written do not.
             snapshot.manifest.key,
             snapshot.created,
+            snapshot.delta.fingerprint if isinstance(snapshot, LiveSnapshot) else "",
             repr(searcher.limits),
             request,
         ]

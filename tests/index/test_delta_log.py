@@ -131,36 +131,6 @@ def test_zeros_at_the_end_are_a_torn_end_too(tmp_path: Path) -> None:
     assert ids(read(tmp_path)) == [(1, "a"), (2, "b")]
 
 
-@pytest.mark.parametrize("at", [0, 4, 8, 20, 24, 40, 2000])
-def test_a_flipped_byte_before_other_writes_is_damage(
-    tmp_path: Path, make_put: MakePut, at: int
-) -> None:
-    append(tmp_path, make_put("a"))
-    append(tmp_path, Delete("b"))
-    (path,) = list_segments(tmp_path / "delta")
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(SnapshotError, match=r"000000000001\.log is damaged at byte 0"):
-        read(tmp_path)
-    with pytest.raises(SnapshotError, match="damaged"):
-        append(tmp_path, Delete("c"))
-    assert path.read_bytes() == data
-
-
-def test_a_sealed_file_that_is_cut_short_is_damage(tmp_path: Path) -> None:
-    append(tmp_path, Delete("a"))
-    append(tmp_path, Delete("b"))
-    rotate(tmp_path)
-    append(tmp_path, Delete("c"))
-    path = list_segments(tmp_path / "delta")[0]
-    os.truncate(path, path.stat().st_size - 1)
-    reader = LogReader(tmp_path, 0)
-    assert ids(reader.read()) == [(1, "a")]  # nothing that is whole is lost
-    with pytest.raises(SnapshotError, match="damaged"):
-        reader.read()
-
-
 @pytest.mark.parametrize("point", ["append-before", "append-half", "append-unsynced"])
 def test_a_writer_that_is_killed(
     tmp_path: Path, make_put: MakePut, crash: Crash, point: str
@@ -264,3 +234,54 @@ def test_merging_may_be_killed(
     numbers = [number for number, _ in ids(read(tmp_path, after))]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] == 7
+
+
+def test_a_reader_finds_what_was_merged_into_the_file_that_it_reads(tmp_path: Path) -> None:
+    for id in "aab":
+        append(tmp_path, Delete(id))
+    reader = LogReader(tmp_path, 0)
+    assert ids(reader.read()) == [(1, "a"), (2, "a"), (3, "b")]
+    rotate(tmp_path)
+    append(tmp_path, Delete("c"), Delete("d"))
+    rotate(tmp_path)
+    append(tmp_path, Delete("e"))
+    assert merge_segments(tmp_path, after=0) > 0
+    assert len(list_segments(tmp_path / "delta")) == 2
+    assert ids(reader.read()) == [(4, "c"), (5, "d"), (6, "e")]
+
+
+def test_readers_skip_nothing_while_files_are_merged(tmp_path: Path) -> None:
+    """Write n is of product n modulo 4; of each the last one so far is read, wherever one is."""
+    append(tmp_path, Delete("1"))
+    following = LogReader(tmp_path, 0)
+    known: dict[str, int] = {}
+    failures: list[str] = []
+    done = threading.Event()
+
+    def check(last: dict[str, int], until: int) -> None:
+        wanted = {str(n % 4): n for n in range(1, until + 1)}
+        if last != wanted:
+            failures.append(f"{last} at {until}")
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                fresh = LogReader(tmp_path, 0)
+                check({write.record.id: write.sequence for write in fresh.read()}, fresh.sequence)
+                known.update({write.record.id: write.sequence for write in following.read()})
+                check(known, following.sequence)
+        except Exception as error:
+            failures.append(repr(error))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for number in range(2, 120):
+        append(tmp_path, Delete(str(number % 4)))
+        if number % 3 == 0:
+            rotate(tmp_path)
+        if number % 7 == 0:
+            merge_segments(tmp_path, after=0)
+    done.set()
+    looking.join()
+    assert failures == []
+    assert first_write(tmp_path) == 1

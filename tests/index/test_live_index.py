@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.delta_frames import list_segments
 from index.delta_log import LogReader, LogWriter
 from index.delta_records import Delete, Put
 from index.encoding import Draft, encode_drafts
@@ -179,29 +178,6 @@ def test_a_limit_on_what_differs(own_root: Path, snapshot: Snapshot, make_put: M
     with pytest.raises(WriteError, match="after 15 writes"):
         live.write([make_put("a", 99)])
     assert LiveIndex.open(own_root, limit=3).view.name == live.view.name
-
-
-def test_a_damaged_log(own_root: Path, make_put: MakePut) -> None:
-    live, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
-    live.write([make_put("a")])
-    (path,) = list_segments(own_root / "delta")
-    end = path.stat().st_size
-    live.write([make_put("b")])
-    live.write([make_put("c")])
-    data = bytearray(path.read_bytes())
-    data[end + 3000] ^= 1
-    path.write_bytes(data)
-    assert other.refresh()
-    assert other.view.row_of("a") >= 0  # all that is whole counts
-    assert not other.refresh()
-    assert other.problem is not None
-    assert "damaged" in other.problem
-    with pytest.raises(WriteError, match="damaged"):
-        other.write([make_put("d")])
-    data[end + 3000] ^= 1
-    path.write_bytes(data)
-    assert other.refresh()
-    assert (other.problem, other.view.name) == (None, live.view.name)
 
 
 def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -87,6 +88,38 @@ def test_what_was_deleted_is_never_answered(serve: Serve, redis: Any, root: Path
     with serve(**shared) as again:
         answer = again.client.post(TEXT, json=body)
         assert (answer.headers["x-cache"], answer.json()["hits"]) == ("hit", after.json()["hits"])
+
+
+def test_after_a_restore_no_answer_of_the_lost_writes_is_given(
+    serve: Serve, redis: Any, root: Path, tmp_path: Path
+) -> None:
+    """Writes have the numbers of those that the backup lacks."""
+    body = {"query": "dress", "k": 200, "rerank": False}
+    shared = {"snapshots": root, "redis_url": SecretStr(redis.url), "redis_timeout": 30}
+    with serve(**shared) as running:
+        ids = [hit["id"] for hit in hits(running.client.post(TEXT, json=body))]
+        delete(running, ids[0])
+        backup = shutil.copytree(root / "delta", tmp_path / "backup")
+        delete(running, ids[1])
+        version = delete(running, ids[2])
+        assert len(hits(running.client.post(TEXT, json=body))) == len(ids) - 3
+    shutil.rmtree(root / "delta")
+    shutil.copytree(backup, root / "delta")
+    with serve(**shared) as running:
+        delete(running, ids[5])
+        assert delete(running, ids[2]) == version
+        answer = running.client.post(TEXT, json=body)
+        assert answer.headers["x-cache"] == "miss"
+        assert answer.json()["snapshot"] == version
+        assert {hit["id"] for hit in hits(answer)} == {*ids} - {ids[0], ids[5], ids[2]}
+
+
+def delete(running: Any, id: str) -> str:
+    """The version in which it is gone."""
+    answer = running.client.delete(f"/v1/items/{quote(id, safe='')}").json()
+    assert answer["outcome"] == "deleted"
+    version: str = answer["snapshot"]
+    return version
 
 
 def test_with_redis_stalled_gone_and_back(serve: Serve, redis: Any) -> None:

@@ -1,0 +1,161 @@
+"""Logs that are damaged, or not those that were read: nothing of them is lost by anyone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from index.delta_frames import list_segments
+from index.delta_log import LogReader, LogWriter, Write, first_write, last_write
+from index.delta_merge import merge_segments
+from index.delta_records import Delete, Put
+from model.errors import SnapshotError
+
+MakePut = Callable[..., Put]
+
+
+def append(root: Path, *records: Put | Delete) -> None:
+    with LogWriter(root) as log:
+        reader = LogReader(root, first_write(root) - 1)
+        reader.read()
+        log.append(reader, records)
+
+
+def rotate(root: Path) -> None:
+    with LogWriter(root) as log:
+        reader = LogReader(root, first_write(root) - 1)
+        reader.read()
+        log.rotate(reader)
+
+
+def read(root: Path, after: int = 0) -> list[Write]:
+    return LogReader(root, after).read()
+
+
+def ids(writes: list[Write]) -> list[tuple[int, str]]:
+    return [(write.sequence, write.record.id) for write in writes]
+
+
+@pytest.mark.parametrize("at", [0, 4, 8, 20, 24, 40, 2000])
+def test_a_flipped_byte_before_other_writes_is_damage(
+    tmp_path: Path, make_put: MakePut, at: int
+) -> None:
+    append(tmp_path, make_put("a"))
+    append(tmp_path, Delete("b"))
+    (path,) = list_segments(tmp_path / "delta")
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SnapshotError, match=r"000000000001\.log is damaged at byte 0"):
+        read(tmp_path)
+    with pytest.raises(SnapshotError, match="damaged"):
+        append(tmp_path, Delete("c"))
+    assert path.read_bytes() == data
+
+
+def test_a_sealed_file_that_is_cut_short_is_damage(tmp_path: Path) -> None:
+    append(tmp_path, Delete("a"))
+    append(tmp_path, Delete("b"))
+    rotate(tmp_path)
+    append(tmp_path, Delete("c"))
+    path = list_segments(tmp_path / "delta")[0]
+    os.truncate(path, path.stat().st_size - 1)
+    writes: list[Write] = []
+    with pytest.raises(SnapshotError, match="damaged"):
+        LogReader(tmp_path, 0).read_into(writes)
+    assert ids(writes) == [(1, "a")]  # who asks for it gets what is whole, and is told
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in list_segments(root / "delta")}
+
+
+def _overwrite(path: Path, start: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(data)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("at", [0, 4, 20, 24, 40])
+def test_damage_after_whole_frames_stops_everyone(tmp_path: Path, sealed: bool, at: int) -> None:
+    """Nobody takes what stands before it for the whole log, cuts it off, or merges it away."""
+    for id in "aab":
+        append(tmp_path, Delete(id))
+    (path,) = list_segments(tmp_path / "delta")
+    end = path.stat().st_size
+    append(tmp_path, Delete("c"))
+    append(tmp_path, Delete("d"))
+    if sealed:
+        rotate(tmp_path)
+        append(tmp_path, Delete("e"))
+    _overwrite(path, end + at, bytes([path.read_bytes()[end + at] ^ 1]))
+    before = _contents(tmp_path)
+    message = rf"000000000001\.log is damaged at byte {end}"
+    for attempt in (
+        lambda: read(tmp_path),
+        lambda: read(tmp_path, after=2),
+        lambda: append(tmp_path, Delete("f")),
+        lambda: rotate(tmp_path),
+    ):
+        with pytest.raises(SnapshotError, match=message):
+            attempt()
+    if sealed:
+        with pytest.raises(SnapshotError, match=message):
+            merge_segments(tmp_path, after=0)
+    else:
+        with pytest.raises(SnapshotError, match=message):
+            last_write(tmp_path, 0)
+    assert _contents(tmp_path) == before
+
+
+def test_a_bad_block_across_frames_is_damage(tmp_path: Path) -> None:
+    """The end of a frame and the beginning of the next are gone: its header leads nowhere."""
+    ends = []
+    for id in "abcd":
+        append(tmp_path, Delete(id))
+        (path,) = list_segments(tmp_path / "delta")
+        ends.append(path.stat().st_size)
+    _overwrite(path, ends[1] - 10, bytes(20))
+    before = _contents(tmp_path)
+    with pytest.raises(SnapshotError, match=f"damaged at byte {ends[0]}"):
+        append(tmp_path, Delete("e"))
+    assert _contents(tmp_path) == before
+
+
+def test_a_log_that_is_put_back_under_a_reader_is_refused(tmp_path: Path) -> None:
+    """Its numbers mean other writes than those that were read."""
+    append(tmp_path, Delete("a"))
+    folder, backup = tmp_path / "delta", tmp_path / "backup"
+    shutil.copytree(folder, backup)
+    append(tmp_path, Delete("b"))
+    reader = LogReader(tmp_path, 0)
+    assert ids(reader.read()) == [(1, "a"), (2, "b")]
+    shutil.rmtree(folder)
+    for restored in (False, True):
+        if restored:
+            shutil.copytree(backup, folder)
+            append(tmp_path, Delete("x"))
+        with pytest.raises(SnapshotError, match="restart what reads it"):
+            reader.read()
+    assert ids(read(tmp_path)) == [(1, "a"), (2, "x")]
+
+
+def test_a_log_that_is_overwritten_under_a_reader_is_refused(tmp_path: Path) -> None:
+    append(tmp_path, Delete("a"))
+    (path,) = list_segments(tmp_path / "delta")
+    older = path.read_bytes()
+    append(tmp_path, Delete("b"))
+    reader = LogReader(tmp_path, 0)
+    reader.read()
+    path.write_bytes(older)
+    with pytest.raises(SnapshotError, match="cut short"):
+        reader.read()
+    append(tmp_path, Delete("something longer"))
+    with pytest.raises(SnapshotError, match="put back"):
+        reader.read()
+    assert ids(read(tmp_path)) == [(1, "a"), (2, "something longer")]
