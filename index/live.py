@@ -170,14 +170,6 @@ class LiveSnapshot:
         data = self.delta.rows.puts[put].picture(view)
         return data, media_type(data)
 
-    def image_tag(self, image_row: int) -> str:
-        """What tells a picture from any other that this address ever had."""
-        if image_row < self._pictures:
-            return self.base.image_tag(image_row)
-        put, view = self.delta.rows.views[image_row - self._pictures]
-        stored = self.delta.rows.puts[put]
-        return f"{stored.head.item.images[view].removeprefix('sha256:')[:32]}-{view}"
-
     def verify(self) -> None:
         """As `Snapshot.verify`; every write was checked when it was read."""
         self.base.verify()

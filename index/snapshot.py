@@ -184,12 +184,6 @@ class Snapshot:
         data = self._images[start:end].tobytes()
         return data, media_type(data)
 
-    def image_tag(self, image_row: int) -> str:
-        """What tells a picture from any other that this address ever had."""
-        # The key is a hash of all that the snapshot was built from: names start again in a new
-        # folder.
-        return f"{self.name}-{self.manifest.key[:16]}-{image_row}"
-
     def verify(self) -> None:
         """Compare every file with its checksum, and let stored rows find themselves.
 

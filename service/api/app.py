@@ -62,6 +62,8 @@ def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
         # The pages that FastAPI has for these load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # A redirect would lead where the Host header says, over plain HTTP, and the key with it.
+        redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
     app.state.service = service

@@ -13,19 +13,29 @@ from service.api.problems import ProblemError
 
 M = TypeVar("M", bound=BaseModel)
 
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
+
 
 def content_type(request: Request) -> str:
     """The body's media type, in lower case and without parameters; empty if it has none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def check_whole(body: bytes, content_type: str) -> None:
-    """Refuse a form without its closing boundary, which the parser takes for a whole one.
+def check_form(body: bytes, content_type: str) -> None:
+    """Refuse a form that the parser would misread: it takes one without its closing boundary for
+    whole, and decodes fields with whichever codec of Python the header names.
 
     Raises:
-        ProblemError: it is cut short.
+        ProblemError: it is cut short, or not in UTF-8.
     """
-    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    options = parse_options_header(content_type)[1]
+    charset = options.get(b"charset", b"utf-8")
+    if charset.lower() not in _CHARSETS:
+        raise ProblemError(
+            "bad_request",
+            f"the form's charset is {charset.decode('latin-1')!r:.80}: send it as UTF-8",
+        )
+    boundary = options.get(b"boundary", b"")
     if boundary and b"--" + boundary + b"--" not in body[-len(boundary) - 64 :]:
         raise ProblemError("bad_request", "the form is cut short: it lacks its closing boundary")
 

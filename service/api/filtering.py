@@ -34,10 +34,15 @@ _FILTER_EXAMPLES: list[dict[str, Any]] = [
 _FACET_EXAMPLES = [["colour_group", "price"]]
 
 
-def _shallow(filters: object) -> object:
-    """Refuse JSON so deep that what walks through it could not follow."""
+def _walkable(filters: object) -> object:
+    """Refuse JSON so deep that what walks through it could not follow, and names in it that are no
+    Unicode: pydantic cannot write them, nor has an item such an attribute.
+    """
     level = [filters]
     for _ in range(_MAX_LEVELS):
+        for outer in level:
+            if isinstance(outer, dict):
+                _check_names(outer)
         level = [
             inner
             for outer in level
@@ -49,6 +54,18 @@ def _shallow(filters: object) -> object:
     raise QueryError(
         f"the filter is nested more than {_MAX_LEVELS} deep", field="filters", code="invalid_filter"
     )
+
+
+def _check_names(filters: dict[str, object]) -> None:
+    for name in filters:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise QueryError(
+                f"the filter's name {name!a:.80} is no valid Unicode: send it as UTF-8",
+                field="filters",
+                code="invalid_filter",
+            ) from error
 
 
 def _decoded(value: object) -> object:
@@ -69,7 +86,7 @@ def _json_text(schema: dict[str, Any]) -> WithJsonSchema:
 
 Filters = Annotated[
     dict[str, Any] | None,
-    BeforeValidator(_shallow),
+    BeforeValidator(_walkable),
     Field(description=_FILTERS, examples=_FILTER_EXAMPLES),
 ]
 Facets = Annotated[list[str], Field(description=_FACETS, examples=_FACET_EXAMPLES)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, TypeVar
 
 import anyio
 import anyio.to_thread
 from fastapi import Depends, Request
 
+from model.preprocess import DEFAULT_LIMITS
 from service.api.problems import ProblemError
 from service.api.queue import Queue
 from service.cache import ByteLru, Cache
@@ -21,7 +22,7 @@ from service.logs import current_request
 from service.metrics import Metrics
 from service.picture_urls import PictureFetcher
 from service.products import WriteLimits
-from service.records import MatchResult, SearchResult
+from service.records import DEFAULT_CANDIDATES, DEFAULT_K, MatchResult, SearchResult
 from service.redis_link import RedisLink
 from service.reranking import FAILED
 from service.search import Searcher
@@ -146,12 +147,21 @@ class Service:
 def first_searches(searcher: Searcher) -> None:
     """A text search and a picture search, each with everything that a caller's would do.
 
+    Both keep the searcher's limits, but the picture is the catalogue's own: what callers may upload
+    says nothing about it.
+
     Raises:
         RuntimeError: the reranker failed, without which later searches do but the first do not.
     """
-    snapshot = searcher.snapshot
-    text = snapshot.item(0).text[: searcher.limits.max_query_characters]
-    results = searcher.search_text(text), searcher.search_image(snapshot.image(0)[0])
+    snapshot, limits = searcher.snapshot, searcher.limits
+    own = Searcher(searcher.engine, snapshot, replace(limits, image=DEFAULT_LIMITS))
+    k = min(DEFAULT_K, limits.max_k)
+    candidates = min(DEFAULT_CANDIDATES, limits.max_candidates)
+    text = snapshot.item(0).text[: limits.max_query_characters]
+    results = (
+        own.search_text(text, k, candidates),
+        own.search_image(snapshot.image(0)[0], k, candidates),
+    )
     if any(result.degraded == FAILED for result in results):
         raise RuntimeError("the reranker failed")
 

@@ -171,5 +171,6 @@ class BatchResponse(BaseModel):
     results: list[OperationResult]
     refused: int = Field(description="how many operations were not taken")
     snapshot: str = Field(
-        description="the first version that has the others", examples=["00000007+12"]
+        description="the first version that has the others; the newest one where there are none",
+        examples=["00000007+12"],
     )

@@ -20,8 +20,8 @@ from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
 from model.errors import FashionBertError
-from service.api.bodies import check_whole, content_type, validated
-from service.api.item_ids import NewItemId
+from service.api.bodies import check_form, content_type, validated
+from service.api.item_ids import UTF8_ADDRESS, NewItemId
 from service.api.problems import ProblemError, responses
 from service.api.state import ReadyService, ReadyWriter
 from service.api.write_schemas import (
@@ -39,7 +39,7 @@ from service.api.write_schemas import (
 from service.products import ProductFields, WriteLimits
 from service.writes import Removal, Written
 
-router = APIRouter(prefix="/v1", tags=["items"])
+router = APIRouter(prefix="/v1", tags=["items"], dependencies=[UTF8_ADDRESS])
 
 _STORING = ("write_failed", "write_busy", "delta_full", "not_ready")
 _BODY = ("bad_request", "malformed_json", "unsupported_media_type", "too_many_bytes")
@@ -132,7 +132,7 @@ async def _product(request: Request) -> tuple[ProductIn, tuple[bytes, ...] | Non
             "unsupported_media_type",
             f"the body is {kind or 'of no type'}: send application/json or multipart/form-data",
         )
-    check_whole(await request.body(), request.headers["content-type"])
+    check_form(await request.body(), request.headers["content-type"])
     async with request.form(max_files=64, max_fields=8) as form:
         for name in form:
             if name not in ("product", "image"):
@@ -262,7 +262,7 @@ async def write_items(
     outcomes: Iterator[Written | FashionBertError] = iter(())
     if taken or not operations:
         outcomes = iter(await service.compute(partial(writer.batch, taken)))
-    results = []
+    results, version = [], writer.live.view.name
     for each in operations:
         if isinstance(each, tuple):
             id, refusal = each
@@ -273,6 +273,7 @@ async def write_items(
             refusal = Refusal(code=outcome.code, detail=str(outcome))
             results.append(OperationResult(id=each.id, outcome="refused", error=refusal))
         else:
+            version = outcome.version  # which all that were taken share
             results.append(
                 OperationResult(
                     id=outcome.id, outcome=outcome.outcome, truncated=outcome.truncated, error=None
@@ -281,5 +282,5 @@ async def write_items(
     return BatchResponse(
         results=results,
         refused=sum(result.outcome == "refused" for result in results),
-        snapshot=writer.live.view.name,
+        snapshot=version,
     )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from service.api.answers import cached_answer, encoded_query, keep_encoded
+from service.api.bodies import check_form, content_type, validated
 from service.api.filtering import FacetOut
 from service.api.problems import ProblemError, responses
 from service.api.schemas import (
@@ -29,8 +28,6 @@ from service.api.state import ReadySearcher, ReadyService
 from service.logs import note_query
 from service.records import SearchResult
 from service.search import Searcher
-
-M = TypeVar("M", bound=BaseModel)
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 
@@ -120,15 +117,15 @@ async def search_text(body: TextSearch, service: ReadyService, searcher: ReadySe
 
 async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, bytes | None]:
     """The body of a picture search, by its content type: the fields, and the file of a form."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind == "application/json":
-        return _validated(ImageSearch, await request.body()), None
+        return validated(ImageSearch, await request.body()), None
     if kind != "multipart/form-data":
         raise ProblemError(
             "unsupported_media_type",
             f"the body is {kind or 'of no type'}: send multipart/form-data or application/json",
         )
-    _check_whole(await request.body(), request.headers["content-type"])
+    check_form(await request.body(), request.headers["content-type"])
     async with request.form(max_files=1, max_fields=8) as form:
         image = form.get("image")
         fields = {name: value for name, value in form.items() if name != "image"}
@@ -136,25 +133,7 @@ async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, by
             raise RequestValidationError(
                 [{"type": "missing", "loc": ("body", "image"), "msg": "send a file named image"}]
             )
-        return _validated(ImageUpload, fields), await image.read()
-
-
-def _check_whole(body: bytes, content_type: str) -> None:
-    """Refuse a form without its closing boundary, which the parser takes for one without a file."""
-    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
-    if boundary and b"--" + boundary + b"--" not in body[-len(boundary) - 64 :]:
-        raise ProblemError("bad_request", "the form is cut short: it lacks its closing boundary")
-
-
-def _validated(schema: type[M], data: bytes | dict[str, Any]) -> M:
-    try:
-        if isinstance(data, bytes):
-            return schema.model_validate_json(data)
-        return schema.model_validate(data)
-    except ValidationError as error:
-        raise RequestValidationError(
-            [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
-        ) from error
+        return validated(ImageUpload, fields), await image.read()
 
 
 @router.post(

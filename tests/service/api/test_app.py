@@ -47,6 +47,24 @@ def test_until_a_real_search_went_through_it_is_not_ready(settings: Settings) ->
     assert get(app, "/readyz").json() == {"status": "ready"}
 
 
+def test_it_gets_ready_within_the_smallest_limits(settings: Settings) -> None:
+    """Requests have to keep them; the first search is the service's own, with a stored picture."""
+    smallest = dict.fromkeys(
+        (
+            "max_k",
+            "candidates",
+            "max_candidates",
+            "max_query_characters",
+            "max_upload_bytes",
+            "max_pixels",
+        ),
+        1,
+    )
+    app = create_app(settings.model_copy(update=smallest))
+    start(app)
+    assert get(app, "/readyz").json() == {"status": "ready"}
+
+
 def test_a_first_search_that_fails_leaves_it_not_ready(
     settings: Settings, snapshot_root: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +154,10 @@ def test_a_failure_inside_is_told_without_its_insides(settings: Settings) -> Non
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing", 404, "not_found"),
+        # No redirect, which would name an address that the caller chose, over plain HTTP.
+        ("POST", "/v1/search/text/", 404, "not_found"),
+        ("GET", "/v1/index/", 404, "not_found"),
+        ("GET", "/v1/items", 404, "not_found"),
         ("GET", "/v1/search/text", 405, "method_not_allowed"),
         ("POST", "/v1/items/a", 405, "method_not_allowed"),
     ],

@@ -268,6 +268,22 @@ def test_a_batch(client: httpx.Client, snapshot: Snapshot) -> None:
     assert (all_refused["refused"], all_refused["snapshot"]) == (2, answer["snapshot"])
 
 
+def test_a_batch_names_the_first_version_that_has_it(
+    serve: Any, root: Path, snapshot: Snapshot
+) -> None:
+    with serve(snapshots=root) as running:
+        writer = running.service.writer
+
+        def write_once_more(version: str) -> None:
+            writer.announce = lambda _: None
+            writer.delete("another")
+
+        writer.announce = write_once_more
+        answer = batch(running.client, {"op": "delete", "id": "a"}, {"op": "delete", "id": "b"}, 7)
+        assert answer["snapshot"] == f"{snapshot.name}+2"
+        assert running.client.get("/v1/index").json()["snapshot"] == f"{snapshot.name}+3"
+
+
 def test_a_batch_of_lines(client: httpx.Client) -> None:
     lines = [
         json.dumps({"op": "put", "id": "a", **product()}),
