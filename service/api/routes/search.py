@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,10 +24,12 @@ from service.api.schemas import (
     TextSearch,
     decode_base64,
 )
-from service.api.state import ReadySearcher, ReadyService
+from service.api.state import ReadySearcher, ReadyService, Service
 from service.logs import note_query
 from service.records import SearchResult
 from service.search import Searcher
+
+S = TypeVar("S", TextSearch, ImageSearch | ImageUpload)
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 
@@ -90,6 +92,7 @@ _IMAGE_BODY = {
 )
 async def search_text(body: TextSearch, service: ReadyService, searcher: ReadySearcher) -> Response:
     """Find the products whose pictures match a text."""
+    body = _with_k(body, service)
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     deadline = _deadline(body.budget_ms)
     note_query(body.query)
@@ -160,6 +163,7 @@ async def search_image(
 ) -> Response:
     """Find the products whose texts match a picture: a file, base64, or an item's."""
     body, image = query
+    body = _with_k(body, service)
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     options = (body.k, candidates, body.rerank, body.selection())
     deadline = _deadline(body.budget_ms)
@@ -181,6 +185,13 @@ async def search_image(
     return await cached_answer(
         service, searcher, "image", body, search, candidates=candidates, image=image
     )
+
+
+def _with_k(body: S, service: Service) -> S:
+    """A search that does not say how many hits takes what a small limit leaves of the default."""
+    if "k" in body.model_fields_set:
+        return body
+    return body.model_copy(update={"k": min(body.k, service.settings.max_k)})
 
 
 def _deadline(budget_ms: float | None) -> float | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -15,15 +16,19 @@ from service.api.app import create_app
 from service.settings import Settings
 
 
-def get(app: FastAPI, path: str) -> httpx.Response:
-    """Ask an app that was not started."""
+def ask(app: FastAPI, method: str, path: str, **body: Any) -> httpx.Response:
+    """Ask an app without starting it."""
 
-    async def ask() -> httpx.Response:
+    async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.get(path)
+            return await client.request(method, path, json=body or None)
 
-    return anyio.run(ask)
+    return anyio.run(send)
+
+
+def get(app: FastAPI, path: str) -> httpx.Response:
+    return ask(app, "GET", path)
 
 
 def start(app: FastAPI) -> None:
@@ -63,6 +68,15 @@ def test_it_gets_ready_within_the_smallest_limits(settings: Settings) -> None:
     app = create_app(settings.model_copy(update=smallest))
     start(app)
     assert get(app, "/readyz").json() == {"status": "ready"}
+
+
+def test_who_does_not_say_how_many_gets_what_a_small_limit_leaves(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"max_k": 3}))
+    start(app)
+    found = ask(app, "POST", "/v1/search/text", query="shirt")
+    asked = ask(app, "POST", "/v1/search/text", query="shirt", k=10)
+    assert (found.status_code, len(found.json()["hits"])) == (200, 3)
+    assert (asked.status_code, asked.json()["code"]) == (422, "out_of_range")
 
 
 def test_a_first_search_that_fails_leaves_it_not_ready(
