@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
 
     glibc maps each large block anew and gives it back when it is freed. A training step on a
     processor frees and asks for the same gigabytes, all of which the system then fills with noughts
-    page by page: a third of its time (docs/EXPERIMENTS.md). The process's size stays what it was at
+    page by page: a step takes 1.3 times as long (docs/EXPERIMENTS.md). The process's size stays what it was at
     its largest.
 
     Returns:
