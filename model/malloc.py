@@ -14,9 +14,9 @@ def keep_freed_memory() -> bool:
     """Keep what this process frees, from now on, as its own.
 
     glibc maps each large block anew and gives it back when it is freed. A training step on a
-    processor frees and asks for the same gigabytes, all of which the system then fills with noughts
-    page by page: a step takes 1.3 times as long (docs/EXPERIMENTS.md). The process's size stays what it was at
-    its largest.
+    processor frees and asks for the same gigabytes, which the system then fills with noughts page
+    by page: it takes 1.3 times as long (docs/EXPERIMENTS.md). The price is that the process's size
+    stays what it was at its largest.
 
     Returns:
         Whether that was done: not on a C library that has no `mallopt`.
