@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,3 +56,19 @@ def other_bundle(demo_catalogue: Path, tmp_path_factory: pytest.TempPathFactory)
 def engine(bundle: Bundle) -> Engine:
     """ONNX Runtime over `bundle`."""
     return Engine(bundle, threads=2)
+
+
+@contextmanager
+def _files_up_to(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def files_up_to() -> Callable[[int], AbstractContextManager[None]]:
+    """No file may grow beyond so many bytes, as on a full disk."""
+    return _files_up_to

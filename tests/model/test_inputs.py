@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from model.inputs import ImageInputs, prepare_inputs
 from model.network import FashionBertModel
 from model.pictures import TarPictures
 from model.preprocess import decode_image
+
+FilesUpTo = Callable[[int], AbstractContextManager[None]]
 
 
 class Fragile(TarPictures):
@@ -194,19 +195,8 @@ def test_the_cnn_computes_as_if_it_were_served(
     assert np.array_equal(first, second)
 
 
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """No file may grow beyond `size`, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_is_told(
-    learn: Catalogue, pixels_model: FashionBertModel, tmp_path: Path
+    learn: Catalogue, pixels_model: FashionBertModel, tmp_path: Path, files_up_to: FilesUpTo
 ) -> None:
     with pytest.raises(TrainingError) as caught, files_up_to(500_000):
         prepare_inputs(pixels_model, learn, tmp_path)

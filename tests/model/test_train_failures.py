@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from model.checkpoint import load_checkpoint
 from model.dataset import Batch
 from model.errors import TrainingError
 from model.train import Trainer
+
+FilesUpTo = Callable[[int], AbstractContextManager[None]]
 
 if TYPE_CHECKING:
     from tests.model.conftest import Shop
@@ -125,19 +126,8 @@ def test_a_broken_network_is_neither_chosen_nor_saved(shop: Shop, tmp_path: Path
     load_checkpoint(tmp_path / "best")
 
 
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """No file may grow beyond `size`, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_leaves_what_was_saved(
-    straight_run: Path, interrupted_run: Path, shop: Shop, tmp_path: Path
+    straight_run: Path, interrupted_run: Path, shop: Shop, tmp_path: Path, files_up_to: FilesUpTo
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(interrupted_run, out)
@@ -153,7 +143,7 @@ def test_a_full_disk_leaves_what_was_saved(
 
 
 def test_a_full_disk_before_anything_was_saved(
-    straight_run: Path, shop: Shop, tmp_path: Path
+    straight_run: Path, shop: Shop, tmp_path: Path, files_up_to: FilesUpTo
 ) -> None:
     out = tmp_path / "run"
     weights = (straight_run / "best" / "model.safetensors").stat().st_size

@@ -6,16 +6,17 @@ import csv
 import io
 import json
 import math
-import resource
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+FilesUpTo = Callable[[int], AbstractContextManager[None]]
 
 Shell = Callable[..., Any]
 Rows = list[dict[str, str]]
@@ -197,17 +198,6 @@ def test_a_checkpoint_of_another_shape(feed: Write, shell: Shell, tmp_path: Path
     assert not (tmp_path / "bundle").exists()
 
 
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """No file may grow beyond `size`, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize(
     ("room", "told"),
     [
@@ -218,7 +208,9 @@ def files_up_to(size: int) -> Iterator[None]:
     ],
     ids=["for nothing", "for run.json", "for the tokenizer", "for the pictures"],
 )
-def test_a_full_disk(room: int, told: str, feed: Write, shell: Shell, tmp_path: Path) -> None:
+def test_a_full_disk(
+    room: int, told: str, feed: Write, shell: Shell, tmp_path: Path, files_up_to: FilesUpTo
+) -> None:
     source, run = feed(rows()), tmp_path / "run"
     command = ["train", source, "--out", run, *QUICK, "--hold-out", "0.34"]
     with files_up_to(room):
@@ -230,7 +222,9 @@ def test_a_full_disk(room: int, told: str, feed: Write, shell: Shell, tmp_path: 
     trained(shell, source, run)
 
 
-def test_a_full_disk_leaves_the_log_as_it_was(feed: Write, shell: Shell, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_log_as_it_was(
+    feed: Write, shell: Shell, tmp_path: Path, files_up_to: FilesUpTo
+) -> None:
     source, run = feed(rows()), tmp_path / "run"
     trained(shell, source, run)
     log, settings = run / "log.jsonl", run / "run.json"
