@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
@@ -21,8 +22,12 @@ from model.preprocess import ImageLimits, verify_image
 from model.product import Attribute, Catalogue, ColumnMapping, Product
 from model.template import TextTemplate
 
-_CHECK_BATCH = 64  # pictures that a thread takes at a time
+_BATCH = 64  # pictures that a thread takes at a time
+#: A larger file, which no limit takes as a picture, is told by its size alone.
+_MOST_BYTES = 1 << 28
 _SHOWN = 3  # bad rows that an error message quotes
+
+_Found = TypeVar("_Found")
 
 
 def assemble_catalogue(
@@ -67,7 +72,7 @@ def assemble_catalogue(
         if report_path is not None:
             report.write(report_path)
         _refuse_too_bad(report, max_bad, report_path)
-        return Catalogue(products, pictures, report, _fingerprint(products, pictures))
+        return Catalogue(products, pictures, report, _fingerprint(products, pictures, progress))
     except BaseException:
         pictures.close()
         raise
@@ -173,23 +178,30 @@ def _views(
 def _check(
     drafts: Sequence[_Draft], pictures: Pictures, limits: ImageLimits, progress: bool
 ) -> dict[str, str]:
-    """Decode every picture once, on all cores; what is wrong with those that cannot be."""
-    names = list(dict.fromkeys(name for draft in drafts for name in draft.views))
-    batches = [names[at : at + _CHECK_BATCH] for at in range(0, len(names), _CHECK_BATCH)]
+    """Decode every picture once; what is wrong with those that cannot be."""
+    defects = _of_each(
+        (name for draft in drafts for name in draft.views),
+        lambda name: _defect(name, pictures, limits),
+        "Checking pictures" if progress else "",
+    )
+    return {name: defect for name, defect in defects.items() if defect}
 
-    def check(batch: list[str]) -> list[str]:
-        return [_defect(name, pictures, limits) for name in batch]
 
-    defects: dict[str, str] = {}
+def _of_each(names: Iterable[str], look: Callable[[str], _Found], title: str) -> dict[str, _Found]:
+    """What is found in each picture, on all cores; with a title, a progress bar is shown."""
+    names = list(dict.fromkeys(names))
+    batches = [names[at : at + _BATCH] for at in range(0, len(names), _BATCH)]
+    found: dict[str, _Found] = {}
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
-        Progress(console=Console(stderr=True), disable=not progress) as bar,
+        Progress(console=Console(stderr=True), disable=not title) as bar,
     ):
-        task = bar.add_task("Checking pictures", total=len(names))
-        for batch, results in zip(batches, threads.map(check, batches), strict=True):
-            defects.update((n, d) for n, d in zip(batch, results, strict=True) if d)
+        task = bar.add_task(title, total=len(names))
+        results = threads.map(lambda batch: [look(name) for name in batch], batches)
+        for batch, result in zip(batches, results, strict=True):
+            found.update(zip(batch, result, strict=True))
             bar.advance(task, len(batch))
-    return defects
+    return found
 
 
 def _defect(name: str, pictures: Pictures, limits: ImageLimits) -> str:
@@ -238,15 +250,30 @@ def _refuse_too_bad(report: FeedReport, max_bad: float, report_path: Path | None
     )
 
 
-def _fingerprint(products: Sequence[Product], pictures: Pictures) -> str:
+def _fingerprint(products: Sequence[Product], pictures: Pictures, progress: bool) -> str:
+    stamps = _of_each(
+        (name for product in products for name in product.images),
+        lambda name: _stamp(name, pictures),
+        "Reading pictures" if progress else "",
+    )
     digest = hashlib.sha256()
     for product in products:
         record = (
             product.id,
             product.text,
             product.title,
-            [(name, pictures.size(name)) for name in product.images],
+            [(name, *stamps[name]) for name in product.images],
             sorted(product.attributes.items()),
         )
         digest.update(json.dumps(record).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _stamp(name: str, pictures: Pictures) -> tuple[int | None, int | None]:
+    """A picture's size and checksum; None where it cannot be read, which is told of elsewhere."""
+    size = None
+    try:
+        size = pictures.size(name)
+        return size, pictures.checksum(name) if size <= _MOST_BYTES else None
+    except CatalogueError:
+        return size, None

@@ -11,10 +11,13 @@ import importlib
 import io
 import math
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.assembly import assemble_catalogue
@@ -144,6 +147,16 @@ class FashionGenPictures(Pictures):
 
     def read(self, name: str) -> bytes:
         """A picture as PNG; CatalogueError as `Pictures.read`."""
+        png = io.BytesIO()
+        # Level 1: three times as fast as the usual 6, and hardly larger on plain backgrounds.
+        Image.fromarray(self._pixels(name)).save(png, "PNG", compress_level=1)
+        return png.getvalue()
+
+    def checksum(self, name: str) -> int:
+        """CRC-32 of a picture's pixels; CatalogueError as `Pictures.read`."""
+        return zlib.crc32(self._pixels(name).tobytes())
+
+    def _pixels(self, name: str) -> NDArray[np.uint8]:
         row = self._existing(name)
         with self._lock:
             if not self._file:
@@ -151,16 +164,12 @@ class FashionGenPictures(Pictures):
                     f"{self.path} was closed: open it again", code="unreadable_picture"
                 )
             try:
-                pixels = self._images[row]
+                return np.ascontiguousarray(self._images[row])
             except OSError as error:
                 raise CatalogueError(
                     f"{name!r} in {self.path} cannot be read, the file is damaged ({error})",
                     code="unreadable_picture",
                 ) from error
-        png = io.BytesIO()
-        # Level 1: three times as fast as the usual 6, and hardly larger on plain backgrounds.
-        Image.fromarray(pixels).save(png, "PNG", compress_level=1)
-        return png.getvalue()
 
     def close(self) -> None:
         """Close the file."""

@@ -7,6 +7,7 @@ import posixpath
 import stat
 import tarfile
 import weakref
+import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +71,10 @@ class Pictures(ABC):
             CatalogueError: with the code `missing_picture`, `outside_pictures` or, when there is
                 a file that cannot be read, `unreadable_picture`.
         """
+
+    def checksum(self, name: str) -> int:
+        """CRC-32 of a picture as it is stored; CatalogueError as `read`."""
+        return zlib.crc32(self.read(name))
 
     @abstractmethod
     def close(self) -> None:

@@ -48,7 +48,7 @@ class Catalogue:
     """What `read_catalogue` read. Closing it, or leaving it as a context, closes the pictures.
 
     `products` stand in the order of the feed. `fingerprint` is the SHA-256 of all that was taken
-    from it and of the pictures' sizes: the same feed gives the same one.
+    from it and of the pictures' checksums: the same feed and pictures give the same one.
     """
 
     products: list[Product]

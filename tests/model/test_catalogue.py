@@ -201,7 +201,11 @@ def test_the_fingerprint_tells_catalogues_apart(feed_folder: Path, write_feed: W
     with (feed_folder / "images" / "0.jpg").open("ab") as file:
         file.write(bytes(10))
     seen.add(read_catalogue(write_feed([row])).fingerprint)
-    assert len(seen) == 7
+    with (feed_folder / "images" / "0.jpg").open("r+b") as file:  # another one of the same size
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    seen.add(read_catalogue(write_feed([row]), check_images=False).fingerprint)
+    assert len(seen) == 8
 
 
 def test_progress_goes_to_standard_error(
