@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from index.delta_log import LogReader
-from index.delta_merge import merge_segments
+from index.delta_merge import merge_segments, verify_log
 from index.delta_records import PutHead
 from index.faults import crash_point
 from index.finish import finish_snapshot
@@ -130,12 +130,14 @@ def prune_snapshots(root: Path, keep: int) -> tuple[list[str], list[str]]:
 
     Raises:
         SnapshotError: nothing was published here, a build or a compaction is running, `keep` is
-            below 1, or the folder cannot be written to.
+            below 1, the log is damaged, whereupon nothing was removed, or the folder cannot be
+            written to.
         WriteError: the log cannot be written to.
     """
     current(root)  # before the lock: where there is no snapshot nothing is made
     try:
         with locked(root):
+            verify_log(root)  # while the older snapshots are there: they may be what mends it
             outcome = prune(root, keep)
             trim(root)
     except OSError as error:

@@ -11,6 +11,16 @@ from index.faults import crash_point
 from model.files import sync_folder
 
 
+def verify_log(root: Path) -> None:
+    """Read the whole log.
+
+    Raises:
+        SnapshotError: it is damaged.
+    """
+    for path in list_segments(root / FOLDER)[:1]:
+        LogReader(root, first_in(path) - 1).read()
+
+
 def merge_segments(root: Path, after: int) -> int:
     """Merge the files that are not written to any more; of each product the last write is kept.
 

@@ -9,7 +9,7 @@ import pytest
 
 from index.build import build
 from index.compact import compact, prune_snapshots
-from index.delta_frames import list_segments
+from index.delta_frames import FOLDER, list_segments
 from index.delta_log import LogReader, LogWriter
 from index.delta_records import Delete, Put
 from index.encoding import Draft, encode_drafts
@@ -177,6 +177,23 @@ def test_a_build_may_supersede_the_writes_before_it(
     assert [write.sequence for write in LogReader(own_root, 6).read()] == [7]
     again = build(catalogue, engine, own_root, progress=False, if_changed=True, supersede=True)
     assert (again.name, set(opened(own_root))) == ("00000003", set(snapshot.ids))
+
+
+def test_beside_a_damaged_log_no_snapshot_is_removed(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    compact(own_root)
+    live = LiveIndex.open(own_root)
+    for name in ("a", "b"):
+        live.write([make_put(name)])
+    log = list_segments(own_root / FOLDER)[-1]
+    with log.open("r+b") as file:
+        file.seek(60)
+        file.write(b"!!!!")
+    with pytest.raises(SnapshotError, match=r"damaged"):
+        prune_snapshots(own_root, keep=1)
+    assert list_snapshots(own_root) == ["00000001", "00000002"]
 
 
 BUILD = """
