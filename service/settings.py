@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     concurrency: int = Field(
         8, ge=1, description="searches that are under way at the same time and share the cores"
     )
+    write_concurrency: int = Field(
+        2, ge=1, description="writes that are under way at the same time, beside the searches"
+    )
 
     max_k: int = Field(1000, ge=1, description="most hits of one answer")
     candidates: int = Field(

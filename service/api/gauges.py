@@ -21,8 +21,8 @@ class ServiceGauges(Collector):
         """The gauges."""
         service = self._service
         yield _gauge("ready", "Traffic may come", service.ready and not service.draining)
-        yield _gauge("queue_waiting", "Requests waiting to be computed", service.queue.waiting)
-        yield _gauge("queue_computing", "Requests being computed", service.queue.computing)
+        yield _gauge("queue_waiting", "Requests waiting to be computed", service.waiting)
+        yield _gauge("queue_computing", "Requests being computed", service.computing)
         yield _gauge("cache_bytes", "Of the cache in memory", service.memory.size)
         yield _gauge("cache_entries", "In the cache in memory", len(service.memory))
         if service.redis is not None:

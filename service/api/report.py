@@ -82,8 +82,8 @@ def report(service: Service) -> StatusReport:
         snapshot=_snapshot(service),
         queue=QueueReport(
             in_flight=service.metrics.now_in_flight,
-            waiting=service.queue.waiting,
-            computing=service.queue.computing,
+            waiting=service.waiting,
+            computing=service.computing,
         ),
         requests=counts["request_seconds"],
         milliseconds={

@@ -50,7 +50,8 @@ class Service:
     not_ready_because: str = "the model and the snapshot are being opened"
     started: float = field(default_factory=time.time)
     metrics: Metrics = field(init=False)
-    queue: Queue = field(init=False)
+    searches: Queue = field(init=False)
+    writes: Queue = field(init=False)
     redis: RedisLink | None = field(init=False, default=None)
     memory: ByteLru = field(init=False)
     answers: Cache = field(init=False)
@@ -63,8 +64,10 @@ class Service:
     def __post_init__(self) -> None:
         settings = self.settings
         self.metrics = Metrics(self.version)
-        self.queue = Queue(
-            settings.concurrency, settings.max_queue, settings.queue_seconds, self.metrics
+        # Each by itself: writes wait for the log, and searches must not wait for writes.
+        self.searches, self.writes = (
+            Queue(concurrency, settings.max_queue, settings.queue_seconds, self.metrics)
+            for concurrency in (settings.concurrency, settings.write_concurrency)
         )
         if settings.redis_url is not None:
             self.redis = RedisLink(
@@ -81,16 +84,30 @@ class Service:
         if settings.traces:
             self.tracing = Tracing()
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait to be computed."""
+        return self.searches.waiting + self.writes.waiting
+
+    @property
+    def computing(self) -> int:
+        """How many requests are being computed."""
+        return self.searches.computing + self.writes.computing
+
     async def compute(self, work: Callable[[], T]) -> T:
         """Run work that takes the processor outside the event loop, so much of it at a time.
 
         Raises:
             ProblemError: too much is waiting already, or this has waited for too long.
         """
-        result = await self.queue.run(work)
+        result = await self.searches.run(work)
         if isinstance(result, SearchResult | MatchResult):
             self._note(result)
         return result
+
+    async def store(self, work: Callable[[], T]) -> T:
+        """As `compute`, for what is written to the catalogue."""
+        return await self.writes.run(work)
 
     def _note(self, result: SearchResult | MatchResult) -> None:
         self.metrics.stages(result.timings)

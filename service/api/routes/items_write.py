@@ -175,7 +175,7 @@ async def put_item(
 ) -> WriteResponse:
     """Add a product, or replace the one with this id."""
     fields, pictures = product
-    written = await service.compute(partial(writer.put, fields.fields(item_id, pictures)))
+    written = await service.store(partial(writer.put, fields.fields(item_id, pictures)))
     if written.outcome == "created":
         response.status_code = 201
     return WriteResponse.of(written)
@@ -192,7 +192,7 @@ async def delete_item(
     item_id: NewItemId, service: ReadyService, writer: ReadyWriter
 ) -> WriteResponse:
     """Remove a product. One that is not there is no error: its outcome is `absent`."""
-    return WriteResponse.of(await service.compute(partial(writer.delete, item_id)))
+    return WriteResponse.of(await service.store(partial(writer.delete, item_id)))
 
 
 async def _operations(
@@ -261,7 +261,7 @@ async def write_items(
     taken = [each for each in operations if not isinstance(each, tuple)]
     outcomes: Iterator[Written | FashionBertError] = iter(())
     if taken or not operations:
-        outcomes = iter(await service.compute(partial(writer.batch, taken)))
+        outcomes = iter(await service.store(partial(writer.batch, taken)))
     results, version = [], writer.live.view.name
     for each in operations:
         if isinstance(each, tuple):

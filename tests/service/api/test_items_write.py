@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import io
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -369,3 +371,23 @@ def test_until_it_is_ready_it_takes_no_writes(settings: Settings, root: Path) ->
     refused = anyio.run(ask)
     assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
     assert not (root / "delta").exists()
+
+
+def test_writes_that_wait_for_the_log_hold_up_no_search(worker: Worker, root: Path) -> None:
+    with worker(concurrency=1, write_concurrency=1, max_queue=0) as client:
+        assert client.delete("/v1/items/nobody").json()["outcome"] == "absent"  # makes the log
+        answers: list[httpx.Response] = []
+        write = threading.Thread(
+            target=lambda: answers.append(client.put("/v1/items/new", json=product()))
+        )
+        with (root / "delta" / ".lock").open("rb") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+            write.start()
+            while client.get("/v1/status").json()["queue"]["computing"] == 0:
+                assert write.is_alive()
+            assert "new" not in found(client)
+            refused = client.delete("/v1/items/nobody")
+            assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        write.join()
+        assert answers[0].status_code == 201
+        assert "new" in found(client)
