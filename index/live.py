@@ -18,6 +18,7 @@ from index.delta import Delta, Mask, nearest
 from index.items import Item
 from index.live_items import LiveItems
 from index.manifest import Manifest
+from index.masks import Masks
 from index.recall import Embeddings
 from index.snapshot import Snapshot, media_type
 from index.states import Rows
@@ -87,6 +88,11 @@ class LiveSnapshot:
             return self.base.product_of_image
         own = self.delta.product_of_image + np.int32(self._products)
         return np.concatenate([self.base.product_of_image, own])
+
+    @cached_property
+    def masks(self) -> Masks:
+        """Which products match a filter, remembered."""
+        return Masks(self.items)
 
     def image_rows(self, row: int) -> range:
         """The picture rows of a product, one a view, in feed order."""

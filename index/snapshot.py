@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from index.manifest import (
     check_sizes,
     read_manifest,
 )
+from index.masks import Masks
 from index.recall import Embeddings, RecallIndex
 from index.states import ImageStates, Rows, TextStates, open_array
 from index.versions import current, list_snapshots, locate, set_current
@@ -137,6 +139,11 @@ class Snapshot:
     def items(self) -> Items:
         """All products, and their attributes by column."""
         return self._items
+
+    @cached_property
+    def masks(self) -> Masks:
+        """Which products match a filter, remembered."""
+        return Masks(self.items)
 
     def image_rows(self, row: int) -> range:
         """The picture rows of a product, one a view, in feed order."""

@@ -1,8 +1,11 @@
-"""A searcher of the newest view: a request takes one and keeps it, so it sees one version only."""
+"""A searcher of the newest view: a request takes one and keeps it, so it sees one version only.
+
+Nothing here holds a view: an old one goes with the last request that reads it, and its snapshot
+may then be pruned.
+"""
 
 from __future__ import annotations
 
-from index.live import LiveSnapshot
 from index.live_index import LiveIndex
 from model.bundle import Bundle
 from model.engine import Engine
@@ -29,18 +32,11 @@ class LiveSearch:
         self.engine = engine
         self.index = index
         self.limits = limits
-        self._newest = self._searcher_of(index.view)
+        self.searcher()  # refuses at once what cannot be searched
 
     def searcher(self) -> Searcher:
-        """The searcher of the newest view; the same one until there is a newer."""
-        view, newest = self.index.view, self._newest
-        if newest.snapshot is not view:
-            # Two threads may each make one: they are alike.
-            newest = self._newest = self._searcher_of(view)
-        return newest
-
-    def _searcher_of(self, view: LiveSnapshot) -> Searcher:
-        return Searcher(self.engine, view, self.limits)
+        """A searcher of the newest view."""
+        return Searcher(self.engine, self.index.view, self.limits)
 
 
 def open_live_search(settings: Settings) -> LiveSearch:

@@ -12,7 +12,6 @@ from index.columns import Mask
 from index.facets import Facet, count_facet
 from index.filter_parser import FilterError, attribute_named, parse_filter
 from index.live import View
-from index.masks import Masks
 from service.errors import QueryError
 from service.records import SearchLimits, Selection, Stopwatch
 
@@ -40,10 +39,6 @@ class Selections:
     def _types(self) -> Mapping[str, str]:
         return self._snapshot.items.attribute_types
 
-    @cached_property
-    def _masks(self) -> Masks:
-        return Masks(self._snapshot.items)
-
     def apply(self, selection: Selection, watch: Stopwatch) -> Selected:
         """Filter and count.
 
@@ -56,7 +51,7 @@ class Selections:
             among, matching = None, len(self._snapshot)
             if selection.filters is not None:
                 with watch.stage("filter"):
-                    among = self._masks.of(parse_filter(selection.filters, self._types))
+                    among = self._snapshot.masks.of(parse_filter(selection.filters, self._types))
                     live = self._snapshot.items.live
                     among = among if live is None else among & live
                     matching = int(np.count_nonzero(among))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from service.cli import options
 from service.cli.output import note
 from service.security import Policy
 from service.settings import load_settings
+
+if TYPE_CHECKING:  # it brings FAISS, for which no --help should wait
+    from index.live import LiveSnapshot
 
 
 def serve(
@@ -52,14 +55,15 @@ def serve(
     # Bound before the model is loaded and listened on after: a taken port is told at once.
     with _bound(settings.host, settings.port) as listener:
         live = open_live_search(settings)
-        view = live.index.view
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        note(
-            f"snapshot {view.name}, {len(view):,} products, model "
-            f"{view.model_id}: http://{shown}:{listener.getsockname()[1]}/"
-        )
+        note(f"{_told(live.index.view)}: http://{shown}:{listener.getsockname()[1]}/")
         logs.configure(settings.log_level)
         make_server(create_app(settings, live), settings).run(sockets=[listener])
+
+
+def _told(view: LiveSnapshot) -> str:
+    """A view in words. No name may hold it while the service runs: it could not be pruned."""
+    return f"snapshot {view.name}, {len(view):,} products, model {view.model_id}"
 
 
 def _bound(host: str, port: int) -> socket.socket:

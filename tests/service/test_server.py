@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from index.compact import compact, prune_snapshots
+from index.delta_records import Delete
+from index.live_index import LiveIndex
+from index.snapshot import Snapshot
 from model.bundle import Bundle
+from model.engine import Engine
 
 
 @contextmanager
@@ -101,3 +107,29 @@ def test_a_network_needs_keys_or_a_word(bundle: Bundle, snapshot_root: Path) -> 
         assert httpx.get(f"{address}/v1/index", timeout=60).status_code == 200
         answer = httpx.delete(f"{address}/v1/items/a", timeout=60)
         assert answer.json()["code"] == "missing_key"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_snapshot_it_began_with_may_go(
+    bundle: Bundle,
+    engine: Engine,
+    snapshot: Snapshot,
+    snapshot_root: Path,
+    tmp_path: Path,
+    asked: bool,
+) -> None:
+    root = Path(shutil.copytree(snapshot_root, tmp_path / "snapshots"))
+    with served(bundle, root) as (_, address):
+        if asked:
+            answer = httpx.post(f"{address}/v1/search/text", json={"query": "hat"}, timeout=60)
+            assert answer.status_code == 200
+        LiveIndex.open(root, engine=engine).write([Delete(snapshot.ids[0])])
+        compact(root)
+        while httpx.get(f"{address}/v1/index", timeout=60).json()["snapshot"] != "00000002":
+            time.sleep(0.02)
+        for _ in range(200):  # a moment, which the switch to the new one may still take
+            removed, _ = prune_snapshots(root, keep=1)
+            if removed:
+                break
+            time.sleep(0.05)
+        assert removed == ["00000001"]
