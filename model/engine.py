@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,10 @@ class EncodedImages:
 
     states: QuantisedStates
     embeddings: NDArray[np.float32]
+
+
+def go_on() -> None:
+    """Whoever wants the work still wants it."""
 
 
 class Engine:
@@ -132,33 +136,75 @@ class Engine:
         (states,) = session.run(["states"], feeds)
         return states, np.empty((len(states), 0), dtype=np.float32)
 
-    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
-        """Encode texts; passes are cut from the texts sorted by length."""
+    def encode_texts(
+        self, texts: Sequence[str], before_pass: Callable[[], None] = go_on
+    ) -> EncodedTexts:
+        """Encode texts; passes are cut from the texts sorted by length.
+
+        Args:
+            texts: none of them empty.
+            before_pass: called before each pass; what it raises ends the work.
+
+        Raises:
+            OutOfMemoryError: a pass does not fit, and neither do its halves.
+        """
         tokens = self.tokenizer.encode(texts)
         lengths = tokens.attention_mask.sum(1).astype(np.int32)
         states = np.zeros((*tokens.input_ids.shape, self.hidden_size), dtype=np.float32)
         embeddings = np.zeros((len(texts), self.recall_size), dtype=np.float32)
-        for rows in _by_length(lengths, ENCODE_BATCH):
+
+        def encode(rows: NDArray[np.int64]) -> None:
             longest = int(lengths[rows].max())
             feeds = {
                 "input_ids": tokens.input_ids[rows, :longest],
                 "attention_mask": tokens.attention_mask[rows, :longest],
             }
             states[rows, :longest], embeddings[rows] = self._encode(self._text_encoder, feeds)
+
+        passes = _by_length(lengths, ENCODE_BATCH)
+        self._in_passes("text_encoder", passes, encode, before_pass)
         quantised = quantise(states, tokens.attention_mask)
         return EncodedTexts(quantised, lengths, embeddings, tokens.truncated)
 
-    def encode_images(self, pixels: NDArray[np.uint8]) -> EncodedImages:
-        """Encode pictures: uint8 [B, S, S, 3], as `model.preprocess.decode_image` makes them."""
+    def encode_images(
+        self, pixels: NDArray[np.uint8], before_pass: Callable[[], None] = go_on
+    ) -> EncodedImages:
+        """Encode pictures.
+
+        Args:
+            pixels: uint8 [B, S, S, 3], as `model.preprocess.decode_image` makes them.
+            before_pass: called before each pass; what it raises ends the work.
+
+        Raises:
+            OutOfMemoryError: a pass does not fit, and neither do its halves.
+        """
         values = np.empty((len(pixels), self.patches, self.hidden_size), dtype=np.int8)
         scales = np.empty((len(pixels), self.patches), dtype=np.float32)
         embeddings = np.empty((len(pixels), self.recall_size), dtype=np.float32)
-        for start in range(0, len(pixels), ENCODE_BATCH):
-            rows = slice(start, start + ENCODE_BATCH)
-            states, embeddings[rows] = self._encode(self._image_encoder, {"pixels": pixels[rows]})
+
+        def encode(rows: NDArray[np.int64]) -> None:
+            feeds = {"pixels": pixels[_view(rows)]}
+            states, embeddings[rows] = self._encode(self._image_encoder, feeds)
             quantised = quantise(states)
             values[rows], scales[rows] = quantised.values, quantised.scales
+
+        every = np.arange(len(pixels))
+        passes = [every[at : at + ENCODE_BATCH] for at in range(0, len(every), ENCODE_BATCH)]
+        self._in_passes("image_encoder", passes, encode, before_pass)
         return EncodedImages(QuantisedStates(values, scales), embeddings)
+
+    def _in_passes(
+        self,
+        graph: str,
+        passes: Sequence[NDArray[np.int64]],
+        compute: Callable[[NDArray[np.int64]], None],
+        before_pass: Callable[[], None],
+    ) -> None:
+        with self.memory.watching(graph) as fits:
+            for rows in passes:
+                before_pass()
+                halving(compute)(rows)
+                fits()
 
     def match(self, texts: QuantisedStates, images: QuantisedStates) -> NDArray[np.float32]:
         """Raw match logits of pairs, the ranking key.
@@ -213,9 +259,10 @@ class Engine:
             )
 
         done = np.zeros(pairs, dtype=np.bool_)
-        with self.memory.watching():
+        with self.memory.watching("matcher") as fits:
             for number in self.passes.run(passes, costs, halving(compute), limits):
                 done[passes[number]] = True
+                fits()
         return logits, done
 
     def _match_pass(self, texts: QuantisedStates, images: QuantisedStates) -> Any:

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 
 from model.errors import OutOfMemoryError
 
-#: How ONNX Runtime's allocators, the C++ library and CUDA say it.
-_SIGNS = ("failed to allocate memory", "bad_alloc", "out of memory", "smaller than requested bytes")
+#: How ONNX Runtime's allocators, the C++ library and CUDA with its libraries say it.
+_SIGNS = (
+    "failed to allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "smaller than requested bytes",
+    "status_alloc_failed",
+)
 
 
 def halving(compute: Callable[[NDArray[np.int64]], Any]) -> Callable[[NDArray[np.int64]], None]:
@@ -40,7 +46,7 @@ def halving(compute: Callable[[NDArray[np.int64]], Any]) -> Callable[[NDArray[np
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(
-                f"a pass over {middle} pairs does not fit into the memory that is left: give the "
+                f"a pass over {middle} rows does not fit into the memory that is left: give the "
                 "service more of it, or fewer workers"
             ) from error
 
@@ -54,7 +60,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 class MemoryWatch:
-    """Whether work keeps failing for want of memory.
+    """Whether some work keeps failing for want of memory.
 
     Args:
         seconds: a failure that is longer ago counts no more, so that one may try again.
@@ -62,21 +68,34 @@ class MemoryWatch:
 
     def __init__(self, seconds: float = 30.0) -> None:
         self._seconds = seconds
-        self._failures = 0
-        self._last = 0.0
+        self._failed: dict[str, list[float]] = {}  # when, by graph, since it last fitted
 
     @property
     def exhausted(self) -> bool:
-        """It failed twice or more in a row, and not long ago."""
-        return self._failures > 1 and time.monotonic() - self._last < self._seconds
+        """A graph failed twice or more in a row, and not long ago."""
+        now = time.monotonic()
+        return any(
+            len(times) > 1 and now - times[-1] < self._seconds
+            for times in list(self._failed.values())
+        )
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Count how a `with` block ends."""
+    def watching(self, graph: str) -> Iterator[Callable[[], None]]:
+        """Count how a `with` block ends in which a graph is run.
+
+        It calls what it is given where a pass has fitted: one that ran none, as its time was up,
+        says nothing of the memory.
+        """
+        fitted = False
+
+        def fits() -> None:
+            nonlocal fitted
+            fitted = True
+
         try:
-            yield
+            yield fits
         except OutOfMemoryError:
-            self._failures += 1
-            self._last = time.monotonic()
+            self._failed[graph] = [*self._failed.get(graph, [])[-1:], time.monotonic()]
             raise
-        self._failures = 0
+        if fitted:
+            self._failed.pop(graph, None)

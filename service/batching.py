@@ -33,6 +33,15 @@ class Caller:
         """Whether nobody waits any more."""
         return self.gone
 
+    def check(self) -> None:
+        """Go on, if somebody still waits.
+
+        Raises:
+            AbandonedError: nobody does.
+        """
+        if self.gone:
+            raise AbandonedError("the caller has hung up: the work was dropped")
+
 
 #: Whom the work of this thread or task is done for. A thread that is started with a copy of the
 #: context, as anyio's are, sees the same caller.

@@ -12,6 +12,7 @@ from model.engine import Engine
 from model.errors import FashionBertError, ImageError, TextError
 from model.preprocess import check_text, decode_image
 from model.states import QuantisedStates
+from service.batching import caller
 from service.errors import QueryError
 from service.items import first_image_row, row_of
 from service.records import MatchResult, Pair, SearchLimits, Stopwatch
@@ -28,6 +29,8 @@ def match_pairs(
 
     Raises:
         TextError, ImageError, QueryError: of a pair, which the message names.
+        AbandonedError: the caller has hung up.
+        OutOfMemoryError: as of `Engine.match`.
     """
     watch = Stopwatch()
     if not 1 <= len(pairs) <= limits.max_pairs:
@@ -38,16 +41,17 @@ def match_pairs(
     texts, stored_texts, text_places = _texts(snapshot, limits, pairs)
     pixels, stored_images, image_places = _images(engine, snapshot, limits, pairs, watch)
 
+    still_wanted = caller().check
     text_states: list[QuantisedStates] = []
     image_states: list[QuantisedStates] = []
     truncated = np.zeros(len(texts) + len(stored_texts), dtype=np.bool_)
     with watch.stage("encode"):
         if texts:
-            encoded = engine.encode_texts(texts)
+            encoded = engine.encode_texts(texts, still_wanted)
             text_states.append(encoded.states)
             truncated[: len(texts)] = encoded.truncated
         if pixels:
-            image_states.append(engine.encode_images(np.stack(pixels)).states)
+            image_states.append(engine.encode_images(np.stack(pixels), still_wanted).states)
     with watch.stage("gather"):
         if stored_texts:
             text_states.append(snapshot.text_states(np.array(stored_texts)))
@@ -102,6 +106,7 @@ def _images(
     for number, pair in enumerate(pairs):
         if pair.image is not None:
             if pair.image not in given:
+                caller().check()
                 try:
                     with watch.stage("decode"):
                         pixels.append(decode_image(pair.image, engine.image_size, limits.image))

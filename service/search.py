@@ -18,6 +18,7 @@ from model.engine import EncodedTexts, Engine
 from model.errors import SnapshotError
 from model.preprocess import check_text, decode_image
 from model.states import QuantisedStates
+from service.batching import caller
 from service.errors import QueryError
 from service.items import first_image_row
 from service.matching import match_pairs
@@ -97,7 +98,7 @@ class Searcher:
         selected = self._selections.apply(selection, watch)
         with watch.stage("encode"):
             if encoded is None:
-                encoded = self.engine.encode_texts([query])
+                encoded = self.engine.encode_texts([query], caller().check)
         with watch.stage("recall"):
             wanted = max(k, candidates) if rerank else k
             recalled = recall_images(self.snapshot, encoded.embeddings[0], wanted, selected.among)
@@ -132,7 +133,7 @@ class Searcher:
         with watch.stage("decode"):
             pixels = decode_image(image, self.engine.image_size, self.limits.image)
         with watch.stage("encode"):
-            encoded = self.engine.encode_images(pixels[None])
+            encoded = self.engine.encode_images(pixels[None], caller().check)
         return self._search_texts(
             encoded.states, encoded.embeddings[0], k, candidates, rerank, selected, watch, deadline
         )

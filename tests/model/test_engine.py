@@ -329,3 +329,27 @@ def test_a_model_without_recall_head_encodes_and_matches(
 def test_a_model_with_recall_head_may_search(engine: Engine) -> None:
     assert engine.recall_size > 0
     engine.require_recall()
+
+
+def test_nobody_need_wait_for_the_end_of_an_encoding(
+    engine: Engine, sentences: list[str], pixels: np.ndarray
+) -> None:
+    class UnwantedError(Exception):
+        pass
+
+    passes = 0
+
+    def once() -> None:
+        nonlocal passes
+        passes += 1
+        if passes > 1:
+            raise UnwantedError
+
+    for encode in (
+        lambda: engine.encode_texts(sentences, once),
+        lambda: engine.encode_images(pixels, once),
+    ):
+        passes = 0
+        with pytest.raises(UnwantedError):
+            encode()
+        assert passes == 2

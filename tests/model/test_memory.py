@@ -50,7 +50,7 @@ def test_onnx_runtime_says_so_and_halves_are_tried(bundle: Bundle) -> None:
     fitted = len(ran)
     assert ran == [f"ran [{2**power}]" for power in range(fitted)]
     assert halved == f"ran [{2 ** (fitted - 1)}, {2 ** (fitted - 1)}]"
-    assert refused.startswith(f"refused a pass over {2**fitted} pairs does not fit")
+    assert refused.startswith(f"refused a pass over {2**fitted} rows does not fit")
 
 
 def test_other_errors_are_not_tried_again() -> None:
@@ -72,18 +72,23 @@ def test_one_failure_is_not_yet_a_state() -> None:
     watch = MemoryWatch()
 
     def fail() -> None:
-        with pytest.raises(OutOfMemoryError), watch.watching():
+        with pytest.raises(OutOfMemoryError), watch.watching("matcher"):
             raise OutOfMemoryError("no room")
 
     fail()
     assert not watch.exhausted
     fail()
     assert watch.exhausted
-    with watch.watching():
+    with watch.watching("matcher"):
         pass
+    with watch.watching("text_encoder") as fits:
+        fits()
+    assert watch.exhausted, "nothing was tried"
+    with watch.watching("matcher") as fits:
+        fits()
     assert not watch.exhausted, "it fits again"
     late = MemoryWatch(seconds=0)
     for _ in range(3):
-        with pytest.raises(OutOfMemoryError), late.watching():
+        with pytest.raises(OutOfMemoryError), late.watching("matcher"):
             raise OutOfMemoryError("no room")
     assert not late.exhausted, "nobody would come if that lasted for ever"

@@ -5,6 +5,7 @@ import pytest
 from index.snapshot import Snapshot
 from model.engine import Engine
 from model.errors import ImageError, TextError
+from service.batching import AbandonedError, Caller, current_caller
 from service.errors import QueryError
 from service.matching import match_pairs
 from service.records import Pair, SearchLimits
@@ -74,3 +75,16 @@ def test_the_number_of_pairs_is_limited(engine: Engine, snapshot: Snapshot) -> N
     for pairs in ([], [pair] * 3):
         with pytest.raises(QueryError, match=f"there are {len(pairs)} pairs: send 1 to 2"):
             match_pairs(engine, snapshot, limits, pairs)
+
+
+def test_pictures_of_a_caller_who_hung_up_are_not_encoded(searcher: Searcher, photo: bytes) -> None:
+    token = current_caller.set(Caller(gone=True))
+    try:
+        with pytest.raises(AbandonedError):
+            searcher.match([Pair(text="red", image=photo)])
+        with pytest.raises(AbandonedError):
+            searcher.search_image(photo)
+        with pytest.raises(AbandonedError):
+            searcher.search_text("red", rerank=False)
+    finally:
+        current_caller.reset(token)

@@ -118,6 +118,27 @@ def test_without_memory_pairs_are_refused_and_traffic_goes_elsewhere(
         assert ask("GET", "/readyz").status_code == 200, "it fits again"
 
 
+@pytest.mark.parametrize("session", ["_text_encoder", "_image_encoder"])
+def test_without_memory_nothing_is_encoded_either(
+    live: LiveSearch, settings: Settings, photo: bytes, session: str
+) -> None:
+    engine = Engine(live.engine.bundle, threads=1)
+    asked: dict[str, Any] = {
+        "_text_encoder": {"path": "/v1/search/text", "json": {"query": "red"}},
+        "_image_encoder": {"path": "/v1/search/image", "files": {"image": photo}},
+    }[session]
+    for ask, _ in asking(settings, LiveSearch(engine, live.index)):
+        encoder = getattr(engine, session)
+        setattr(engine, session, TooLarge())
+        for ready in (200, 503):
+            response = ask("POST", **asked)
+            assert (response.status_code, response.json()["code"]) == (503, "out_of_memory")
+            assert ask("GET", "/readyz").status_code == ready
+        setattr(engine, session, encoder)
+        assert ask("POST", **asked).status_code == 200
+        assert ask("GET", "/readyz").status_code == 200, "it fits again"
+
+
 class TooLarge:
     """A session that asks for more memory than any machine has."""
 
