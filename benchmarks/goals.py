@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from benchmarks.markdown import number, shown, table
@@ -76,11 +77,9 @@ def _resident(steps: dict[str, Any]) -> Found:
     return f"{number(most)} MB", most <= 700
 
 
-def _encoded(steps: dict[str, Any]) -> Found:
-    shares = steps[SHIPPED]["share_percent"]
-    one, several = shares["job"], shares["processes"]
-    told = f"{shown(one)} % by one process, {shown(several)} % with one a core"
-    return told, several["median"] >= 90
+def _encoded(processes: str, steps: dict[str, Any]) -> Found:
+    share = steps[SHIPPED]["share_percent"][processes]
+    return f"{shown(share)} %", share["median"] >= 90
 
 
 _PEERS = ("sentence-transformers", "fastembed")
@@ -103,5 +102,16 @@ _GOALS: tuple[tuple[str, str, str, Any], ...] = (
     ("overhead", "text search over 10,000 products, over HTTP, p50", "≤ 100 ms", _search),
     ("start", "start to first answer, 10,000 products", "≤ 3 s", _started),
     ("start", "memory beyond the memory map, 100,000 products", "≤ 700 MB", _resident),
-    ("offline", "the offline job against the bare sessions", "≥ 90 %", _encoded),
+    (
+        "offline",
+        "the offline job against the bare sessions, one process",
+        "≥ 90 %",
+        partial(_encoded, "job"),
+    ),
+    (
+        "offline",
+        "the offline job against the bare sessions, a process a core",
+        "≥ 90 %",
+        partial(_encoded, "processes"),
+    ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.markdown import number, shown, table
+from benchmarks.settings import CATALOGUES
 
 
 def growth(steps: dict[str, Any]) -> str:
@@ -38,6 +39,8 @@ def growth(steps: dict[str, Any]) -> str:
             for size, one in sorted(sizes.items())
         ),
     )
+    if left_out := [f"{size:,}" for size in CATALOGUES if size not in sizes]:
+        catalogue += f"\n\nNot measured, for want of disk: {', '.join(left_out)} products."
     return "\n\n".join(
         (
             "Candidates, 10,000 products, in the process:",

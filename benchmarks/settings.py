@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 QUERY_TOKENS = 24
 DOCUMENT_TOKENS = 64
 CANDIDATES = 64
+#: Sizes of catalogues that a search is measured on.
+CATALOGUES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)

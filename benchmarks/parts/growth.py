@@ -13,7 +13,7 @@ from benchmarks.contender import Contender, Paused, interleave, started
 from benchmarks.measure import spread
 from benchmarks.parts.rerank_server import products, requests
 from benchmarks.results import Results
-from benchmarks.settings import CANDIDATES, Settings
+from benchmarks.settings import CANDIDATES, CATALOGUES, Settings
 from model.bundle import Bundle
 
 _CANDIDATES = (16, 32, 64, 128, 256)
@@ -68,7 +68,7 @@ def _candidates(settings: Settings) -> dict[str, Any]:
 
 def _catalogues(settings: Settings) -> list[int]:
     """The sizes that there is disk for."""
-    sizes = (100, 200) if settings.quick else (1_000, 10_000, 100_000, 1_000_000)
+    sizes = (100, 200) if settings.quick else CATALOGUES
     bundle = Bundle.open(models.bundle(settings, _MODEL))
     room = _DISK_SHARE * shutil.disk_usage(settings.work).free
     fitting = []
