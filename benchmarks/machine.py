@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.settings import ROOT
+
 _PACKAGES = (
     "fashionbert",
     "onnxruntime",
@@ -76,6 +78,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def commit() -> str | None:
+    """The commit that is checked out, with `-dirty` where files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--match", "no-tag-but-the-hash"]
+    try:
+        told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()
 
 
 def load() -> list[float]:

@@ -43,14 +43,20 @@ class Results:
     def step(self, name: str, compute: Callable[[], T]) -> T:
         """The outcome of a step, which must be what JSON can hold.
 
-        A step remembers the machine and the load that it began under.
+        A step remembers the code, the machine and the load that it began under.
         """
         steps = self._data["steps"]
         if name not in steps:
             load = machine.load()
             begun = _now()
             value = compute()
-            steps[name] = {"value": value, "begun": begun, "ended": _now(), "load_before": load}
+            steps[name] = {
+                "value": value,
+                "begun": begun,
+                "ended": _now(),
+                "commit": machine.commit(),
+                "load_before": load,
+            }
             self._data |= {"machine": machine.describe(), "versions": machine.versions()}
             self._save()
         kept: T = steps[name]["value"]

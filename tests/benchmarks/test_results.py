@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import machine
 from benchmarks.results import Results, read, values
 
 SETTINGS = {"rounds": 3, "quick": False}
@@ -61,4 +62,5 @@ def test_the_file_tells_the_machine_and_its_load(tmp_path: Path) -> None:
     assert data["machine"]["memory_gib"] > 0
     assert "numpy" in data["versions"]
     assert len(data["steps"]["one"]["load_before"]) == 3
+    assert data["steps"]["one"]["commit"] == machine.commit()
     assert data["peers"] == {"fastembed": {"fastembed": "1"}}
