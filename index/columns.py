@@ -1,14 +1,14 @@
 """Attributes as columns that can be compared and counted: what filters and facets read.
 
 A column keeps its values by kind: strings and booleans as codes into a dictionary of the distinct
-ones, in as few bytes a product as they need; numbers as int64 or float64, and as codes where
-neither has them all. Where a catalogue mixes types under one name, the column has several parts,
-and of each product one of them has the value.
+ones, in as few bytes a product as they need; lists of strings as the codes of all of them, one
+list after the other; numbers as int64 or float64, and as codes where neither has them all. Where a
+catalogue mixes types under one name, the column has several parts, and of each product one of them
+has the value.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from model.catalogue import Attribute
+from model.catalogue import Scalar
 
 Mask = NDArray[np.bool_]
 NumberValues = NDArray[np.int64] | NDArray[np.float64]
@@ -33,9 +33,9 @@ KINDS: Mapping[str, tuple[Kind, ...]] = {
     "int64": ("number",),
     "double": ("number",),
     "bool": ("bool",),
+    "strings": ("string",),
     "mixed": ("string", "number", "bool"),
 }
-_ARROW_TYPES: Mapping[Kind, pa.DataType] = {"string": pa.string(), "bool": pa.bool_()}
 _OF_DICTIONARY: Mapping[Operator, Callable[..., Any]] = {
     "gt": pc.greater,
     "gte": pc.greater_equal,
@@ -70,20 +70,23 @@ def is_exact_as_float(value: int) -> bool:
 
 
 class Part(Protocol):
-    """The values of one kind in a column of N products; masks are bool [N]."""
+    """The values of one kind in a column of N products; masks are bool [N].
+
+    Where a product has several, what holds of any of them holds of it.
+    """
 
     @property
     def present(self) -> Mask:
         """The products that have a value of this kind."""
 
     def any_of(self, values: Sequence[Any]) -> Mask:
-        """The products whose value is one of these, which are of the part's kind."""
+        """The products with a value that is one of these, which are of the part's kind."""
 
     def compare(self, operator: Operator, bound: Any) -> Mask:
-        """The products whose value lies on that side of a bound of the part's kind."""
+        """The products with a value that lies on that side of a bound of the part's kind."""
 
-    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
-        """The most frequent values with their counts, and how many distinct ones there are.
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Scalar, int]], int]:
+        """The most frequent values with the products that have them, and how many there are.
 
         Args:
             among: count only these products; all by default.
@@ -137,13 +140,48 @@ class Coded:
         mask: Mask = table[self.codes]
         return mask
 
-    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Scalar, int]], int]:
         """As `Part` has it; of equally frequent values the catalogue's first comes first."""
         codes = self.codes if among is None else self.codes[among]
         counts = np.bincount(codes[codes >= 0], minlength=len(self.dictionary))
         best = np.argsort(-counts, kind="stable")[:limit].tolist()
         values = [(self.dictionary[code].as_py(), int(counts[code])) for code in best]
         return [one for one in values if one[1]], int(np.count_nonzero(counts))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listed:
+    """Lists of distinct strings: `entries` [M] of all of them, and `rows` [M], whose each is.
+
+    `products` is N, those without any included.
+    """
+
+    entries: Coded
+    rows: NDArray[np.integer[Any]]
+    products: int
+
+    @property
+    def present(self) -> Mask:
+        """As `Part` has it."""
+        return self._spread(self.entries.present)
+
+    def any_of(self, values: Sequence[str]) -> Mask:
+        """As `Part` has it."""
+        return self._spread(self.entries.any_of(values))
+
+    def compare(self, operator: Operator, bound: str) -> Mask:
+        """As `Part` has it."""
+        return self._spread(self.entries.compare(operator, bound))
+
+    def _spread(self, of_entries: Mask) -> Mask:
+        """What holds of any entry, for each product."""
+        mask = np.zeros(self.products, dtype=np.bool_)
+        mask[self.rows[of_entries]] = True
+        return mask
+
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Scalar, int]], int]:
+        """As `Part` has it; of equally frequent values the catalogue's first comes first."""
+        return self.entries.top(None if among is None else among[self.rows], limit)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +214,7 @@ class Numbers:
         """As `NumberPart` has it."""
         return self.values[self.present if among is None else self.present & among]
 
-    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Scalar, int]], int]:
         """As `Part` has it; of equally frequent values the smallest comes first."""
         values, counts = np.unique(self.selected(among), return_counts=True)
         best = np.argsort(-counts, kind="stable")[:limit]
@@ -225,7 +263,7 @@ class CodedNumbers:
         codes = self.codes if among is None else self.codes[among]
         return np.array(self.numbers, dtype=np.float64)[codes[codes >= 0]]
 
-    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Scalar, int]], int]:
         """As `Part` has it; of equally frequent values the smallest comes first."""
         codes = self.codes if among is None else self.codes[among]
         there, counts = np.unique(codes[codes >= 0], return_counts=True)
@@ -247,52 +285,3 @@ class Column:
         for other in others:
             first = first | other
         return first
-
-
-def plain_column(array: pa.Array) -> Column:
-    """A column whose values have one type: string, int64, double or bool."""
-    type = str(array.type)
-    (kind,) = KINDS[type]
-    if kind == "number":
-        present = array.is_valid().to_numpy(zero_copy_only=False)
-        values = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
-        return Column(type, {kind: Numbers(values, present)})
-    codes, dictionary = _encode(array)
-    return Column(type, {kind: Coded.of(codes, dictionary)})
-
-
-def mixed_column(array: pa.StringArray) -> Column:
-    """A column of several types, each value as JSON."""
-    codes, dictionary = _encode(array)
-    distinct = [json.loads(cell) for cell in dictionary.to_pylist()]
-    parts: dict[Kind, Part] = {}
-    for kind in KINDS["mixed"]:
-        own = [code for code, value in enumerate(distinct) if kind_of(value) == kind]
-        if not own:
-            continue
-        # Of the distinct values those of this kind, anew from 0; -1 for the others, and for none.
-        recode = np.full(len(distinct) + 1, -1, dtype=np.int64)
-        recode[own] = np.arange(len(own))
-        recoded = recode[codes]
-        values = [distinct[code] for code in own]
-        if kind == "number":
-            parts[kind] = _numbers(recoded, values)
-        else:
-            parts[kind] = Coded.of(recoded, pa.array(values, _ARROW_TYPES[kind]))
-    return Column("mixed", parts)
-
-
-def _numbers(codes: NDArray[np.int64], values: Sequence[int | float]) -> NumberPart:
-    """Numbers from codes, -1 for none, into their values."""
-    integers = [value for value in values if isinstance(value, int)]
-    if len(integers) == len(values):
-        return Numbers(np.array([*values, 0], dtype=np.int64)[codes], codes >= 0)
-    if all(map(is_exact_as_float, integers)):
-        return Numbers(np.array([*values, 0], dtype=np.float64)[codes], codes >= 0)
-    return CodedNumbers.of(codes, values)
-
-
-def _encode(array: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:
-    """Codes, -1 for null, and the distinct values in the order they first come in."""
-    encoded = array.dictionary_encode()
-    return pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), encoded.dictionary

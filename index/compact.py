@@ -232,7 +232,7 @@ def _items(view: LiveSnapshot, rows: list[int]) -> Iterator[Item]:
     for row in rows:
         item = view.item(row)
         attributes = {
-            name: float(value) if types[name] == "double" else value
+            name: float(value) if types[name] == "double" and isinstance(value, int) else value
             for name, value in item.attributes.items()
         }
         yield Item(item.id, item.title, item.text, item.images, attributes)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.items import Item
+from index.items import Item, as_attribute
 from model.states import QuantisedStates
 
 _LENGTH = struct.Struct("<I")
@@ -169,7 +169,7 @@ def decode_records(payload: bytes, count: int, offset: int) -> list[tuple[PutHea
             else:
                 raise ValueError(f"a record of the kind {fields['op']!r}")
             records.append((record, Span(offset + start, at - start)))
-    except (struct.error, KeyError, TypeError) as error:
+    except (struct.error, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no whole record ({error})") from error
     if at != len(payload):
         raise ValueError(f"{len(payload) - at} bytes too many")
@@ -195,7 +195,7 @@ def _put(fields: dict[str, Any], payload: bytes, at: int, offset: int) -> tuple[
         title=fields["title"],
         text=fields["text"],
         images=tuple(fields["images"]),
-        attributes=fields["attributes"],
+        attributes={name: as_attribute(value) for name, value in fields["attributes"].items()},
     )
     head = PutHead(
         item=item,

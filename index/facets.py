@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from index.columns import Column, Mask, NumberPart, NumberValues
-from model.catalogue import Attribute
+from model.catalogue import Scalar
 
 BUCKETS = 10
 
@@ -39,14 +39,15 @@ class Facet:
         type: as in `Items.attribute_types`.
         missing: how many of the products lack the attribute.
         distinct: how many different values there are.
-        values: the most frequent ones with their counts.
+        values: the most frequent ones, with how many products have each. One with several values
+            is counted for each of them.
         spread: of the numbers, None where there are none.
     """
 
     type: str
     missing: int
     distinct: int
-    values: tuple[tuple[Attribute, int], ...]
+    values: tuple[tuple[Scalar, int], ...]
     spread: Spread | None
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import NoReturn, get_args
 
 from index.columns import KINDS, Kind, Operator, kind_of
-from index.filters import All, AnyOf, Bound, Exists, Filter, Not, Scalar, Some
+from index.filters import All, AnyOf, Bound, Exists, Filter, Not, Some
+from model.catalogue import Scalar
 from model.errors import FashionBertError
 
 MAX_DEPTH = 8

@@ -20,10 +20,14 @@ A product that lacks an attribute matches no value and no bound, and so it match
 of one, as in Elasticsearch: `{"colour": {"not": "black"}}` finds also what has no colour, and
 `{"colour": {"not": "black", "exists": true}}` does not.
 
-An attribute is compared with values of its own type. `int64` and `double` are both numbers, and an
-attribute of `mixed` type takes any: a value then matches those of its own kind. An attribute named
-`and`, `or` or `not` is written `attributes.and`; the prefix may stand before any name and is taken
-off once.
+An attribute of type `strings` has several values, and a value, a list or a bound matches a product
+if it does any of them; of two bounds each may match another one. What is inside `not` likewise, so
+`{"sizes": {"not": "M"}}` finds the products of whose sizes none is M.
+
+An attribute is compared with values of its own type: `strings` with strings, `int64` and `double`
+with numbers. One of `mixed` type takes any: a value then matches those of its own kind. An
+attribute named `and`, `or` or `not` is written `attributes.and`; the prefix may stand before any
+name and is taken off once.
 """
 
 from __future__ import annotations
@@ -34,8 +38,7 @@ from typing import Protocol
 import numpy as np
 
 from index.columns import Column, Kind, Mask, Operator
-
-Scalar = str | int | float | bool
+from model.catalogue import Scalar
 
 
 @dataclass(frozen=True, slots=True)

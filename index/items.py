@@ -1,15 +1,16 @@
 """The products of a snapshot as one Parquet file: id, title, text, pictures, attributes.
 
 Each attribute is a column of its own, `attributes.<name>`, of the type its values have: string,
-int64, double or bool. Where a catalogue mixes types under one name (sizes "M" and 42), the column
-holds them as JSON and says so in its metadata, so every value comes back with the type it had.
+int64, double, bool, or a list of strings (`strings`), among which a string alone is a list of one.
+Where a catalogue mixes other types under one name (sizes "M" and 42), the column holds them as JSON
+and says so in its metadata, so every value comes back with the type it had.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.columns import Column, Mask, mixed_column, plain_column
+from index.arrow_columns import mixed_column, plain_column
+from index.columns import Column, Mask
+from model.attributes import column_type, type_of
 from model.catalogue import Attribute
 from model.errors import SnapshotError
 
 _PREFIX = "attributes."
 _JSON = {b"encoding": b"json"}
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+#: Arrow's of each type of attribute that is not mixed.
+ARROW_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+    "strings": pa.list_(pa.string()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +66,27 @@ def write_items(items: Iterable[Item], path: Path) -> None:
     names = dict.fromkeys(name for item in items for name in item.attributes)
     for name in names:
         values = [item.attributes.get(name) for item in items]
-        kinds = {type(value) for value in values if value is not None}
-        mixed = len(kinds) > 1
-        if mixed:
-            array = pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
-        else:
-            array = pa.array(values, _TYPES[kinds.pop()])
+        type = column_type({type_of(value) for value in values if value is not None})
+        array = attribute_array(values, type)
         arrays.append(array)
-        fields.append(pa.field(_PREFIX + name, array.type, metadata=_JSON if mixed else None))
+        metadata = _JSON if type == "mixed" else None
+        fields.append(pa.field(_PREFIX + name, array.type, metadata=metadata))
     table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
     pq.write_table(table, path, compression="zstd")
+
+
+def attribute_array(values: Sequence[Attribute | None], type: str) -> pa.Array:
+    """One attribute of some products, None for null, as the column of a type has it."""
+    if type == "mixed":
+        return pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
+    if type == "strings":
+        values = [(value,) if isinstance(value, str) else value for value in values]
+    return pa.array(values, ARROW_TYPES[type])
+
+
+def as_attribute(value: Any) -> Any:
+    """A value as JSON or Arrow have it, lists as tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class Items:
@@ -98,6 +119,14 @@ class Items:
                 is_json = bool(field.metadata) and field.metadata.get(b"encoding") == b"json"
                 column = _contiguous(table.column(name))
                 self._attributes[name.removeprefix(_PREFIX)] = (column, is_json)
+        self._types = {
+            name: "mixed"
+            if is_json
+            else "strings"
+            if pa.types.is_list(column.type)
+            else str(column.type)
+            for name, (column, is_json) in self._attributes.items()
+        }
         self._rows = {id: row for row, id in enumerate(self.ids)}
         if len(self._rows) != len(self.ids):
             raise SnapshotError(f"{path} names an id twice: build the snapshot again")
@@ -111,7 +140,7 @@ class Items:
 
     def __getitem__(self, row: int) -> Item:
         attributes = {
-            name: json.loads(cell) if is_json else cell
+            name: as_attribute(json.loads(cell) if is_json else cell)
             for name, (column, is_json) in self._attributes.items()
             if (cell := column[row].as_py()) is not None
         }
@@ -128,11 +157,8 @@ class Items:
 
     @property
     def attribute_types(self) -> Mapping[str, str]:
-        """Attribute names to `string`, `int64`, `double`, `bool` or `mixed`, in feed order."""
-        return {
-            name: "mixed" if is_json else str(column.type)
-            for name, (column, is_json) in self._attributes.items()
-        }
+        """Attribute names to `string`, `int64`, `double`, `bool`, `strings` or `mixed`."""
+        return self._types
 
     @property
     def live(self) -> Mask | None:
@@ -160,7 +186,9 @@ class Items:
         """
         column, is_json = self._attributes[name]
         values: list[Any] = column.to_pylist()
-        return [None if v is None else json.loads(v) for v in values] if is_json else values
+        if is_json:
+            values = [None if v is None else json.loads(v) for v in values]
+        return list(map(as_attribute, values))
 
 
 def _contiguous(column: pa.ChunkedArray) -> pa.Array:

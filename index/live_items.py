@@ -6,17 +6,17 @@ replaced keep their numbers and can be read; no mask or count has them.
 
 from __future__ import annotations
 
-import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
 
+from index.arrow_columns import mixed_column, plain_column
 from index.columns import (
     KINDS,
     Column,
@@ -27,20 +27,12 @@ from index.columns import (
     Operator,
     Part,
     is_exact_as_float,
-    mixed_column,
-    plain_column,
 )
 from index.delta import Delta, StoredPut
-from index.items import Item, Items
-from model.catalogue import Attribute
+from index.items import Item, Items, attribute_array
+from model.attributes import column_type, type_of
+from model.catalogue import Attribute, Scalar
 
-_ARROW_TYPES = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "double": pa.float64(),
-    "bool": pa.bool_(),
-}
-_TYPES = {str: "string", int: "int64", float: "double", bool: "bool"}
 _LONG = "long"  # beside the types: an integer that float64 does not have
 
 
@@ -108,16 +100,16 @@ class ChainedPart:
             None if self.delta is None else self.delta.compare(operator, bound),
         )
 
-    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Attribute, int]], int]:
+    def top(self, among: Mask | None, limit: int) -> tuple[list[tuple[Scalar, int]], int]:
         """As `Part` has it; of equally frequent values the snapshot's come first."""
         among = self.live if among is None else among & self.live
-        counts: Counter[Attribute] = Counter()
+        counts: Counter[Scalar] = Counter()
         for part, span in (
             (self.base, slice(None, self.split)),
             (self.delta, slice(self.split, None)),
         ):
             if part is not None:
-                counts.update(dict(part.top(among[span], len(self.live))[0]))
+                counts.update(dict(part.top(among[span], sys.maxsize)[0]))
         return counts.most_common(limit), len(counts)
 
     def selected(self, among: Mask | None) -> NumberValues:
@@ -160,14 +152,22 @@ class LiveItems:
         return self._base.row_of(id)
 
     def __getitem__(self, row: int) -> Item:
-        return self._base[row] if row < self._split else self._puts[row - self._split].head.item
+        if row < self._split:
+            return self._base[row]
+        item = self._puts[row - self._split].head.item
+        lone = {
+            name: (value,)
+            for name, value in item.attributes.items()
+            if isinstance(value, str) and self._base.attribute_types.get(name) == "strings"
+        }
+        return replace(item, attributes=item.attributes | lone) if lone else item
 
     def __iter__(self) -> Iterator[Item]:
         return (self[row] for row in np.flatnonzero(self.live).tolist())
 
     @cached_property
     def attribute_types(self) -> Mapping[str, str]:
-        """Attribute names to `string`, `int64`, `double`, `bool` or `mixed`; the snapshot's first.
+        """Attribute names to their types, as `Items` has them; the snapshot's first.
 
         They are those of the snapshot and of the puts that count. Integers among numbers with a
         fraction are `double` where float64 has each of them, else `mixed`.
@@ -239,18 +239,16 @@ def _column(values: Sequence[Attribute | None]) -> Column | None:
     if not there:
         return None
     type = _joined(there)
-    if type == "mixed":
-        cells = [None if value is None else json.dumps(value) for value in values]
-        return mixed_column(pa.array(cells, pa.string()))
     if type == "double":  # as pyarrow takes no integer that is beyond 2**53 for a float
-        values = [None if value is None else float(value) for value in values]
-    return plain_column(pa.array(values, _ARROW_TYPES[type]))
+        values = [float(value) if isinstance(value, int) else value for value in values]
+    array = attribute_array(values, type)
+    return mixed_column(array) if type == "mixed" else plain_column(array)
 
 
 def _type_of(value: Attribute) -> str:
     if type(value) is int and not is_exact_as_float(value):
         return _LONG
-    return _TYPES[type(value)]
+    return type_of(value)
 
 
 def _joined(types: set[str]) -> str:
@@ -259,4 +257,4 @@ def _joined(types: set[str]) -> str:
         return "int64"
     if types == {"int64", "double"}:
         return "double"
-    return "mixed" if len(types) > 1 else next(iter(types))
+    return column_type(types)

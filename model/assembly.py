@@ -14,6 +14,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import Progress
 
+from model.attribute_cells import attribute_columns, attribute_of, doubts, split_lists
 from model.errors import CatalogueError, ImageError
 from model.feed import Feed, cell_text
 from model.feed_report import BadRow, FeedReport
@@ -68,11 +69,18 @@ def assemble_catalogue(
             products=len(products),
             pictures=sum(len(product.images) for product in products),
             bad=tuple(sorted(feed.bad + bad, key=lambda row: row.line)),
+            doubts=tuple(doubts(feed, columns)),
         )
         if report_path is not None:
             report.write(report_path)
         _refuse_too_bad(report, max_bad, report_path)
-        return Catalogue(products, pictures, report, _fingerprint(products, pictures, progress))
+        return Catalogue(
+            products,
+            pictures,
+            report,
+            _fingerprint(products, pictures, progress),
+            template.renamed(_roles(template, columns)),
+        )
     except BaseException:
         pictures.close()
         raise
@@ -93,12 +101,11 @@ def _collect(
     feed: Feed, template: TextTemplate, columns: ColumnMapping, pictures: Pictures
 ) -> tuple[list[_Draft], list[BadRow]]:
     """Rows to products, with the rows that cannot be one and the pictures that are not there."""
-    meant = (columns.id, columns.image, columns.title, columns.description)
-    others = [name for name in feed.columns if name not in meant]
+    others = attribute_columns(feed, columns)
     drafts: dict[str, _Draft] = {}
     bad: list[BadRow] = []
     for row in feed.rows:
-        cells = row.cells
+        cells = split_lists(row.cells, columns)
         id = _id(cells.get(columns.id))
         if not id:
             bad.append(BadRow(row.line, "", "missing_id", f"nothing in column {columns.id!r}"))
@@ -124,7 +131,7 @@ def _collect(
             attributes = {
                 name: value
                 for name in others
-                if (value := _attribute(cells.get(name), feed.types.get(name, str))) is not None
+                if (value := attribute_of(cells.get(name), feed.types.get(name, str))) is not None
             }
             draft = drafts[id] = _Draft(id, text, title, attributes)
         for view in views:
@@ -136,16 +143,13 @@ def _id(cell: object) -> str:
     return "" if isinstance(cell, bool | list | dict) else cell_text(cell)
 
 
-def _attribute(cell: object, kind: type[str] | type[int] | type[float]) -> Attribute | None:
-    """A cell as an attribute, None if it is empty. `kind` is for cells that are text."""
-    if isinstance(cell, bool):
-        return cell
-    if isinstance(cell, int):
-        return cell if abs(cell) < 1 << 63 else str(cell)
-    if isinstance(cell, float):
-        return cell if cell_text(cell) else None
-    text = cell_text(cell)
-    return kind(text) if text else None
+def _roles(template: TextTemplate, columns: ColumnMapping) -> dict[str, str]:
+    """What the columns of a template stand for, by the feed's names.
+
+    A column keeps its name where the template has another column of that one.
+    """
+    roles = {columns.id: "id", columns.title: "title", columns.description: "description"}
+    return {name: role for name, role in roles.items() if role not in template.columns}
 
 
 def _views(

@@ -14,10 +14,10 @@ from model.fashiongen import read_fashiongen
 from model.feed import Feed, read_feed
 from model.pictures import open_pictures
 from model.preprocess import ImageLimits
-from model.product import Attribute, Catalogue, ColumnMapping, Product
+from model.product import Attribute, Catalogue, ColumnMapping, Product, Scalar
 from model.template import TextTemplate
 
-__all__ = ["Attribute", "Catalogue", "ColumnMapping", "Product", "read_catalogue"]
+__all__ = ["Attribute", "Catalogue", "ColumnMapping", "Product", "Scalar", "read_catalogue"]
 
 
 def read_catalogue(
@@ -60,6 +60,7 @@ def read_catalogue(
         return read_fashiongen(feed, text=text, max_bad=max_bad, report_path=report_path)
     source = read_feed(feed, id_column=columns.id)
     template = _template(source, text, columns)
+    _check_lists(source, columns)
     return assemble_catalogue(
         source,
         template,
@@ -77,6 +78,26 @@ def _beside(feed: Path) -> Path:
         if (feed.parent / name).exists():
             return feed.parent / name
     return feed.parent
+
+
+def _check_lists(feed: Feed, columns: ColumnMapping) -> None:
+    meant = {
+        columns.id: "id",
+        columns.image: "image",
+        columns.title: "title",
+        columns.description: "description",
+    }
+    for name in columns.lists:
+        if name not in feed.columns:
+            raise CatalogueError(
+                f"--list-column {name}: {feed.path} has no such column; "
+                f"its columns are {', '.join(feed.columns) or 'none'}"
+            )
+        if name in meant:
+            raise CatalogueError(
+                f"--list-column {name}: this column is the {meant[name]}, and only attributes "
+                "can be lists"
+            )
 
 
 def _template(feed: Feed, text: str | None, columns: ColumnMapping) -> TextTemplate:

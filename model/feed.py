@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.cell_types import CellType, type_of_cells
 from model.errors import CatalogueError
 from model.feed_report import BadRow
 
@@ -23,9 +24,6 @@ MAX_NESTING = 200  # a limit of our own: Python's depends on who calls
 
 # What decoding with `surrogateescape` leaves of a byte that is not UTF-8; JSON's \ud800 likewise.
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
-
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
-_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +38,15 @@ class Row:
 class Feed:
     """Everything a feed holds.
 
-    `types` says as what the cells of a CSV column may be read without loss: `int` or `float` if
-    every cell of the column that is not empty is a plain decimal number without leading zeros,
-    else `str`. For JSONL and Parquet, whose cells have types of their own, it is empty.
+    `types` says as what the cells of a CSV column may be read without loss, see `type_of_cells`.
+    For JSONL and Parquet, whose cells have types of their own, it is empty.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: list[Row]
     bad: list[BadRow]
-    types: dict[str, type[str] | type[int] | type[float]]
+    types: dict[str, CellType]
 
 
 def cell_text(cell: object) -> str:
@@ -74,6 +71,11 @@ def cell_text(cell: object) -> str:
             return ""
         case _:
             return str(cell)
+
+
+def strings(cells: Iterable[object]) -> tuple[str, ...]:
+    """The entries of a list as an attribute has them: as texts, without empty and repeated ones."""
+    return tuple(dict.fromkeys(text for text in map(cell_text, cells) if text))
 
 
 def read_feed(path: Path, *, id_column: str = "id") -> Feed:
@@ -232,19 +234,11 @@ def _refuse_repeated_columns(path: Path, names: list[str]) -> None:
         )
 
 
-def _csv_types(
-    rows: list[Row], columns: tuple[str, ...]
-) -> dict[str, type[str] | type[int] | type[float]]:
-    types: dict[str, type[str] | type[int] | type[float]] = {}
-    for column in columns:
-        cells = {str(row.cells[column]).strip() for row in rows} - {""}
-        if cells and all(map(_INTEGER.fullmatch, cells)):
-            types[column] = int
-        elif cells and all(map(_DECIMAL.fullmatch, cells)):
-            types[column] = float
-        else:
-            types[column] = str
-    return types
+def _csv_types(rows: list[Row], columns: tuple[str, ...]) -> dict[str, CellType]:
+    return {
+        column: type_of_cells({str(row.cells[column]).strip() for row in rows} - {""})
+        for column in columns
+    }
 
 
 def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:

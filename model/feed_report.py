@@ -44,7 +44,8 @@ class FeedReport:
     """The outcome of reading one feed.
 
     A row with several defects (a list of views with two bad ones) stands in `bad` once for each,
-    in the order of the lines.
+    in the order of the lines. `doubts` are columns that may not be what they were meant to be, each
+    a sentence.
     """
 
     feed: Path
@@ -52,6 +53,7 @@ class FeedReport:
     products: int
     pictures: int
     bad: tuple[BadRow, ...]
+    doubts: tuple[str, ...] = ()
 
     @property
     def bad_rows(self) -> int:

@@ -9,7 +9,10 @@ from typing import Self
 from model.feed_report import FeedReport
 from model.pictures import Pictures
 
-Attribute = str | int | float | bool
+#: One value of an attribute.
+Scalar = str | int | float | bool
+#: What a product has of an attribute: a value, or a list of strings, distinct and at least one.
+Attribute = Scalar | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,10 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class ColumnMapping:
-    """How a feed calls its columns, and what stands between several pictures in one text cell.
+    """How a feed calls its columns, and what stands between several values in one text cell.
 
-    `title` and `description` need not exist; an empty `separator` means one picture a cell.
+    `title` and `description` need not exist. `lists` are the columns whose text cells hold several
+    values. An empty `separator` means one picture, or one value, a cell.
     """
 
     id: str = "id"
@@ -41,6 +45,7 @@ class ColumnMapping:
     title: str = "title"
     description: str = "description"
     separator: str = "|"
+    lists: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,15 @@ class Catalogue:
 
     `products` stand in the order of the feed. `fingerprint` is the SHA-256 of all that was taken
     from it and of the pictures' checksums: the same feed and pictures give the same one.
+    `text_template` is what the texts were made of, with the id, the title and the description
+    under these names, whatever the feed calls them.
     """
 
     products: list[Product]
     pictures: Pictures
     report: FeedReport
     fingerprint: str
+    text_template: str
 
     def close(self) -> None:
         """Close the pictures."""

@@ -69,6 +69,14 @@ class TextTemplate:
                 "same text: write columns in braces, as in {title}"
             )
 
+    def renamed(self, names: Mapping[str, str]) -> str:
+        """The same template with other names for some columns: `names` has the new by the old."""
+        parts = []
+        for literal, name in self._parts:
+            parts.append(literal.replace("{", "{{").replace("}", "}}"))
+            parts.append("" if name is None else f"{{{names.get(name, name)}}}")
+        return "".join(parts)
+
     def render(self, values: Mapping[str, str]) -> str:
         """Fill the places in; a column that is not there counts as empty.
 

@@ -18,19 +18,26 @@ from index.items import Item
 from index.live import LiveSnapshot
 from model.catalogue import Attribute
 from model.errors import ImageError, TextError
-from model.feed import cell_text
+from model.feed import cell_text, strings
 from model.preprocess import DEFAULT_LIMITS, MAX_TEXT_CHARACTERS, ImageLimits, check_text
 from model.template import TextTemplate
 from service.errors import QueryError
 
-_KINDS = {
+_KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "bool": (bool,),
     "int64": (int, float),
     "double": (int, float),
-    "mixed": (str, bool, int, float),
+    "strings": (str, tuple),
+    "mixed": (str, bool, int, float, tuple),
 }
-_WORDS = {"string": "text", "bool": "true or false", "int64": "a number", "double": "a number"}
+_WORDS = {
+    "string": "one string",
+    "bool": "true or false",
+    "int64": "a number",
+    "double": "a number",
+    "strings": "a list of strings, or one string",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class WriteLimits:
     max_id_characters: int = 512
     max_text_characters: int = MAX_TEXT_CHARACTERS
     max_attributes: int = 256
+    max_values: int = 1024
     image: ImageLimits = DEFAULT_LIMITS
 
 
@@ -122,15 +130,20 @@ def _attributes(
         kept = _attribute(value)
         if kept is None:
             continue
-        if isinstance(kept, str):
-            _check_unicode(kept, field)
+        if isinstance(kept, str | tuple):
+            _check_strings(kept, field, limits)
         type = types.get(name)
         if type is not None and not _fits(kept, type):
+            shown = list(kept) if isinstance(kept, tuple) else kept
             raise _invalid(
                 field,
-                f"attribute {name!r} is {_WORDS[type]} in this catalogue, not {kept!r:.80}",
+                f"attribute {name!r} is {_WORDS[type]} in this catalogue, not {shown!r:.80}",
             )
-        attributes[name] = float(kept) if type == "double" else kept
+        if type == "double" and isinstance(kept, int):
+            kept = float(kept)
+        elif type == "strings" and isinstance(kept, str):
+            kept = (kept,)
+        attributes[name] = kept
     return attributes
 
 
@@ -142,6 +155,8 @@ def _attribute(value: Attribute | None) -> Attribute | None:
         return value if abs(value) < 1 << 63 else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, tuple):
+        return strings(value) or None
     return cell_text(value) or None
 
 
@@ -149,6 +164,14 @@ def _fits(value: Attribute, type: str) -> bool:
     if isinstance(value, bool):  # which Python takes for an int
         return type in ("bool", "mixed")
     return isinstance(value, _KINDS[type])
+
+
+def _check_strings(value: str | tuple[str, ...], field: str, limits: WriteLimits) -> None:
+    values = (value,) if isinstance(value, str) else value
+    if len(values) > limits.max_values:
+        raise _invalid(field, f"an attribute has at most {limits.max_values:,} values")
+    for each in values:
+        _check_unicode(each, field)
 
 
 def _check_unicode(text: str, field: str) -> None:

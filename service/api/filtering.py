@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import from_json
 
 from index.facets import Facet
-from model.catalogue import Attribute
+from model.catalogue import Scalar
 from service.errors import QueryError
 from service.records import DEFAULT_FACET_VALUES, Selection
 
@@ -18,7 +18,8 @@ _MAX_LEVELS = 64  # of JSON; a filter that is within its own limits has fewer
 _FILTERS = (
     "which products may be found, by their attributes: all of them must hold. A value, a list of "
     "values of which any will do, bounds `gt`, `gte`, `lt`, `lte`, `exists`, and `not`; filters "
-    "are combined by `and`, `or` and `not`. A product without the attribute matches no value, and "
+    "are combined by `and`, `or` and `not`. Of an attribute of type `strings`, any of a product's "
+    "values will do. A product without the attribute matches no value, and "
     "so every `not`. `attributes.and` is an attribute named `and`. `GET /v1/index` lists the "
     "attributes and their types"
 )
@@ -93,7 +94,7 @@ Facets = Annotated[list[str], Field(description=_FACETS, examples=_FACET_EXAMPLE
 MaxFacetValues = Annotated[
     int,
     Field(
-        description="most values that a facet lists; at most 100 unless set else",
+        description="most values that a facet lists; at most 100",
         json_schema_extra={"minimum": 1},
     ),
 ]
@@ -137,7 +138,7 @@ class SelectingByForm(Selecting):
 class FacetValue(BaseModel):
     """A value and how many products have it."""
 
-    value: Attribute
+    value: Scalar
     count: int
 
 

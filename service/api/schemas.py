@@ -191,7 +191,9 @@ class ItemOut(BaseModel):
     id: str
     title: str
     text: str = Field(description="what the model reads of it")
-    attributes: dict[str, Attribute] = Field(description="the feed's other columns")
+    attributes: dict[str, Attribute] = Field(
+        description="the feed's other columns; those of type `strings` are lists"
+    )
     views: int = Field(description="how many pictures it has: view 0 to views - 1")
 
     model_config = ConfigDict(
@@ -201,7 +203,7 @@ class ItemOut(BaseModel):
                     "id": "000017",
                     "title": "Black midi dress",
                     "text": "Black midi dress. A dress with long sleeves.",
-                    "attributes": {"colour": "black", "price": 59.0},
+                    "attributes": {"colour": "black", "price": 59.0, "sizes": ["S", "M"]},
                     "views": 2,
                 }
             ]
@@ -321,8 +323,9 @@ class IndexResponse(BaseModel):
     )
     recall: dict[str, str] = Field(examples=[{"image": "exact", "text": "exact"}])
     attributes: dict[str, str] = Field(
-        description="the items' attributes and their types",
-        examples=[{"colour": "string", "price": "double"}],
+        description="the items' attributes and their types: `string`, `int64`, `double`, `bool`, "
+        "`strings` where a product may have several, `mixed`",
+        examples=[{"colour": "string", "price": "double", "sizes": "strings"}],
     )
     model: str = Field(examples=["fb-0123456789abcdef"])
     precision: str = Field(examples=["int8"])

@@ -4,14 +4,44 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
+from model.catalogue import Attribute
 from service.api.patterns import NOT_BLANK
 from service.api.schemas import Base64, decode_base64
 from service.products import ProductFields, WriteLimits
 from service.writes import Removal, Written
 
-AttributeIn = StrictBool | StrictInt | StrictFloat | StrictStr | None
+
+def _attribute(value: object) -> Attribute | None:
+    """An attribute's value; one check in place of a union, which would tell of each alternative."""
+    if value is None or isinstance(value, str | int | float):  # true and false are ints
+        return value
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    raise PydanticCustomError(
+        "attribute", "an attribute is a string, a number, true or false, a list of strings, or null"
+    )
+
+
+_SCALARS = ("boolean", "integer", "number", "string", "null")
+AttributeIn = Annotated[
+    Attribute | None,
+    PlainValidator(_attribute),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                *({"type": kind} for kind in _SCALARS),
+                {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "maxItems": WriteLimits().max_values,
+                },
+            ]
+        }
+    ),
+]
 
 
 class _Strict(BaseModel):
@@ -40,8 +70,8 @@ class ProductIn(_Strict):
             },
             "maxProperties": WriteLimits().max_attributes,
         },
-        description="strings, numbers or booleans, of the types the catalogue has; null and empty "
-        "ones are left out",
+        description="strings, numbers, booleans or lists of strings, of the types the catalogue "
+        "has; null and empty ones are left out",
     )
 
     def fields(self, id: str, pictures: tuple[bytes, ...] | None) -> ProductFields:
@@ -77,7 +107,7 @@ class ProductWithImages(ProductIn):
                 {
                     "title": "Black midi dress",
                     "description": "A dress with long sleeves.",
-                    "attributes": {"colour": "black", "price": 59.0},
+                    "attributes": {"colour": "black", "price": 59.0, "sizes": ["S", "M"]},
                 }
             ]
         }

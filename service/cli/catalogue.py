@@ -56,6 +56,7 @@ def check(
     title_column: options.TitleColumn = "title",
     description_column: options.DescriptionColumn = "description",
     separator: options.Separator = "|",
+    list_column: options.ListColumn = None,
     max_bad: options.MaxBad = 0.05,
     report: Annotated[
         Path | None, typer.Option(help="Write the bad rows here: .csv, or else JSON lines.")
@@ -69,7 +70,9 @@ def check(
     """
     from model.catalogue import read_catalogue
 
-    columns = options.columns(id_column, image_column, title_column, description_column, separator)
+    columns = options.columns(
+        id_column, image_column, title_column, description_column, separator, list_column
+    )
     with read_catalogue(
         feed,
         images=images,
@@ -82,6 +85,8 @@ def check(
         console = out()
         console.print(plain(catalogue.report.summary()), soft_wrap=True)
         first = catalogue.products[0]
+        for line in options.about_columns(catalogue):
+            console.print(plain(line), soft_wrap=True)
         console.print(plain(f"the first product, {first.id}: {first.text}"), soft_wrap=True)
         if report is not None:
             note(f"the bad rows are in {report}")

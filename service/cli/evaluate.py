@@ -35,6 +35,7 @@ def evaluate(
     title_column: options.TitleColumn = "title",
     description_column: options.DescriptionColumn = "description",
     separator: options.Separator = "|",
+    list_column: options.ListColumn = None,
     max_bad: options.MaxBad = 0.05,
     group_by: options.GroupBy = None,
     queries: Annotated[int, typer.Option(help="Queries each way.", min=1)] = 1000,
@@ -101,7 +102,7 @@ def evaluate(
         images=images,
         text=text if text is not None else model.text_template,
         columns=options.columns(
-            id_column, image_column, title_column, description_column, separator
+            id_column, image_column, title_column, description_column, separator, list_column
         ),
         max_bad=max_bad,
         progress=True,

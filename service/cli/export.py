@@ -68,6 +68,7 @@ def export(
     title_column: options.TitleColumn = "title",
     description_column: options.DescriptionColumn = "description",
     separator: options.Separator = "|",
+    list_column: options.ListColumn = None,
     max_bad: options.MaxBad = 0.05,
     group_by: options.GroupBy = None,
     queries: Annotated[
@@ -109,7 +110,7 @@ def export(
         if wanted == [PrecisionName.FP32]:
             return
         columns = options.columns(
-            id_column, image_column, title_column, description_column, separator
+            id_column, image_column, title_column, description_column, separator, list_column
         )
         template = text if text is not None else reference.manifest.text_template
         read = partial(

@@ -13,7 +13,7 @@ import typer
 
 from service.cli import options
 from service.cli import snapshots as versions
-from service.cli.output import facts, note, out
+from service.cli.output import facts, note, out, plain
 from service.settings import load_settings
 
 app = typer.Typer(help="Build the index, change it, look at it.", no_args_is_help=True)
@@ -41,6 +41,7 @@ def build(
     title_column: options.TitleColumn = "title",
     description_column: options.DescriptionColumn = "description",
     separator: options.Separator = "|",
+    list_column: options.ListColumn = None,
     max_bad: options.MaxBad = 0.05,
     report: Annotated[
         Path | None,
@@ -96,7 +97,9 @@ def build(
     settings = load_settings(bundle=bundle, snapshots=snapshots, threads=threads, device=device)
     model = Bundle.open(settings.bundle)
     text = text if text is not None else model.manifest.text_template
-    columns = options.columns(id_column, image_column, title_column, description_column, separator)
+    columns = options.columns(
+        id_column, image_column, title_column, description_column, separator, list_column
+    )
     # The pictures are not checked here: the build decodes each of them anyway.
     with read_catalogue(
         feed,
@@ -108,6 +111,8 @@ def build(
         check_images=False,
     ) as catalogue:
         note(catalogue.report.summary())
+        for line in options.about_columns(catalogue):
+            note(str(plain(line)))
         engine = Engine(model, threads=settings.threads, device=settings.device)
         snapshot = build_snapshot(
             catalogue,
@@ -116,7 +121,7 @@ def build(
             batch_size=batch_size,
             recall=recall,
             max_bad=max_bad,
-            text_template=text,
+            text_template=None if text is None else catalogue.text_template,
             report_path=None if report is None else report.with_suffix(".pictures.jsonl"),
             if_changed=if_changed,
             supersede=supersede,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from model.attributes import attribute_types
 from model.catalogue import Catalogue, ColumnMapping
 from model.errors import CatalogueError, FashionBertError
 from service.settings import missing
@@ -53,7 +55,18 @@ ImageColumn = Annotated[str, typer.Option(help="The feed's column of picture nam
 TitleColumn = Annotated[str, typer.Option(help="The feed's column of titles.")]
 DescriptionColumn = Annotated[str, typer.Option(help="The feed's column of descriptions.")]
 Separator = Annotated[
-    str, typer.Option(help="What stands between several pictures in one cell; empty for nothing.")
+    str,
+    typer.Option(
+        help="What stands between several pictures in one cell, and between the values of a "
+        "--list-column; empty for nothing."
+    ),
+]
+ListColumn = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A column of several values in one cell, such as S|M|L of sizes; may be given again. "
+        "Lists of JSON and Parquet are lists without it."
+    ),
 ]
 MaxBad = Annotated[
     float,
@@ -69,11 +82,27 @@ GroupBy = Annotated[
 ]
 
 
-def columns(id: str, image: str, title: str, description: str, separator: str) -> ColumnMapping:
-    """The five options about a feed's columns, together."""
+def columns(
+    id: str, image: str, title: str, description: str, separator: str, lists: list[str] | None
+) -> ColumnMapping:
+    """The six options about a feed's columns, together."""
     return ColumnMapping(
-        id=id, image=image, title=title, description=description, separator=separator
+        id=id,
+        image=image,
+        title=title,
+        description=description,
+        separator=separator,
+        lists=tuple(lists or ()),
     )
+
+
+def about_columns(catalogue: Catalogue) -> Iterator[str]:
+    """Lines on which attributes a feed has, of which types, and which of them may be mistaken."""
+    types = attribute_types(product.attributes for product in catalogue.products)
+    if types:
+        yield f"attributes: {', '.join(f'{name} {type}' for name, type in types.items())}"
+    for doubt in catalogue.report.doubts:
+        yield f"warning: {doubt}"
 
 
 def check_group_by(catalogue: Catalogue, column: str | None) -> None:

@@ -86,6 +86,7 @@ def train(
     title_column: options.TitleColumn = "title",
     description_column: options.DescriptionColumn = "description",
     separator: options.Separator = "|",
+    list_column: options.ListColumn = None,
     max_bad: options.MaxBad = 0.05,
     report: options.Report = None,
     group_by: options.GroupBy = None,
@@ -198,7 +199,9 @@ def train(
     from model.train import Trainer
     from model.train_settings import check_settings, preset_settings
 
-    columns = options.columns(id_column, image_column, title_column, description_column, separator)
+    columns = options.columns(
+        id_column, image_column, title_column, description_column, separator, list_column
+    )
 
     def read(path: Path, report_path: Path | None = None) -> Any:
         catalogue = read_catalogue(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_lists_and_objects_as_attributes(write_feed: WriteFeed) -> None:
     row |= {"size": {"eu": 36}, "nan": float("nan"), "large": 10**30, "no": False}
     catalogue = read_catalogue(write_feed([row], "feed.jsonl"))
     assert catalogue.products[0].attributes == {
-        "tags": "a, b",
+        "tags": ("a", "b"),
         "size": '{"eu": 36}',
         "large": "1" + "0" * 30,
         "no": False,
@@ -81,3 +82,95 @@ def test_a_template_that_names_an_unknown_column(write_feed: WriteFeed) -> None:
     feed = write_feed([{"id": "1", "image": "0.jpg", "title": "Top"}])
     with pytest.raises(CatalogueError, match=r"names \{color\}.*its columns are id, image, title"):
         read_catalogue(feed, text="{title} {color}")
+
+
+@pytest.mark.parametrize("name", ["feed.jsonl", "feed.parquet"])
+def test_lists_are_lists_of_distinct_strings(write_feed: WriteFeed, name: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "id": "1",
+            "image": "0.jpg",
+            "title": "Top",
+            "sizes": ["M", " S", "M", ""],
+            "eu": [38, 40],
+        },
+        {"id": "2", "image": "1.jpg", "title": "Hat", "sizes": [], "eu": None},
+    ]
+    text = "{title}: {sizes}"
+    first, second = read_catalogue(write_feed(rows, name), text=text).products
+    assert first.attributes == {"sizes": ("M", "S"), "eu": ("38", "40")}
+    assert (first.text, second.text) == ("Top: M, S, M", "Hat")
+    assert second.attributes == {}
+
+
+@pytest.mark.parametrize("name", ["feed.csv", "feed.jsonl"])
+def test_columns_that_are_said_to_be_lists(write_feed: WriteFeed, name: str) -> None:
+    rows = [
+        {"id": "1", "image": "0.jpg", "title": "Top", "sizes": "S|M | L||S", "eu": "38"},
+        {"id": "2", "image": "1.jpg", "title": "Hat", "sizes": "", "eu": "40|42"},
+    ]
+    columns = ColumnMapping(lists=("sizes", "eu"))
+    feed = write_feed(rows, name)
+    first, second = read_catalogue(feed, text="{title}: {sizes}", columns=columns).products
+    assert first.attributes == {"sizes": ("S", "M", "L"), "eu": ("38",)}
+    assert first.text == "Top: S, M, L, S"
+    assert second.attributes == {"eu": ("40", "42")}
+    whole = ColumnMapping(lists=("sizes",), separator="")
+    assert read_catalogue(feed, columns=whole).products[0].attributes["sizes"] == ("S|M | L||S",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("size", "--list-column size: .*no such column.*id, image"), ("title", "column is the title")],
+)
+def test_what_cannot_be_a_list(write_feed: WriteFeed, name: str, message: str) -> None:
+    feed = write_feed([{"id": "1", "image": "0.jpg", "title": "Top"}])
+    with pytest.raises(CatalogueError, match=message):
+        read_catalogue(feed, columns=ColumnMapping(lists=(name,)))
+
+
+def test_booleans_of_csv(write_feed: WriteFeed) -> None:
+    rows = [
+        {"id": f"{n}", "image": f"{n}.jpg", "title": f"Top {n}", "sold_out": cell, "odd": odd}
+        for n, (cell, odd) in enumerate(
+            [("true", "true"), ("FALSE", "no"), ("", ""), (" True ", "")]
+        )
+    ]
+    products = read_catalogue(write_feed(rows)).products
+    assert [product.attributes.get("sold_out") for product in products] == [True, False, None, True]
+    assert products[0].attributes["odd"] == "true"
+
+
+def test_the_template_by_what_its_columns_stand_for(write_feed: WriteFeed) -> None:
+    row = {"sku": "1", "image": "0.jpg", "name": "Top", "details": "Soft", "farbe": "rot"}
+    feed = write_feed([row])
+    columns = ColumnMapping(id="sku", title="name", description="details")
+    text = "{{x}} {sku}: {name}. {details} {farbe}"
+    catalogue = read_catalogue(feed, text=text, columns=columns)
+    assert catalogue.text_template == "{{x}} {id}: {title}. {description} {farbe}"
+    row["title"] = "another column of the feed's"
+    catalogue = read_catalogue(write_feed([row]), text="{name} {title}", columns=columns)
+    assert catalogue.text_template == "{name} {title}"
+
+
+def test_a_column_that_is_nearly_numbers_is_told_of(write_feed: WriteFeed) -> None:
+    cells = {
+        "price": ["9.99", "49.99", "n/a", "120.00"],
+        "old": ["19,99", "5", "1.299,00", "7,5"],
+        "ean": ["0123", "12", "13", "x"],
+        "colour": ["red", "blue", "red", "12"],
+    }
+    rows = [
+        {"id": f"{n}", "image": f"{n}.jpg", "title": "Top", **{k: v[n] for k, v in cells.items()}}
+        for n in range(4)
+    ]
+    price, old = read_catalogue(write_feed(rows)).report.doubts
+    assert price.startswith("price is text because of line 4: 'n/a' (1 of 4 cells")
+    assert old.startswith("old is text because of line 2: '19,99'")
+    assert "19.99" in old
+    for row, number in zip(rows, (9.99, 49.99, "n/a", 120), strict=True):
+        row["price"] = number  # type: ignore[assignment]
+    told = read_catalogue(write_feed(rows, "feed.jsonl")).report.doubts
+    assert [one.split(" (")[0] for one in told if "price" in one] == [
+        "price is mixed because of line 3: 'n/a'"
+    ]

@@ -105,6 +105,8 @@ def test_a_csv_column_is_a_number_only_if_nothing_is_lost(tmp_path: Path) -> Non
         "huge": ("1", "2", "99999999999999999999"),
         "odd": ("nan", "1", "2"),
         "none": ("", " ", ""),
+        "flag": ("true", "", "FALSE"),
+        "word": ("true", "no", "false"),
     }
     rows = zip(*columns.values(), strict=True)
     text = "\n".join([",".join(columns), *map(",".join, rows)])
@@ -117,6 +119,8 @@ def test_a_csv_column_is_a_number_only_if_nothing_is_lost(tmp_path: Path) -> Non
         "huge": str,
         "odd": str,
         "none": str,
+        "flag": bool,
+        "word": str,
     }
 
 

@@ -62,3 +62,11 @@ def test_anything_but_a_plain_name_in_braces_is_refused(template: str) -> None:
 def test_a_template_without_columns_is_refused() -> None:
     with pytest.raises(CatalogueError, match="names no column"):
         TextTemplate("a dress")
+
+
+def test_columns_by_other_names() -> None:
+    template = TextTemplate("{{{name}}} by {brand}: {name}}}")
+    renamed = TextTemplate(template.renamed({"name": "title", "none": "x"}))
+    assert renamed.template == "{{{title}}} by {brand}: {title}}}"
+    values = {"title": "Top", "brand": "Acme"}
+    assert renamed.render(values) == template.render({"name": "Top", "brand": "Acme"})

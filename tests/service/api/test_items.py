@@ -66,6 +66,7 @@ def test_a_picture_is_sent_once(client: httpx.Client, snapshot: Snapshot) -> Non
 def test_unknown_items(path: str, client: httpx.Client) -> None:
     response = client.get(path)
     assert (response.status_code, response.json()["code"]) == (404, "unknown_item")
+    assert [one["location"] for one in response.json()["errors"]] == ["path.item_id"]
     assert response.headers["content-type"] == "application/problem+json"
 
 

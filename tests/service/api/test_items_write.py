@@ -186,7 +186,10 @@ def test_odd_ids(client: httpx.Client, id: str) -> None:
         (product(attributes={"price": "cheap"}), 422, "invalid_request"),
         (product(attributes={"price": True}), 422, "invalid_request"),
         (product(attributes={"": 1}), 422, "invalid_request"),
-        (product(attributes={"sizes": ["S", "M"]}), 422, "invalid_request"),
+        (product(attributes={"sizes": ["S", 1]}), 422, "invalid_request"),
+        (product(attributes={"sizes": {"eu": 38}}), 422, "invalid_request"),
+        (product(attributes={"sizes": [f"{n}" for n in range(1025)]}), 422, "invalid_request"),
+        (product(attributes={"colour": ["red", "blue"]}), 422, "invalid_request"),
         (product(attributes={f"a{n}": n for n in range(300)}), 422, "invalid_request"),
         (product(price=3), 422, "invalid_request"),
         ([1], 422, "invalid_request"),
@@ -204,6 +207,22 @@ def test_what_is_not_taken(
     assert client.get("/v1/index").json()["snapshot"] == snapshot.name
 
 
+@pytest.mark.parametrize(
+    ("id", "fields", "location"),
+    [
+        ("a", {"attributes": {"price": "cheap"}}, "body.attributes.price"),
+        ("a", {"images": ["%"]}, "body.images.0"),
+        ("a", {"images": []}, "body.images"),
+        ("%20a", {}, "path.item_id"),
+    ],
+)
+def test_the_field_to_blame_is_named(
+    client: httpx.Client, id: str, fields: dict[str, Any], location: str
+) -> None:
+    problem = client.put(f"/v1/items/{id}", json=product(**fields)).json()
+    assert problem["errors"] == [{"location": location, "message": problem["detail"]}]
+
+
 def test_bad_bodies_and_ids(client: httpx.Client) -> None:
     assert client.put("/v1/items/a", content=b"{").status_code == 415
     json_type = {"Content-Type": "application/json"}
@@ -212,7 +231,9 @@ def test_bad_bodies_and_ids(client: httpx.Client) -> None:
     assert (deep.status_code, deep.json()["code"]) == (400, "malformed_json")
     for id in ("%20a", "a" * 600, "%20"):
         assert client.put(f"/v1/items/{id}", json=product()).status_code == 422
-        assert client.delete(f"/v1/items/{id}").status_code == 422
+        deleted = client.delete(f"/v1/items/{id}")
+        assert deleted.status_code == 422
+        assert deleted.json()["errors"][0]["location"] == "path.item_id"
     assert client.delete("/v1/items/").status_code == 422
 
 
@@ -225,6 +246,51 @@ def test_odd_attributes_are_kept_as_a_feed_would(client: httpx.Client) -> None:
         "big": str(1 << 70),
         "colour": "red",
     }
+
+
+def test_attributes_with_several_values(client: httpx.Client) -> None:
+    lists = {"sizes": ["M", " S", "M", ""], "none": [], "tags": ["a"]}
+    put = client.put("/v1/items/new", json=product(attributes=lists))
+    assert put.status_code == 201, put.text
+    kept = {"sizes": ["M", "S"], "tags": ["a"]}
+    assert client.get("/v1/items/new").json()["attributes"] == kept
+    one = {"op": "put", "id": "two", **product(attributes={"sizes": ["M", "XL"]})}
+    assert batch(client, one)["refused"] == 0
+    assert client.get("/v1/index").json()["attributes"]["sizes"] == "strings"
+
+    request = {"query": "dress", "k": 5, "facets": ["sizes"], "filters": {"sizes": ["S", "XL"]}}
+    answer = client.post("/v1/search/text", json=request).json()
+    assert {hit["id"]: hit["item"]["attributes"] for hit in answer["hits"]} == {
+        "new": kept,
+        "two": {"sizes": ["M", "XL"]},
+    }
+    values = {each["value"]: each["count"] for each in answer["facets"]["sizes"]["values"]}
+    assert values == {"M": 2, "S": 1, "XL": 1}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"sizes": [38, 40]},
+            "body.attributes.sizes: an attribute is a string, a number, true or false, a list of "
+            "strings, or null",
+        ),
+        (
+            {"colour": ["a", "b"]},
+            "attribute 'colour' is one string in this catalogue, not ['a', 'b']",
+        ),
+        ({"price": ["9"]}, "attribute 'price' is a number in this catalogue, not ['9']"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused_once(
+    attributes: dict[str, Any], message: str, client: httpx.Client
+) -> None:
+    refused = client.put("/v1/items/a", json=product(attributes=attributes))
+    assert (refused.status_code, refused.json()["detail"]) == (422, message)
+    told = batch(client, {"op": "put", "id": "a", **product(attributes=attributes)})
+    assert told["refused"] == 1
+    assert message.removeprefix("body.") in told["results"][0]["error"]["detail"]
 
 
 def batch(client: httpx.Client, *operations: Any) -> dict[str, Any]:

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from index.live_index import LiveIndex
 from index.snapshot import Snapshot
 from model.bundle import Bundle
+from model.catalogue import Attribute
+from model.engine import Engine
+from service.products import ProductFields, WriteLimits, draft
 
 Shell = Callable[..., Any]
 
@@ -55,7 +59,7 @@ def test_build_info_verify(
     assert set(snapshot.item(0).attributes) == {"price"}
 
     told = json.loads(shell("index", "info", "--snapshots", root, "--json").out)
-    assert (told["name"], told["products"], told["text_template"]) == ("00000001", 9, "{name}")
+    assert (told["name"], told["products"], told["text_template"]) == ("00000001", 9, "{title}")
     assert "00000001" in shell("index", "info", "--snapshots", root).out
     whole = shell("index", "verify", "--snapshots", root)
     assert (whole.code, whole.out) == (0, "snapshot 00000001 is whole: 9 products\n")
@@ -140,3 +144,53 @@ def test_nothing_says_where(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_p
     )
     monkeypatch.setattr("model.pretrained.FOLDER", tmp_path)
     assert "--bundle or set FASHIONBERT_BUNDLE" in shell("search", "red").err
+
+
+def test_a_feed_as_shops_have_them(
+    small: Path, shell: Shell, bundle: Bundle, demo_catalogue: Path, tmp_path: Path
+) -> None:
+    with small.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[:9]
+    for n, row in enumerate(rows):
+        row |= {"farbe": ("rot", "blau")[n % 2], "sizes": "S|M" if n % 3 else "L"}
+        row |= {"sold_out": ("TRUE", "false")[n % 2], "price": f"{n}.5" if n != 4 else "n/a"}
+        row["beschreibung"] = f"Nr. {n}"
+    with small.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    options = ["--images", demo_catalogue / "images.tar", *MAPPING, "--list-column", "sizes"]
+    options += ["--description-column", "beschreibung"]
+    options += ["--text", "{name}. {beschreibung} {farbe}"]
+    types = "attributes: price string, farbe string, sizes strings, sold_out bool"
+    doubt = "warning: price is text because of line 6: 'n/a'"
+
+    checked = shell("catalogue", "check", small, *options)
+    assert checked.code == 0, checked.err
+    assert types in checked.out
+    assert doubt in checked.out
+
+    root = tmp_path / "snapshots"
+    built = shell("index", "build", small, *options, "--bundle", bundle.path, "--out", root)
+    assert built.code == 0, built.err
+    assert types in built.err
+    assert doubt in built.err
+    snapshot = Snapshot.open(root)
+    assert snapshot.manifest.text_template == "{title}. {description} {farbe}"
+    assert snapshot.item(1).attributes["sizes"] == ("S", "M")
+    assert "sizes strings" in shell("index", "info", "--snapshots", root).out.replace("\n", " ")
+    asked = ["--bundle", bundle.path, "--snapshots", root, "--filter"]
+    filter = json.dumps({"sizes": "M", "not": {"sold_out": True}})
+    found = shell("search", "dress", *asked, filter, "--json", "-k", "9", "--no-rerank")
+    assert found.code == 0, found.err
+    hits = [hit["item"]["id"] for hit in json.loads(found.out)["hits"]]
+    assert sorted(hits) == sorted(rows[n]["sku"] for n in (1, 5, 7))
+
+    # A write without a text, which the stored template makes.
+    engine = Engine(bundle)
+    with LiveIndex.open(root, engine=engine) as live:
+        attributes: dict[str, Attribute | None] = {"farbe": "grün", "sizes": "M", "sold_out": False}
+        fields = ProductFields(rows[0]["sku"], "Hut", "Warm", None, attributes, None)
+        item = draft(fields, live.view, engine.image_size, WriteLimits()).item
+        assert item.text == "Hut. Warm grün"
+        assert item.attributes["sizes"] == ("M",)

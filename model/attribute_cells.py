@@ -1,0 +1,61 @@
+"""The cells of a feed's columns that are attributes: what a product has of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from model.cell_types import CellType, nearly_numbers, read_cell
+from model.feed import Feed, cell_text, strings
+from model.product import Attribute, ColumnMapping, Scalar
+
+
+def attribute_columns(feed: Feed, columns: ColumnMapping) -> list[str]:
+    """The columns of a feed that are attributes."""
+    meant = (columns.id, columns.image, columns.title, columns.description)
+    return [name for name in feed.columns if name not in meant]
+
+
+def split_lists(cells: dict[str, object], columns: ColumnMapping) -> dict[str, object]:
+    """The cells of a row, those of the columns of lists as lists."""
+    split = dict(cells) if columns.lists else cells
+    for name in columns.lists:
+        cell = cells.get(name)
+        if isinstance(cell, str) and columns.separator:
+            split[name] = cell.split(columns.separator)
+        elif not isinstance(cell, list):
+            split[name] = [cell]
+    return split
+
+
+def attribute_of(cell: object, kind: CellType) -> Attribute | None:
+    """A cell as an attribute, None if it is empty. `kind` is for cells that are text."""
+    if isinstance(cell, list | tuple):
+        return strings(cell) or None
+    if isinstance(cell, bool):
+        return cell
+    if isinstance(cell, int):
+        return cell if abs(cell) < 1 << 63 else str(cell)
+    if isinstance(cell, float):
+        return cell if cell_text(cell) else None
+    text = cell_text(cell)
+    return read_cell(text, kind) if text else None
+
+
+def doubts(feed: Feed, columns: ColumnMapping) -> Iterator[str]:
+    """What there is to say of columns that were nearly numbers."""
+    place = "row" if feed.path.suffix.lower() == ".parquet" else "line"
+    for name in attribute_columns(feed, columns):
+        written = name in feed.types
+        if name in columns.lists or feed.types.get(name, str) is not str:
+            continue
+        cells = [
+            (row.line, cell.strip() if isinstance(cell, str) else cell)
+            for row in feed.rows
+            if (cell := row.cells.get(name)) is not None and cell_text(cell)
+        ]
+        scalars = [(line, cell) for line, cell in cells if isinstance(cell, Scalar)]
+        if len(scalars) < len(cells):
+            continue
+        kind = "text" if all(isinstance(cell, str) for _, cell in scalars) else "mixed"
+        if (why := nearly_numbers(scalars, written=written)) is not None:
+            yield f"{name} is {kind} because of {place} {why}"

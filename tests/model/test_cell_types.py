@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from model.cell_types import nearly_numbers
+from model.product import Scalar
+
+
+def told(cells: Sequence[Scalar], *, written: bool = True) -> str | None:
+    return nearly_numbers(list(enumerate(cells, start=2)), written=written)
+
+
+def test_the_first_odd_cell_is_named() -> None:
+    why = told([*map(str, range(1, 30)), "on request", "-", "3.5"])
+    assert why is not None
+    assert why.startswith("31: 'on request' (2 of 32 cells are no numbers): leave such cells empty")
+
+
+def test_one_placeholder_that_is_often_there() -> None:
+    assert told(["1", "n/a", "2", "n/a", "3"]) is not None
+    assert told(["1", "n/a", "2", "none", "3"]) is None
+
+
+def test_decimal_commas() -> None:
+    why = told(["19,99", "1.299,00", "5", "-0,5"])
+    assert why is not None
+    assert why.startswith("2: '19,99'")
+    assert "decimals with a point" in why
+
+
+@pytest.mark.parametrize(
+    ("cells", "written"),
+    [
+        ([], True),
+        (["1", "2.5"], True),
+        (["red", "blue"], True),
+        (["0123", *map(str, range(1, 30)), "x"], True),
+        (["9.99", "8", "n/a"], False),  # JSON's strings are meant
+        ([1, 2.5], False),
+    ],
+)
+def test_nothing_to_tell(cells: list[Scalar], written: bool) -> None:
+    assert told(cells, written=written) is None
+
+
+def test_a_long_cell_is_cut() -> None:
+    why = told([*map(str, range(1, 30)), "x" * 1000])
+    assert why is not None
+    assert len(why) < 200
