@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit that is checked out, with `-dirty` where files differ from it; None outside git."""
+    """The commit that is checked out, `-dirty` where files differ from it; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--match", "no-tag-but-the-hash"]
     try:
         told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)

@@ -8,6 +8,7 @@ which the passes ask for before each of them.
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from model.errors import FashionBertError
@@ -21,13 +22,16 @@ class AbandonedError(FashionBertError):
 
 @dataclass(slots=True)
 class Caller:
-    """One who waits for an answer, until `leave`."""
+    """One who waits for an answer, until `leave`, which calls `when_gone`."""
 
     gone: bool = False
+    when_gone: Callable[[], object] | None = None
 
     def leave(self) -> None:
         """Say that nobody waits any more."""
         self.gone = True
+        if self.when_gone is not None:
+            self.when_gone()
 
     def has_left(self) -> bool:
         """Whether nobody waits any more."""

@@ -14,7 +14,7 @@ from model.preprocess import ImageLimits
 from model.pretrained import pretrained
 from service.records import DEFAULT_CANDIDATES, SearchLimits
 
-_PREFIX = "FASHIONBERT_"
+PREFIX = "FASHIONBERT_"
 _BODY_MARGIN = 64 * 1024  # the fields beside a picture
 #: Of two labels or more, the last one not a number: no spelling of an IPv4 address.
 _HOST_NAME = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         env_ignore_empty=True,  # compose files hand on a variable that is not set as an empty one
         frozen=True,
         extra="ignore",
@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(10 * 1024**2, ge=1, description="largest picture")
     max_pixels: int = Field(40_000_000, ge=1, description="most pixels of a picture")
     max_body_bytes: int = Field(16 * 1024**2, ge=1, description="largest request body")
+    max_bodies_bytes: int = Field(
+        64 * 1024**2, ge=1, description="of all request bodies that are held at the same time"
+    )
 
     max_queue: int = Field(64, ge=0, description="requests that may wait to be computed")
     queue_seconds: float = Field(10, gt=0, description="longest wait before a request is refused")
@@ -184,13 +187,13 @@ def load_settings(**values: Any) -> Settings:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             raise missing(name) from error
-        where = f"setting {name} ({_PREFIX}{name.upper()})" if name else "settings"
+        where = f"setting {name} ({PREFIX}{name.upper()})" if name else "settings"
         raise FashionBertError(f"{where}: {message}", code="settings") from error
 
 
 def missing(name: str) -> FashionBertError:
     """The error for a setting that has no default."""
     return FashionBertError(
-        f"nothing says where to find the {name}: give --{name} or set {_PREFIX}{name.upper()}",
+        f"nothing says where to find the {name}: give --{name} or set {PREFIX}{name.upper()}",
         code="settings",
     )

@@ -10,43 +10,57 @@ import csv
 import os
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import httpx
 
 TRIES, BATCH = 30, 20  # 20 products with pictures of 500 KB are 13 MB, and 16 are taken
+CELLS = {"int64": int, "double": float, "strings": lambda cell: cell.split("|")}
+CELLS["bool"] = lambda cell: {"true": True, "false": False}.get(cell.lower(), cell)
 
 
-def call(client, path, **request):
-    """What a POST answers. Too fast (429) or not now (503): wait for as long as is asked for."""
-    for _ in range(TRIES):  # writes and searches may both be repeated
-        answer = client.post(path, **request)
-        if answer.status_code not in (429, 503):
-            if answer.is_error:
-                sys.exit(f"{path}: {answer.text}")
-            return answer.json()
-        print(f"{path}: {answer.json()['code']}, waiting", file=sys.stderr, flush=True)
-        time.sleep(float(answer.headers.get("Retry-After", 1)))
-    sys.exit(f"{path}: still {answer.status_code} after {TRIES} tries")
+def call(client, path, method="POST", **request):
+    """The answer. Too fast, not now, or none at all: wait, and send it again, which is safe."""
+    for _ in range(TRIES):
+        try:
+            answer = client.request(method, path, **request)
+            if answer.status_code not in (429, 502, 503, 504):
+                return answer.json() if answer.is_success else sys.exit(f"{path}: {answer.text}")
+            wait, why = answer.headers.get("Retry-After", 1), answer.text
+        except httpx.TransportError as error:
+            wait, why = 1, repr(error)
+        print(f"{path}: waiting, {why}", file=sys.stderr, flush=True)
+        time.sleep(float(wait))
+    sys.exit(f"{path}: gave up after {TRIES} tries, {why}")
 
 
-def puts(feed):
+def typed(cell, kind):
+    """A cell as the catalogue has its column; as text where it is new, or reads as nothing else."""
+    try:
+        return CELLS.get(kind, str)(cell) if cell else None
+    except ValueError:
+        return cell
+
+
+def puts(feed, kinds):
     """An operation for each row: id, image, title, description; the rest are attributes."""
     for row in csv.DictReader(feed.open(newline="", encoding="utf-8")):
         files = [feed.parent / name for name in row.pop("image").split("|")]
         images = [base64.b64encode(file.read_bytes()).decode() for file in files]
         fields = {name: row.pop(name) for name in ("id", "title", "description")}
-        attributes = {k: float(v) if k == "price" else v for k, v in row.items()}
+        attributes = {name: typed(cell, kinds.get(name)) for name, cell in row.items()}
         yield {"op": "put", **fields, "attributes": attributes, "images": images}
 
 
 def main(address, feed, query, picture):
     """Write, then search."""
-    key = {"Authorization": f"Bearer {os.environ['FASHIONBERT_KEY']}"}
+    key, refused = {"Authorization": f"Bearer {os.environ['FASHIONBERT_KEY']}"}, 0
     with httpx.Client(base_url=address, headers=key, timeout=60) as client:
-        products = list(puts(Path(feed)))
-        for start in range(0, len(products), BATCH):
-            done = call(client, "/v1/items:batch", json=products[start : start + BATCH])
+        products = puts(Path(feed), call(client, "/v1/index", "GET")["attributes"])
+        while batch := list(islice(products, BATCH)):
+            done = call(client, "/v1/items:batch", json=batch)
+            refused += done["refused"]
             for each in done["results"]:
                 print(each["id"], each["outcome"], each["error"] or "")
         found = call(client, "/v1/search/text", json={"query": query, "k": 3})
@@ -54,6 +68,7 @@ def main(address, feed, query, picture):
         upload = {"image": Path(picture).read_bytes()}
         found = call(client, "/v1/search/image", files=upload, data={"k": 3})
         print(picture, [hit["id"] for hit in found["hits"]])
+    sys.exit(f"{refused} products were refused, see above" if refused else 0)
 
 
 main(*sys.argv[1:])

@@ -33,6 +33,11 @@ def required_scope(method: str, path: str, *, open_metrics: bool = False) -> sec
     return "admin"
 
 
+def counted(method: str) -> bool:
+    """Whether requests of a method count against the rate limit: reading does not."""
+    return method not in _READING
+
+
 class Access:
     """ASGI middleware: API keys, then rate limits.
 
@@ -72,7 +77,7 @@ class Access:
         record = current_request.get()
         if record is not None:
             record.caller = name
-        if self.limiter is None or scope["method"] in _READING:
+        if self.limiter is None or not counted(scope["method"]):
             await self.app(scope, receive, send)
             return
         caller = f"address:{_network(scope)}" if key is None else f"key:{key.name}"

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from service.api import problems
+from service.api import openapi, problems
 from service.api.access import Access
 from service.api.gauges import ServiceGauges
 from service.api.limits import BodyLimit
 from service.api.observe import Observe
+from service.api.route_table import RouteTable
 from service.api.routes import items, items_write, match, page, search, status
 from service.api.state import Service
 from service.live_search import LiveSearch
 from service.rate_limit import RateLimiter
 from service.security import Policy
 from service.settings import Settings
+from service.variables import warn_of_unknown_variables
 
+_ROUTERS = tuple(module.router for module in (search, match, items, items_write, status, page))
 _DESCRIPTION = """Cross-modal search of a fashion catalogue: FAISS recalls candidates, the
 FashionBERT cross-encoder reranks them. Errors are problem details (RFC 9457) with a `code`."""
 
@@ -47,6 +51,7 @@ def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        warn_of_unknown_variables(os.environ)
         await service.open()
         # Not awaited: the port opens now, and /readyz tells when the first search is through.
         first_search = asyncio.create_task(service.warm_up())
@@ -66,9 +71,14 @@ def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    app.state.service = service
+    routes = RouteTable([*app.routes, *(route for router in _ROUTERS for route in router.routes)])
+    app.state.service, app.state.routes = service, routes
     # The last one that is added is the first that a request comes to.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        max_held=max(settings.max_bodies_bytes, settings.max_body_bytes),
+    )
     app.add_middleware(
         Access,
         policy=policy,
@@ -76,10 +86,11 @@ def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
         metrics=service.metrics,
         open_metrics=settings.open_metrics,
     )
-    app.add_middleware(Observe, service=service)
-    problems.install(app, keys=policy.anonymous is None)
-    for module in (search, match, items, items_write, status, page):
-        app.include_router(module.router)
+    app.add_middleware(Observe, service=service, routes=routes)
+    problems.install(app)
+    openapi.install(app, policy, open_metrics=settings.open_metrics)
+    for router in _ROUTERS:
+        app.include_router(router)
     return app
 
 

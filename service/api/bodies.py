@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
@@ -19,6 +19,24 @@ _CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 def content_type(request: Request) -> str:
     """The body's media type, in lower case and without parameters; empty if it has none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _check_json(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON: FastAPI would take it for a string.
+
+    Raises:
+        ProblemError: it does not.
+    """
+    kind = content_type(request)
+    if kind != "application/json":
+        raise ProblemError(
+            "unsupported_media_type",
+            f"the body is {kind or 'of no type'}: send application/json",
+        )
+
+
+#: For every route whose body FastAPI reads.
+JSON_BODY = Depends(_check_json)
 
 
 def check_form(body: bytes, content_type: str) -> None:

@@ -1,4 +1,4 @@
-"""A limit on the size of a request's body, kept while it arrives."""
+"""Limits on the size of a request's body, and of all of them together, kept while they arrive."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
 
+#: A body up to this size is let in however much the others hold.
+_SMALL = 64 * 1024
+
 
 class BodyLimit:
-    """ASGI middleware that refuses a body of more than `max_bytes` with a 413.
+    """ASGI middleware that refuses a body of more than `max_bytes` with a 413, and one that finds
+    the memory for bodies full with a 503.
 
     A body that announces its length is refused before any of it is read; one that does not
     (chunked) as soon as it has grown too long.
+
+    Args:
+        app: what the requests are passed on to.
+        max_bytes: of one body.
+        max_held: of all bodies of requests that are not answered yet; small ones are not refused.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_held: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_held = max_held
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its body counted."""
@@ -35,9 +46,21 @@ class BodyLimit:
         async def counted() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            arrived = len(message.get("body", b""))
+            received += arrived
+            self._held += arrived
+            # Both body parsers let an HTTPException through.
             if received > self.max_bytes:
-                raise HTTPException(413, detail)  # both body parsers let this one through
+                raise HTTPException(413, detail)
+            if self._held > self.max_held and received > _SMALL:
+                raise HTTPException(
+                    503,
+                    f"bodies of {self.max_held:,} bytes are held already: try again a little later",
+                    headers={"Retry-After": "1"},
+                )
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held -= received

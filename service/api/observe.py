@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import internal
+from service.api.route_table import RouteTable
 from service.api.state import Service
 from service.logs import RequestRecord, current_request, request_id
 from service.tracing import describe
@@ -29,9 +31,10 @@ class Observe:
     a failure into a typed 500, and asks connections to close while the service drains.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, routes: RouteTable) -> None:
         self.app = app
         self.service = service
+        self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -47,12 +50,18 @@ class Observe:
             try:
                 await self._pass_on(scope, receive, answer)
             finally:
-                route = getattr(scope.get("route"), "path", "unmatched")
+                route = self._template(scope)
                 status = 499 if answer.status is None else answer.status  # the caller hung up
                 if span is not None:
                     describe(span, scope["method"], route, status, record)
                 self._note(scope, record, route, status, time.perf_counter() - start)
                 current_request.reset(before)
+
+    def _template(self, scope: Scope) -> str:
+        if "route" in scope:
+            return str(scope["route"].path)
+        # It was refused before it came to its route, or that one is Starlette's.
+        return self.routes.template(scope) or "unmatched"
 
     def _span(self, scope: Scope, record: RequestRecord) -> AbstractContextManager[Any]:
         if self.service.tracing is None:
@@ -62,6 +71,8 @@ class Observe:
     async def _pass_on(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             await self.app(scope, receive, answer.send)
+        except ClientDisconnect:  # in the middle of its body: there is nobody to answer
+            pass
         except Exception:
             _logger.exception("a request failed")
             if answer.status is not None:  # it has begun: the server cuts the connection

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from model.errors import FashionBertError
+from service.api.route_table import RouteTable
 from service.errors import QueryError
 
 MEDIA_TYPE = "application/problem+json"
@@ -56,27 +57,28 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "overloaded": (503, "The service has more to do than it can"),
     "out_of_memory": (503, "The service has too little memory left"),
 }
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes"}
-
-_BEFORE_THE_ROUTE = ("missing_key", "unknown_key", "wrong_scope", "rate_limited", "overloaded")
-_SECURITY_SCHEMES = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_many_bytes",
+    503: "overloaded",
 }
-_SCHEMAS = "#/components/schemas/"
+
+REFERENCE = "#/components/schemas/"  # where OpenAPI has a schema
 
 
-def _header(description: str, *, required: bool, **schema: Any) -> dict[str, Any]:
+def header(description: str, *, required: bool, **schema: Any) -> dict[str, Any]:
+    """A header of an answer for OpenAPI; a string unless the schema says else."""
     return {"description": description, "required": required, "schema": {"type": "string"} | schema}
 
 
-_REQUEST_ID = _header("names this request in the service's log", required=True)
 _RETRY_AFTER = {
-    "Retry-After": _header(
+    "Retry-After": header(
         "seconds until the request may be sent again", required=True, type="integer", minimum=1
     )
 }
-_AUTHENTICATE = {"WWW-Authenticate": _header("what is wrong with the key", required=True)}
+_AUTHENTICATE = {"WWW-Authenticate": header("what is wrong with the key", required=True)}
 _HEADERS = {401: _AUTHENTICATE, 403: _AUTHENTICATE, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
 
 _logger = logging.getLogger("fashionbert.api")
@@ -85,7 +87,9 @@ _logger = logging.getLogger("fashionbert.api")
 class FieldError(BaseModel):
     """One field that is not valid."""
 
-    location: str = Field(description="where it stands: `body.k`, `body.pairs.3.image`")
+    location: str = Field(
+        description="where it stands: `body.k`, `body.pairs.3.image`, `path.item_id`"
+    )
     message: str
 
 
@@ -139,7 +143,7 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": ", ".join(f"`{code}`" for code in names),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}},
+            "content": {MEDIA_TYPE: {"schema": {"$ref": f"{REFERENCE}Problem"}}},
             **({"headers": dict(_HEADERS[status])} if status in _HEADERS else {}),
         }
         for status, names in by_status.items()
@@ -167,56 +171,14 @@ def problem(
     return Response(content, status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI, *, keys: bool = False) -> None:
-    """Register the handlers, and the problems' schema in the OpenAPI document.
-
-    `keys` says that no address under /v1/ is open to callers without one.
-    """
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
     app.add_exception_handler(FashionBertError, _on_error)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(MemoryError, _on_memory)
     app.add_exception_handler(Exception, _on_failure)
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            _describe(generate(), keys)
-        assert app.openapi_schema is not None
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _describe(document: dict[str, Any], keys: bool) -> None:
-    """Add `Problem`, and take out FastAPI's own 422, which is answered nowhere."""
-    schemas = document["components"]["schemas"]
-    for address, path in document["paths"].items():
-        for operation in path.values():
-            if address.startswith("/v1/"):
-                _describe_access(operation["responses"])
-                if keys:
-                    operation["security"] = [{name: []} for name in _SECURITY_SCHEMES]
-            own = operation["responses"].get("422", {}).get("content", {}).get("application/json")
-            if own is not None:
-                del operation["responses"]["422"]
-            for response in operation["responses"].values():
-                response.setdefault("headers", {})["X-Request-Id"] = _REQUEST_ID
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
-    schemas.update(problem.pop("$defs"))
-    schemas["Problem"] = problem
-    if keys:
-        document["components"]["securitySchemes"] = _SECURITY_SCHEMES
-
-
-def _describe_access(described: dict[str, Any]) -> None:
-    """Add what the middleware may answer in an operation's place."""
-    for status, response in responses(*_BEFORE_THE_ROUTE).items():
-        known = described.setdefault(str(status), response)
-        if known is not response and response["description"] not in known["description"]:
-            known["description"] += f", {response['description']}"
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -225,10 +187,17 @@ async def _on_error(request: Request, error: Exception) -> Response:
         _logger.error("%s %s: %s", request.method, request.url.path, error)
         return internal()
     errors = []
-    if isinstance(error, QueryError) and request.method == "POST":
-        errors = [FieldError(location=f"body.{error.field}", message=str(error))]
+    if isinstance(error, QueryError):
+        errors = [FieldError(location=_location(request, error.field), message=str(error))]
     headers = {"Retry-After": "1"} if PROBLEMS[error.code][0] == 503 else None
     return problem(error.code, str(error), errors=errors, headers=headers)
+
+
+def _location(request: Request, field: str) -> str:
+    """Where a request has a field: an item's id stands in the address, all else in the body."""
+    if field == "id" and "item_id" in request.path_params:
+        return "path.item_id"
+    return f"body.{field}"
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -246,11 +215,22 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
         )
         for one in found
     ]
-    if any(one["type"] == "json_invalid" for one in found):
-        return problem("malformed_json", f"the body is not JSON: {errors[0].message}")
+    for one in found:
+        if one["type"] == "json_invalid":
+            return problem("malformed_json", f"the body is not JSON: {_reason(one, error.body)}")
     first = f"{errors[0].location}: {errors[0].message}"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return problem("invalid_request", first + more, errors=errors)
+
+
+def _reason(found: dict[str, Any], body: Any) -> str:
+    """Why something is no JSON, and where."""
+    reason = str(found.get("ctx", {}).get("error", found["msg"]))
+    at = found["loc"][-1]
+    if isinstance(at, int) and isinstance(body, str):  # FastAPI's; pydantic's reason has the place
+        line, column = body.count("\n", 0, at) + 1, at - body.rfind("\n", 0, at)
+        reason += f" at line {line} column {column}"
+    return reason
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -262,8 +242,21 @@ async def _on_http(request: Request, error: Exception) -> Response:
         "not_found": f"there is nothing at {request.url.path}",
         "method_not_allowed": f"{request.url.path} does not take {request.method}",
     }
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers) if error.headers else {}
+    if code == "method_not_allowed" and (methods := _methods(request)):
+        headers["Allow"] = ", ".join(methods)  # of all routes with this address
     return problem(code, details.get(code, str(error.detail)), headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    routes: RouteTable = request.app.state.routes
+    return routes.methods(request.scope)
+
+
+async def _on_memory(request: Request, error: Exception) -> Response:
+    _logger.error("%s %s: %s", request.method, request.url.path, error or "out of memory")
+    detail = "the request does not fit into the memory that is left: try again a little later"
+    return problem("out_of_memory", detail, headers={"Retry-After": "1"})
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:

@@ -53,33 +53,34 @@ class Queue:
         """How many compute."""
         return self._concurrency - self._slots.value
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """What the work gives.
+    async def run(self, work: Callable[[], T], until: float = float("inf")) -> T:
+        """What the work gives. Its caller may hang up: then it gives up its place, and work that
+        is under way is told (`service.batching`).
+
+        Args:
+            work: runs in a thread.
+            until: of `time.perf_counter`: what has no slot by then is refused.
 
         Raises:
             ProblemError: `overloaded`: there is too much to do.
         """
-        start = time.perf_counter()
-        await self._take_slot()
-        try:
-            self._metrics.waited(time.perf_counter() - start)
-            return await self._watched(work)
-        except AbandonedError as error:
-            raise self._overloaded(str(error), reason="hung_up") from error
-        finally:
-            self._slots.release()
-
-    async def _watched(self, work: Callable[[], T]) -> T:
-        """Run work in a thread; if its caller hangs up, the work is told (`service.batching`)."""
         who = Caller()
         current_caller.set(who)
         watch = asyncio.create_task(_tell_when_gone(who, current_request.get()))
+        start = time.perf_counter()
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+            await self._take_slot(who, until)
+            try:
+                self._metrics.waited(time.perf_counter() - start)
+                return await anyio.to_thread.run_sync(work, limiter=self._threads)
+            finally:
+                self._slots.release()
+        except AbandonedError as error:
+            raise self._overloaded(str(error), reason="hung_up") from error
         finally:
             watch.cancel()
 
-    async def _take_slot(self) -> None:
+    async def _take_slot(self, who: Caller, until: float) -> None:
         try:
             self._slots.acquire_nowait()
             return
@@ -87,13 +88,14 @@ class Queue:
             pass
         if self.waiting >= self._max_waiting:
             raise self._overloaded(f"{self.waiting} requests are waiting already")
-        with anyio.move_on_after(self._seconds) as scope:
+        seconds = min(self._seconds, max(0.0, until - time.perf_counter()))
+        with anyio.move_on_after(seconds) as scope:
+            who.when_gone = scope.cancel
             await self._slots.acquire()
+        who.when_gone = None
         if scope.cancelled_caught:
-            raise self._overloaded(f"there was no room within {self._seconds:g} s")
-        if await _hung_up(current_request.get()):
-            self._slots.release()
-            raise self._overloaded("the caller has hung up", reason="hung_up")
+            who.check()
+            raise self._overloaded(f"there was no room within {seconds:.2g} s")
 
     def _overloaded(self, why: str, reason: str = "overloaded") -> ProblemError:
         self._metrics.refused(reason)
@@ -107,14 +109,3 @@ async def _tell_when_gone(who: Caller, record: RequestRecord | None) -> None:
     while (await record.receive())["type"] != "http.disconnect":
         pass
     who.leave()
-
-
-async def _hung_up(record: RequestRecord | None) -> bool:
-    """Whether the caller is gone. Its request has been read: what else comes tells only that."""
-    if record is None or record.receive is None:
-        return False
-    with anyio.CancelScope() as at_once:
-        at_once.cancel()
-        message = await record.receive()
-        return bool(message["type"] == "http.disconnect")
-    return False

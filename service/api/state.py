@@ -51,6 +51,7 @@ class Service:
     started: float = field(default_factory=time.time)
     metrics: Metrics = field(init=False)
     searches: Queue = field(init=False)
+    matches: Queue = field(init=False)
     writes: Queue = field(init=False)
     redis: RedisLink | None = field(init=False, default=None)
     memory: ByteLru = field(init=False)
@@ -64,10 +65,15 @@ class Service:
     def __post_init__(self) -> None:
         settings = self.settings
         self.metrics = Metrics(self.version)
-        # Each by itself: writes wait for the log, and searches must not wait for writes.
-        self.searches, self.writes = (
+        # Each by itself, so that no search waits for what takes longer: hundreds of pictures may
+        # come with a match, and a write waits for the log.
+        self.searches, self.matches, self.writes = (
             Queue(concurrency, settings.max_queue, settings.queue_seconds, self.metrics)
-            for concurrency in (settings.concurrency, settings.write_concurrency)
+            for concurrency in (
+                settings.concurrency,
+                max(1, settings.concurrency // 2),
+                settings.write_concurrency,
+            )
         )
         if settings.redis_url is not None:
             self.redis = RedisLink(
@@ -87,26 +93,37 @@ class Service:
     @property
     def waiting(self) -> int:
         """How many requests wait to be computed."""
-        return self.searches.waiting + self.writes.waiting
+        return sum(queue.waiting for queue in (self.searches, self.matches, self.writes))
 
     @property
     def computing(self) -> int:
         """How many requests are being computed."""
-        return self.searches.computing + self.writes.computing
+        return sum(queue.computing for queue in (self.searches, self.matches, self.writes))
 
-    async def compute(self, work: Callable[[], T]) -> T:
-        """Run work that takes the processor outside the event loop, so much of it at a time.
+    async def search(
+        self, work: Callable[[], SearchResult], until: float | None = None
+    ) -> SearchResult:
+        """Run a search outside the event loop, when it is its turn.
+
+        Args:
+            work: the search.
+            until: of `time.perf_counter`; it is refused if it has not begun by then.
 
         Raises:
             ProblemError: too much is waiting already, or this has waited for too long.
         """
-        result = await self.searches.run(work)
-        if isinstance(result, SearchResult | MatchResult):
-            self._note(result)
+        result = await self.searches.run(work, float("inf") if until is None else until)
+        self._note(result)
+        return result
+
+    async def match(self, work: Callable[[], MatchResult]) -> MatchResult:
+        """Run a match; as `search`."""
+        result = await self.matches.run(work)
+        self._note(result)
         return result
 
     async def store(self, work: Callable[[], T]) -> T:
-        """As `compute`, for what is written to the catalogue."""
+        """Run what is written to the catalogue; as `search`."""
         return await self.writes.run(work)
 
     def _note(self, result: SearchResult | MatchResult) -> None:

@@ -41,7 +41,13 @@ from service.writes import Removal, Written
 
 router = APIRouter(prefix="/v1", tags=["items"], dependencies=[UTF8_ADDRESS])
 
-_STORING = ("write_failed", "write_busy", "delta_full", "not_ready")
+_STORING = (
+    "write_failed",
+    "write_busy",
+    "out_of_memory",
+    "not_ready",
+)  # a deletion is never too many
+_PUTTING = (*_STORING, "delta_full")
 _BODY = ("bad_request", "malformed_json", "unsupported_media_type", "too_many_bytes")
 _PRODUCT = (
     "invalid_request",
@@ -163,7 +169,7 @@ def _invalid(field: str, message: str) -> RequestValidationError:
             "description": "the product is new",
             "links": _links("get_item", "get_item_image", "delete_item"),
         },
-        **responses(*_BODY, *_PRODUCT, *_STORING),
+        **responses(*_BODY, *_PRODUCT, *_PUTTING),
     },
 )
 async def put_item(
@@ -245,7 +251,7 @@ def _operation(
 @router.post(
     "/items:batch",
     openapi_extra=_BATCH_BODY,
-    responses=responses(*_BODY, "invalid_request", "out_of_range", *_STORING),
+    responses=responses(*_BODY, "invalid_request", "out_of_range", *_PUTTING),
 )
 async def write_items(
     operations: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from service.api.bodies import JSON_BODY
 from service.api.problems import responses
 from service.api.schemas import MatchRequest, MatchResponse, PairScore, decode_base64
 from service.api.state import ReadySearcher, ReadyService
@@ -14,6 +15,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
 
 @router.post(
     "/match",
+    dependencies=[JSON_BODY],
     responses=responses(
         "bad_request",
         "malformed_json",
@@ -26,6 +28,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
         "too_many_bytes",
         "too_many_pixels",
         "unsupported_format",
+        "unsupported_media_type",
         "invalid_request",
         "out_of_range",
         "text_too_long",
@@ -53,7 +56,7 @@ async def match(
             ]
         )
 
-    result = await service.compute(work)
+    result = await service.match(work)
     return MatchResponse(
         scores=[
             PairScore(score=score, probability=probability, truncated=truncated)

@@ -35,6 +35,7 @@ _HEADERS = {
 }
 
 
+@router.head("/")
 @router.get("/")
 async def get_page() -> HTMLResponse:
     """The search page: one file that needs nothing from elsewhere."""

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from service.api.answers import cached_answer, encoded_query, keep_encoded
-from service.api.bodies import check_form, content_type, validated
+from service.api.bodies import JSON_BODY, check_form, content_type, validated
 from service.api.filtering import FacetOut
 from service.api.problems import ProblemError, responses
 from service.api.schemas import (
@@ -37,9 +37,11 @@ _BASE = (
     "bad_request",
     "malformed_json",
     "too_many_bytes",
+    "unsupported_media_type",
     "invalid_request",
     "invalid_filter",
     "unknown_attribute",
+    "out_of_memory",
     "not_ready",
 )
 _IMAGE = ("invalid_base64", "not_an_image", "truncated", "too_many_pixels", "unsupported_format")
@@ -84,6 +86,7 @@ _IMAGE_BODY = {
 
 @router.post(
     "/text",
+    dependencies=[JSON_BODY],
     response_model=SearchResponse,
     responses={
         200: _CACHED,
@@ -99,7 +102,7 @@ async def search_text(body: TextSearch, service: ReadyService, searcher: ReadySe
 
     async def search() -> SearchResponse:
         encoded = await encoded_query(service, searcher, body.query)
-        result = await service.compute(
+        result = await service.search(
             partial(
                 searcher.search_text,
                 body.query,
@@ -109,7 +112,8 @@ async def search_text(body: TextSearch, service: ReadyService, searcher: ReadySe
                 body.selection(),
                 deadline=deadline,
                 encoded=encoded,
-            )
+            ),
+            deadline,
         )
         if encoded is None:
             keep_encoded(service, searcher, body.query, result)
@@ -148,7 +152,6 @@ async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, by
         **responses(
             *_BASE,
             *_IMAGE,
-            "unsupported_media_type",
             "unknown_item",
             "out_of_range",
             "url_refused",
@@ -180,7 +183,7 @@ async def search_image(
         work = partial(searcher.search_image, image, *options, deadline=deadline)
 
     async def search() -> SearchResponse:
-        return _answer(searcher, await service.compute(work))
+        return _answer(searcher, await service.search(work, deadline))
 
     return await cached_answer(
         service, searcher, "image", body, search, candidates=candidates, image=image

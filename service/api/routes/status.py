@@ -1,4 +1,7 @@
-"""`GET /v1/index`, `GET /v1/status`, `GET /metrics`, `GET /healthz`, `GET /readyz`."""
+"""`GET /v1/index`, `GET /v1/status`, `GET /metrics`, `GET /healthz`, `GET /readyz`.
+
+They take HEAD too, which some load balancers probe with; the server leaves the body out.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from service.metrics import CONTENT_TYPE
 router = APIRouter(tags=["status"])
 
 
+@router.head("/v1/index", include_in_schema=False)
 @router.get("/v1/index", responses=responses("not_ready"))
 async def get_index(service: ReadyService, searcher: ReadySearcher) -> IndexResponse:
     """What is being searched, with which model, and within which limits."""
@@ -38,24 +42,38 @@ async def get_index(service: ReadyService, searcher: ReadySearcher) -> IndexResp
     )
 
 
+@router.head("/v1/status", include_in_schema=False)
 @router.get("/v1/status", responses=responses())
 async def get_status(service: AnyService) -> StatusReport:
     """How the service does, for a person to read; the numbers for machines are at /metrics."""
     return report(service)
 
 
-@router.get("/metrics", include_in_schema=False)
+@router.head("/metrics", include_in_schema=False)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus's text format",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **responses(),
+    },
+)
 async def get_metrics(service: AnyService) -> Response:
     """Prometheus metrics."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def get_health() -> Status:
     """The process lives."""
     return Status(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=responses("not_ready"))
 async def get_readiness(service: ReadyService) -> Status:
     """A real search has gone through, and nobody asked the process to end: traffic may come."""

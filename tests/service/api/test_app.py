@@ -183,3 +183,32 @@ def test_wrong_addresses(
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert response.headers["content-type"] == "application/problem+json"
     assert ("allow" in response.headers) == (status == 405)
+
+
+def test_all_methods_of_an_address_are_allowed(client: httpx.Client) -> None:
+    for path, allowed in (("/v1/items/a", "DELETE, GET, PUT"), ("/healthz", "GET, HEAD")):
+        assert client.post(path).headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/healthz", "/readyz", "/v1/index", "/v1/status", "/metrics"]
+)
+def test_status_may_be_asked_without_an_answers_body(path: str, client: httpx.Client) -> None:
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert get.content
+
+
+def test_head_tells_what_is_not_ready(settings: Settings) -> None:
+    app = create_app(settings)
+    assert [ask(app, "HEAD", path).status_code for path in ("/healthz", "/readyz")] == [200, 503]
+
+
+def test_a_mistyped_variable_is_told_of_at_the_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FASHIONBERT_RATELIMIT", "5")
+    app = create_app(settings)
+    start(app)
+    assert caplog.text.count("FASHIONBERT_RATELIMIT (did you mean FASHIONBERT_RATE_LIMIT?)") == 1

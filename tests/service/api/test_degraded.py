@@ -145,3 +145,13 @@ class TooLarge:
     def run(self, *_: object) -> NoReturn:
         np.empty((2**40, 2**20), dtype=np.int8)
         raise AssertionError("that should not have been there")
+
+    encode = run
+
+
+def test_what_python_has_no_room_for_is_refused_too(live: LiveSearch, settings: Settings) -> None:
+    engine = Engine(live.engine.bundle, threads=1)
+    engine.tokenizer = TooLarge()  # type: ignore[assignment]
+    for ask, _ in asking(settings, LiveSearch(engine, live.index)):
+        response = ask("POST", "/v1/search/text", json={"query": "red"})
+        assert (response.status_code, response.json()["code"]) == (503, "out_of_memory")

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -76,3 +78,37 @@ def test_a_body_just_within_the_limit_is_read(client: httpx.Client, settings: Se
     assert client.post("/v1/search/text", content=body, headers=headers).status_code == 200
     over = client.post("/v1/search/text", content=body + b" ", headers=headers)
     assert over.status_code == 413
+
+
+def test_bodies_of_several_requests_share_a_limit(serve: Any) -> None:
+    """One that is held open, and one that would be too much beside it; a small one is let in."""
+    body = b'{"query": "red"' + b" " * 300_000 + b"}"
+    headers = {"Content-Type": "application/json"}
+    with serve(max_body_bytes=400_000, max_bodies_bytes=500_000) as running:
+        client: httpx.Client = running.client
+        answers: list[int] = []
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slowly() -> Iterator[bytes]:
+            yield body[:-1]
+            begun.set()
+            go_on.wait()
+            yield body[-1:]
+
+        def hold() -> None:
+            answers.append(client.post(PATHS[0], content=slowly(), headers=headers).status_code)
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        begun.wait()
+        for _ in range(200):  # until the first one has arrived
+            refused = client.post(PATHS[0], content=body, headers=headers)
+            if refused.status_code != 200:
+                break
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+        assert client.post(PATHS[0], json={"query": "red"}).status_code == 200
+        go_on.set()
+        holding.join()
+        assert answers == [200]
+        assert client.post(PATHS[0], content=body, headers=headers).status_code == 200

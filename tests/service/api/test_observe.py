@@ -16,6 +16,7 @@ from index.snapshot import Snapshot
 from service.api.app import create_app
 from service.live_search import LiveSearch
 from service.logs import JsonFormatter, configure, current_request, request_id
+from service.security import new_key
 from service.settings import Settings
 
 Serve = Callable[..., Any]
@@ -75,6 +76,27 @@ def test_a_line_for_each_request_and_no_query_unless_asked(
     assert everything.count("secret") == (1 if logged else 0)
 
 
+def test_who_is_refused_is_noted_with_the_route(
+    serve: Serve, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    keys = new_key("web", "search")[1].line()
+    asked = (
+        ("POST", TEXT, TEXT),
+        ("GET", "/v1/items/a/b/image", "/v1/items/{item_id:item}/image"),
+        ("PUT", "/v1/items/a", "/v1/items/{item_id:item}"),
+        ("POST", "/v1/items:batch", "/v1/items:batch"),
+        ("PATCH", "/v1/items/a", "/v1/items/{item_id:item}"),
+        ("GET", "/nothing/secret", "unmatched"),
+    )
+    with serve(keys=keys) as running:
+        for method, path, _ in asked:
+            answer = running.client.request(method, path, headers={"X-Request-Id": "a.b-1"})
+            assert answer.status_code == 401
+        running.client.get("/openapi.json", headers={"X-Request-Id": "a.b-1"})
+    noted = [line["route"] for line in requests(lines())]
+    assert noted == [*(route for _, _, route in asked), "/openapi.json"]
+
+
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 65, "a\r\nb", 'a"b', "é", None])
 def test_an_id_that_no_log_can_hold_is_replaced(sent: str | None) -> None:
     made = request_id(sent)
@@ -130,6 +152,7 @@ def test_metrics(serve: Serve, snapshot: Snapshot) -> None:
         for number in range(3):
             client.get(f"/nothing/{number}")
         client.request("BREW", "/v1/index")
+        client.get("/openapi.json")
         response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
     families = {one.name: one for one in text_string_to_metric_families(response.text)}
@@ -146,6 +169,7 @@ def test_metrics(serve: Serve, snapshot: Snapshot) -> None:
     assert counts["GET", "/v1/items/{item_id:item}", "200"] == 1
     assert counts["GET", "unmatched", "404"] == 3
     assert counts["other", "/v1/index", "405"] == 1
+    assert counts["GET", "/openapi.json", "200"] == 1
     assert set(values("stage_seconds", "_count")) == {
         (stage,) for stage in ("encode", "recall", "gather", "rerank", "total")
     }

@@ -5,9 +5,13 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from index.snapshot import Snapshot
+from service.api.app import create_app
 from service.api.problems import PROBLEMS
+from service.security import new_key
+from service.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,7 @@ def test_every_address_is_in_it(document: dict[str, Any]) -> None:
         "/v1/items:batch",
         "/v1/index",
         "/v1/status",
+        "/metrics",
         "/healthz",
         "/readyz",
     }
@@ -54,16 +59,45 @@ def test_what_it_refers_to_is_in_it(document: dict[str, Any]) -> None:
         assert name in document["components"]["schemas"]
 
 
-def test_what_may_be_answered_before_a_route_is_in_it(document: dict[str, Any]) -> None:
+def test_every_operation_has_the_statuses_that_can_come(document: dict[str, Any]) -> None:
+    """By its scope 401 and 403, by its method 429 and `overloaded`."""
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             answered = set(operation["responses"])
-            assert ({"401", "403", "429", "503"} <= answered) == path.startswith("/v1/")
-    search = document["paths"]["/v1/search/text"]["post"]
-    assert {"`not_ready`", "`overloaded`"} <= set(
-        search["responses"]["503"]["description"].split(", ")
-    )
-    assert "security" not in search  # this service has no keys
+            assert ("401" in answered) == (path not in ("/healthz", "/readyz"))
+            assert ("403" in answered) == (path.startswith("/v1/items") and method != "get")
+            assert ("429" in answered) == (method != "get")
+            codes = operation["responses"].get("503", {}).get("description", "").split(", ")
+            assert ("`overloaded`" in codes) == (method != "get")
+            assert ("`not_ready`" in codes) == (path not in ("/v1/status", "/metrics", "/healthz"))
+            stores = operation["operationId"] in ("put_item", "write_items")
+            assert ("507" in answered) == stores
+            takes_a_body = method in ("post", "put")
+            assert ("415" in answered) == takes_a_body
+            assert "security" not in operation  # this service has no keys
+
+
+KEY = [{"bearer": []}, {"api_key": []}]
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_keys_are_declared_wherever_they_are_in_use(anonymous: bool, settings: Settings) -> None:
+    keys = SecretStr(new_key("jobs", "admin")[1].line())
+    changes = {"keys": keys, "allow_anonymous": anonymous, "open_metrics": anonymous}
+    document = create_app(settings.model_copy(update=changes)).openapi()
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "api_key"}
+    paths = document["paths"]
+    for path, method in (
+        ("/v1/items/{item_id}", "put"),
+        ("/v1/items/{item_id}", "delete"),
+        ("/v1/items:batch", "post"),
+    ):
+        assert paths[path][method]["security"] == KEY
+    for path, method in (("/v1/search/text", "post"), ("/v1/items/{item_id}", "get")):
+        assert paths[path][method]["security"] == ([*KEY, {}] if anonymous else KEY)
+    for path in ("/metrics", "/v1/status"):
+        assert paths[path]["get"].get("security") == (None if anonymous else KEY)
+    assert "security" not in paths["/healthz"]["get"]
 
 
 def test_errors_are_problems_and_nothing_else(document: dict[str, Any]) -> None:
@@ -110,12 +144,15 @@ def test_a_picture_search_takes_a_form_and_json(document: dict[str, Any]) -> Non
 
 def test_headers_that_every_such_answer_has(document: dict[str, Any]) -> None:
     for path in document["paths"].values():
-        for operation in path.values():
+        for method, operation in path.items():
             for status, response in operation["responses"].items():
                 headers = set(response["headers"])
                 assert "X-Request-Id" in headers
                 assert ("Retry-After" in headers) == (status in ("429", "503"))
                 assert ("WWW-Authenticate" in headers) == (status in ("401", "403"))
+                limits = {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
+                is_counted = method != "get" and status not in ("401", "403", "500")
+                assert headers & limits == (limits if is_counted else set())
     for kind in ("text", "image"):
         found = document["paths"][f"/v1/search/{kind}"]["post"]["responses"]
         assert "X-Cache" in found["200"]["headers"]

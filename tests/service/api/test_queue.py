@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Receive
 
 from service.api.problems import ProblemError
 from service.api.queue import Queue
@@ -70,29 +71,46 @@ def test_nobody_waits_for_ever() -> None:
     assert run(test, seconds=0.05).counts()["refused"] == {"overloaded": 1}
 
 
-@pytest.mark.parametrize("hangs_up", [True, False])
-def test_what_nobody_waits_for_any_more_is_not_computed(hangs_up: bool) -> None:
-    done: list[bool] = []
+def test_who_hangs_up_gives_up_its_place_at_once() -> None:
+    done: list[str] = []
+    hang_up = anyio.Event()
 
-    async def receive() -> Message:
-        if not hangs_up:
-            await anyio.sleep_forever()
+    async def receive_hang_up() -> Message:
+        await hang_up.wait()
         return {"type": "http.disconnect"}
 
+    async def receive_nothing() -> Message:
+        await anyio.sleep_forever()
+        raise AssertionError
+
     async def test(queue: Queue, release: threading.Event) -> None:
-        async def ask() -> None:
+        async def ask(name: str, receive: Receive) -> None:
             current_request.set(RequestRecord("id", receive))
             with contextlib.suppress(ProblemError):
-                await queue.run(lambda: done.append(True))
+                await queue.run(lambda: done.append(name))
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask)
+            for name, receive in (("gone", receive_hang_up), ("there", receive_nothing)):
+                tasks.start_soon(ask, name, receive)
+            await until(lambda: queue.waiting == 2)
+            hang_up.set()
             await until(lambda: queue.waiting == 1)
+            tasks.start_soon(ask, "later", receive_nothing)
+            await until(lambda: queue.waiting == 2)
             release.set()
 
     counted: Any = run(test).counts()["refused"]
-    assert done == ([] if hangs_up else [True])
-    assert counted == ({"hung_up": 1} if hangs_up else {})
+    assert done == ["there", "later"]
+    assert counted == {"hung_up": 1}
+
+
+def test_nobody_waits_longer_than_its_own_time() -> None:
+    async def test(queue: Queue, release: threading.Event) -> None:
+        for seconds in (-1, 0.05):
+            with pytest.raises(ProblemError, match="no room within"):
+                await queue.run(lambda: None, time.perf_counter() + seconds)
+
+    assert run(test).counts()["refused"] == {"overloaded": 2}
 
 
 def test_who_hangs_up_is_told_to_the_work() -> None:

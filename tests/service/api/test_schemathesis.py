@@ -60,6 +60,6 @@ def test_every_answer_is_as_documented(serve: Any, root: Path, tmp_path: Path) -
         )
         assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
         assert running.client.get("/readyz").status_code == 200
-    assert "Tested: 12\n" in done.stdout
+    assert "Tested: 13\n" in done.stdout
     for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
         assert f"✅ {phase}" in done.stdout

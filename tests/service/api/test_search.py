@@ -168,6 +168,49 @@ def test_bodies_that_are_not_json(path: str, content: bytes, client: httpx.Clien
     assert code_of(response) in ("bad_request", "malformed_json", "invalid_request", "invalid_text")
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "detail"),
+    [
+        (TEXT, b'{"query":\n "red" "k"}', "Expecting ',' delimiter at line 2 column 8"),
+        (TEXT, b"query=red", "Expecting value at line 1 column 1"),
+        ("/v1/match", b'{"pairs": [}', "Expecting value at line 1 column 12"),
+        (IMAGE, b'{"k":\n }', "expected value at line 2 column 2"),
+    ],
+)
+def test_broken_json_is_told_where_and_why(
+    path: str, content: bytes, detail: str, client: httpx.Client
+) -> None:
+    problem = client.post(path, content=content, headers=JSON).json()
+    assert problem["code"] == "malformed_json"
+    assert problem["detail"].startswith("the body is not JSON: ")
+    assert problem["detail"].endswith(detail)
+
+
+@pytest.mark.parametrize("path", [TEXT, IMAGE, "/v1/match"])
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("application/x-www-form-urlencoded", "application/x-www-form-urlencoded"),  # curl -d
+        ("text/plain", "text/plain"),
+        ("application/vnd.api+json", "application/vnd.api+json"),
+        (None, "of no type"),
+    ],
+)
+def test_a_body_that_does_not_say_it_is_json(
+    path: str, kind: str | None, named: str, client: httpx.Client
+) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    response = client.post(path, content=b'{"query": "x"}', headers=headers)
+    assert (response.status_code, code_of(response)) == (415, "unsupported_media_type")
+    assert f"the body is {named}: send " in response.json()["detail"]
+    assert "application/json" in response.json()["detail"]
+
+
+def test_json_may_name_its_charset(client: httpx.Client) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert client.post(TEXT, content=b'{"query": "x"}', headers=headers).status_code == 200
+
+
 def test_bad_pictures(bad_picture: Any, client: httpx.Client) -> None:
     as_file = client.post(IMAGE, files={"image": bad_picture.data})
     assert (as_file.status_code, code_of(as_file)) == (bad_picture.status, bad_picture.code)
