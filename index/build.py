@@ -26,7 +26,7 @@ from index.left_out import count_pictures, kept_items, refuse_too_bad, write_rep
 from index.manifest import FORMAT, Sizes, read_manifest
 from index.parts import Parts, Progress
 from index.processes import EncodingProcesses
-from index.recall import choose_rule
+from index.recall import Rule, choose_rule
 from index.snapshot import Snapshot
 from index.versions import (
     BUILDING,
@@ -81,8 +81,8 @@ def build(
         limits: what a picture may weigh.
         report_path: where to write what was left out, as JSON lines.
         chunk: products between two records of the progress.
-        if_changed: keep the current snapshot where this model made it from this very catalogue
-            and it is whole.
+        if_changed: keep the current snapshot where this model made it from this very catalogue,
+            its recall is what is asked for, and it is whole.
         supersede: the catalogue has all that was written to the service before this job began, so
             that those writes are dropped; by default they are put on top of it, as the later ones
             always are.
@@ -108,7 +108,7 @@ def build(
             job = _Job(catalogue, engine, root, limits, max_bad, report_path, supersede)
             name = job.published()
             if name is None and if_changed:
-                name = job.unchanged()
+                name = job.unchanged(recall)
             if name is None:
                 with BuildProgress(enabled=progress) as bars:
                     job.encode(batch_size, chunk, processes, bars)
@@ -162,13 +162,14 @@ class _Job:
         set_current(self._root, snapshot.name)
         return snapshot.name
 
-    def unchanged(self) -> str | None:
+    def unchanged(self, recall: str) -> str | None:
         """The current snapshot, if it is what this job would make, and whole."""
         try:
             snapshot = Snapshot.open(self._root, verify=True)
         except SnapshotError:
             return None
-        return snapshot.name if self._is_this(snapshot) else None
+        same_rules = snapshot.manifest.recall == _rules(snapshot.manifest.sizes, recall)
+        return snapshot.name if same_rules and self._is_this(snapshot) else None
 
     def _is_this(self, snapshot: Snapshot) -> bool:
         """Whether a snapshot is what this job would make."""
@@ -279,17 +280,13 @@ class _Job:
             patches=engine.patches,
             recall_size=engine.recall_size,
         )
-        rules = {
-            modality: choose_rule(sizes.arrays()[f"{modality}_embeddings.npy"][1][0], recall)
-            for modality in ("image", "text")
-        }
         name = next_name(self._root)
         writes = self._progress.writes
         finish_snapshot(
             self._folder,
             name,
             sizes,
-            rules,
+            _rules(sizes, recall),
             kept_items(self._catalogue.products, progress.skipped),
             bars.start_step,
             model_id=engine.model_id,
@@ -305,3 +302,11 @@ class _Job:
         bars.start_step(f"Publishing snapshot {name}")
         publish(self._root, self._folder, name)
         return name
+
+
+def _rules(sizes: Sizes, recall: str) -> dict[str, Rule]:
+    """The rule of each modality's index."""
+    return {
+        modality: choose_rule(sizes.arrays()[f"{modality}_embeddings.npy"][1][0], recall)
+        for modality in ("image", "text")
+    }

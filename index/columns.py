@@ -48,7 +48,8 @@ _OF_NUMBERS: Mapping[Operator, Callable[..., Any]] = {
     "lt": operator.lt,
     "lte": operator.le,
 }
-_INT64 = range(-(1 << 63), 1 << 63)
+#: Integers that a column can hold.
+INT64 = range(-(1 << 63), 1 << 63)
 
 
 def kind_of(value: object) -> Kind | None:
@@ -197,7 +198,7 @@ class Numbers:
     def any_of(self, values: Sequence[int | float]) -> Mask:
         """As `Part` has it."""
         if self.values.dtype.kind == "i":
-            values = [int(one) for one in values if one == int(one) and int(one) in _INT64]
+            values = [int(one) for one in values if one == int(one) and int(one) in INT64]
         mask: Mask = np.isin(self.values, np.array(values, dtype=self.values.dtype))
         return mask & self.present
 

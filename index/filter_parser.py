@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import NoReturn, get_args
 
-from index.columns import KINDS, Kind, Operator, kind_of
+from index.columns import INT64, KINDS, Kind, Operator, kind_of
 from index.filters import All, AnyOf, Bound, Exists, Filter, Not, Some
 from model.catalogue import Scalar
 from model.errors import FashionBertError
@@ -21,7 +21,6 @@ MAX_CHARACTERS = 32_768
 PREFIX = "attributes."
 _BOUNDS: tuple[Operator, ...] = get_args(Operator)
 _OPERATORS = (*_BOUNDS, "not", "exists")
-_INT64 = range(-(1 << 63), 1 << 63)
 _SHOWN_ATTRIBUTES = 30
 _SHOWN = 60  # characters of something that a message repeats
 
@@ -186,7 +185,7 @@ class _Parser:
                 raise FilterError("the string is not valid Unicode", path)
         elif isinstance(raw, float) and not math.isfinite(raw):
             raise FilterError("the number is not finite", path)
-        elif isinstance(raw, int) and raw not in _INT64:
+        elif isinstance(raw, int) and raw not in INT64:
             raise FilterError("the integer has more than 64 bits", path)
         return kind, raw
 
@@ -229,6 +228,6 @@ def _show(value: object) -> str:
     """A value as a message repeats it: short, and as JSON."""
     if isinstance(value, Mapping | list):
         return "an object" if isinstance(value, Mapping) else "a list"
-    if isinstance(value, int) and value not in _INT64:
+    if isinstance(value, int) and value not in INT64:
         return "the integer"  # Python refuses to write out very long ones
     return _cut(_printable(json.dumps(value, ensure_ascii=False)))

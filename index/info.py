@@ -1,4 +1,4 @@
-"""What a snapshot is, in numbers: for `fashionbert index info` and `GET /v1/index`."""
+"""What a snapshot is, in numbers: for `fashionbert index info`."""
 
 from __future__ import annotations
 

@@ -73,7 +73,6 @@ class LiveIndex:
         self._retry_at = 0.0
         self._unread: list[Write] = []  # read from the log, and not in the view yet
         self._reader, self._view = self._with_writes(self._open(current(root)))
-        self._changed_at = time.time()
 
     @classmethod
     def open(
@@ -112,11 +111,6 @@ class LiveIndex:
     def view(self) -> LiveSnapshot:
         """The newest version that this process knows."""
         return self._view
-
-    @property
-    def changed_at(self) -> float:
-        """When it got the view, in seconds since 1970."""
-        return self._changed_at
 
     @property
     def sequence(self) -> int:
@@ -194,7 +188,6 @@ class LiveIndex:
 
     def _show(self, reader: LogReader, view: LiveSnapshot) -> None:
         self._reader, self._view = reader, view
-        self._changed_at = time.time()
 
     def _open(self, name: str) -> Snapshot:
         base = Snapshot.open(self.root, name, model_id=self._model_id, verify=self._verify)

@@ -191,7 +191,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "freeze_cnn": False,
             "frozen_cnn_stages": 3,
         },
-        # What the released bundle was trained with, for a machine without a GPU.
+        # What the released bundle was trained with in its longest run, for a machine without a GPU.
         "training": {
             "batch_size": 128,
             "learning_rate": 1.5e-4,

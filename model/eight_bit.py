@@ -17,7 +17,7 @@ def exact_8_bit(options: ort.SessionOptions) -> None:
 
     x86 processors without VNNI sum pairs of them in 16 bits and saturate. ONNX Runtime has exact
     kernels for those, but where the option is set it uses them on all others too, where they are
-    slower: int8 products took 2.2 times as long on one with AVX-512 VNNI.
+    slower: passes took 1.6 times as long on one with AVX-512 VNNI (docs/EXPERIMENTS.md).
     """
     if not sums_exactly():
         options.add_session_config_entry("session.x64quantprecision", "1")

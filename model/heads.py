@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from model.config import FashionBertConfig
 
+#: CLIP's first temperature, exp(2.66) = 1 / 0.07, and its bound against collapse,
+#: exp(4.6052) = 100.
+_FIRST_LOG_SCALE, _LARGEST_LOG_SCALE = 2.66, 4.6052
+
 
 class RecallHead(nn.Module):
     """Mean over the real states → linear → a unit vector; one projection a modality."""
@@ -20,8 +24,7 @@ class RecallHead(nn.Module):
         super().__init__()
         self.text = nn.Linear(config.hidden_size, config.recall_size)
         self.image = nn.Linear(config.hidden_size, config.recall_size)
-        # exp(2.66) = 1 / 0.07, CLIP's first temperature
-        self.log_scale = nn.Parameter(torch.tensor(2.66))
+        self.log_scale = nn.Parameter(torch.tensor(_FIRST_LOG_SCALE))
 
     def embed_text(self, states: Tensor, mask: Tensor) -> Tensor:
         """[B, T, H], [B, T] → [B, E], unit length."""
@@ -35,8 +38,8 @@ class RecallHead(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Inverse temperature, at most 100 (CLIP's bound against collapse)."""
-        return self.log_scale.clamp(max=4.6052).exp()
+        """Inverse temperature, at most 100."""
+        return self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
 
 
 class AlignmentHead(nn.Module):
@@ -51,12 +54,12 @@ class AlignmentHead(nn.Module):
         self.text = nn.Linear(config.hidden_size, config.alignment_size)
         self.image = nn.Linear(config.hidden_size, config.alignment_size)
         self.salience = nn.Linear(config.hidden_size, 1)
-        self.log_scale = nn.Parameter(torch.tensor(2.66))  # as the recall head's
+        self.log_scale = nn.Parameter(torch.tensor(_FIRST_LOG_SCALE))
 
     @property
     def scale(self) -> Tensor:
         """Inverse temperature, at most 100."""
-        return self.log_scale.clamp(max=4.6052).exp()
+        return self.log_scale.clamp(max=_LARGEST_LOG_SCALE).exp()
 
     def tokens(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, H], [B, T] → unit vectors [B, T, D] and weights [B, T], a text's summing to 1."""

@@ -241,11 +241,6 @@ class TextTokenizer:
         pad = self._tokenizer.token_to_id("[PAD]")
         self.pad_id = 0 if pad is None else pad
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids."""
-        return int(self._tokenizer.get_vocab_size())
-
     def encode(self, texts: Sequence[str]) -> TokenBatch:
         """Tokenise a batch; see `TokenBatch` for the shapes."""
         encodings = self._tokenizer.encode_batch(list(texts))

@@ -1,7 +1,7 @@
 """Writing to the catalogue while it is served: put and delete products, alone or many at a time.
 
 A write is checked and encoded first, then stored, and answered for when it is durable and this
-process finds it. The others that serve the same folder find it within a second.
+process finds it. The others that serve the same folder find it within two seconds.
 
 A put without pictures is made from those that the product has. They are looked at again when the
 log is held: where the product was written to meanwhile, or deleted, the put is made anew.

@@ -11,6 +11,7 @@ from model.catalogue import Catalogue
 from model.errors import FashionBertError
 from service.cli import options
 from service.cli.output import note, out
+from service.records import DEFAULT_CANDIDATES
 
 if TYPE_CHECKING:
     from model.evaluate_bundle import EvaluatedBundle
@@ -39,7 +40,9 @@ def evaluate(
     max_bad: options.MaxBad = 0.05,
     group_by: options.GroupBy = None,
     queries: Annotated[int, typer.Option(help="Queries each way.", min=1)] = 1000,
-    candidates: Annotated[int, typer.Option(help="Reranked by the two-stage search.", min=1)] = 64,
+    candidates: Annotated[
+        int, typer.Option(help="Reranked by the two-stage search.", min=1)
+    ] = DEFAULT_CANDIDATES,
     rerank_all: Annotated[
         bool,
         typer.Option(

@@ -90,6 +90,7 @@ def build(
       fashionbert index build feed.csv --bundle bundle/ --out snapshots/
     """
     from index.build import build as build_snapshot
+    from index.versions import list_snapshots
     from model.bundle import Bundle
     from model.catalogue import read_catalogue
     from model.engine import Engine
@@ -114,6 +115,7 @@ def build(
         for line in options.about_columns(catalogue):
             note(str(plain(line)))
         engine = Engine(model, threads=settings.threads, device=settings.device)
+        before = list_snapshots(settings.snapshots)
         snapshot = build_snapshot(
             catalogue,
             engine,
@@ -128,9 +130,10 @@ def build(
             processes=processes,
         )
     manifest = snapshot.manifest
+    kept = "unchanged, still" if snapshot.name in before else "now"
     note(
         f"snapshot {snapshot.name}: {manifest.sizes.products:,} products, "
-        f"{manifest.sizes.pictures:,} pictures, {manifest.bytes / 1e6:,.1f} MB, now current in "
+        f"{manifest.sizes.pictures:,} pictures, {manifest.bytes / 1e6:,.1f} MB, {kept} current in "
         f"{settings.snapshots}"
     )
     if manifest.skipped_pictures:

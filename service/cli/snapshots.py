@@ -1,7 +1,7 @@
 """`fashionbert index publish`, `rollback`, `prune` and `compact`: which snapshots there are, and
 which one is served.
 
-A service that runs follows within a second, without a restart.
+A service that runs follows as soon as it has opened the other one, without a restart.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 served.
 
 What these routes answer with 200 or 201 is durable, and found by every process that serves the same
-folder within a second. A put replaces the whole product; only the pictures may be left as they are,
-by not sending any. Deleting what is not there is no error, so that every write may be sent again
-when its answer was lost.
+folder within two seconds. A put replaces the whole product; only the pictures may be left as they
+are, by not sending any. Deleting what is not there is no error, so that every write may be sent
+again when its answer was lost.
 """
 
 from __future__ import annotations

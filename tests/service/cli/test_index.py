@@ -93,12 +93,14 @@ def test_build_if_changed(
     tmp_path: Path,
 ) -> None:
     root = tmp_path / "snapshots"
+    told: list[str] = []
 
     def build(made_by: Bundle, *more: str) -> str:
         command = ["index", "build", small, "--bundle", made_by.path, "--out", root]
         command += ["--images", demo_catalogue / "images.tar", "--max-bad", "0.1", *MAPPING]
         ran = shell(*command, "--text", "{name}", *more)
         assert ran.code == 0, ran.err
+        told.append(ran.err)
         return (root / "CURRENT").read_text().strip()
 
     assert build(bundle, "--if-changed") == "00000001"
@@ -118,7 +120,12 @@ def test_build_if_changed(
     lines = small.read_text().splitlines()
     small.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
     assert build(bundle, "--if-changed", "--max-bad", "0.2") == "00000004"
-    assert build(other_bundle, "--if-changed", "--max-bad", "0.2") == "00000005"
+    other = ["--if-changed", "--max-bad", "0.2", "--recall", "hnsw"]
+    assert build(bundle, *other) == "00000005"
+    assert "now current" in told[-1]
+    assert build(bundle, *other) == "00000005"
+    assert "unchanged, still current" in told[-1]
+    assert build(other_bundle, "--if-changed", "--max-bad", "0.2") == "00000006"
 
 
 def test_verify_finds_a_flipped_byte(shell: Shell, snapshot_root: Path, tmp_path: Path) -> None:
