@@ -22,6 +22,7 @@ from index.delta_log import LogReader, LogWriter, Write
 from index.delta_records import Delete, Put
 from index.encoding import of_model
 from index.live import LiveSnapshot
+from index.recall_device import RecallDevice
 from index.snapshot import Snapshot
 from index.versions import current, hold
 from index.write_checks import check_model, check_room, check_unchanged
@@ -54,6 +55,7 @@ class LiveIndex:
         verify: bool,
         limit: int,
         encode_again_limit: int,
+        recall_device: RecallDevice,
     ) -> None:
         self.root = root
         self.limit = limit
@@ -61,6 +63,7 @@ class LiveIndex:
         self._engine = engine
         self._verify = verify
         self._encode_again_limit = encode_again_limit
+        self._recall_device: RecallDevice = recall_device
         # Held to read on in the log, and never while another lock is waited for: who writes takes
         # the log's own first, of which there is one for all threads and processes.
         self._lock = threading.RLock()
@@ -84,6 +87,7 @@ class LiveIndex:
         verify: bool = False,
         limit: int = DELTA_LIMIT,
         encode_again_limit: int = ENCODE_AGAIN_LIMIT,
+        recall_device: RecallDevice = "cpu",
     ) -> LiveIndex:
         """Open the current snapshot and read the writes that came after it.
 
@@ -94,8 +98,10 @@ class LiveIndex:
             verify: compare every file of a snapshot with its checksum before it is used.
             limit: products that may differ from the snapshot.
             encode_again_limit: so many writes of another model at most are encoded again.
+            recall_device: where snapshots are searched.
 
         Raises:
+            FashionBertError: FAISS cannot use that device.
             SnapshotError: the snapshot or the log is missing, damaged, or of another model.
         """
         return cls(
@@ -105,6 +111,7 @@ class LiveIndex:
             verify=verify,
             limit=limit,
             encode_again_limit=encode_again_limit,
+            recall_device=recall_device,
         )
 
     @property
@@ -190,7 +197,13 @@ class LiveIndex:
         self._reader, self._view = reader, view
 
     def _open(self, name: str) -> Snapshot:
-        base = Snapshot.open(self.root, name, model_id=self._model_id, verify=self._verify)
+        base = Snapshot.open(
+            self.root,
+            name,
+            model_id=self._model_id,
+            verify=self._verify,
+            recall_device=self._recall_device,
+        )
         weakref.finalize(base, os.close, hold(base.path))
         return base
 

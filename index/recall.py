@@ -25,7 +25,8 @@ index is searched more deeply: efSearch grows with 1/share, and so do the lists 
 A search takes one thread: several were slower for one query (10,000 vectors: 0.35 ms against 0.15;
 200,000: 9.1 against 7.7), and OpenMP's threads then wait for more work by spinning, on the cores
 that the matcher needs next: its passes took 1.2 times as long (docs/EXPERIMENTS.md). To build an
-index takes as many as OpenMP has (`OMP_NUM_THREADS`).
+index takes as many as OpenMP has (`OMP_NUM_THREADS`). By choice searches whose filter hides few
+rows or none go to a GPU: `index.recall_device`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.recall_device import MOST_ROWS, RecallDevice, check_device, to_gpu
 from model.errors import SnapshotError
 
 Rule = Literal["exact", "hnsw", "ivfpq"]
@@ -140,8 +142,11 @@ class RecallIndex:
         embeddings: float32 [N, E], row for row the same; may be memory-mapped.
         rule: the one it was built by.
         compare_up_to: of an approximate index, so many rows that pass a filter are all compared.
+        device: `cuda` has a copy of the index on the GPU, for searches whose filter hides few rows
+            or none, if it is of a kind that can be there; see `index.recall_device`.
 
     Raises:
+        FashionBertError: FAISS cannot use that device.
         SnapshotError: the file cannot be read, or is of other vectors.
     """
 
@@ -152,7 +157,9 @@ class RecallIndex:
         rule: Rule,
         *,
         compare_up_to: int = EXACT_UP_TO,
+        device: RecallDevice = "cpu",
     ) -> None:
+        check_device(device)
         self.embeddings = embeddings
         self.rule = rule
         self._compare_up_to = compare_up_to
@@ -169,6 +176,7 @@ class RecallIndex:
                 f"{path} holds {shape[0]:,} vectors of {shape[1]}, the snapshot has "
                 f"{len(embeddings):,} of {embeddings.shape[1]}: build the snapshot again"
             )
+        self._gpu = to_gpu(self._index, rule, path) if device == "cuda" else None
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -192,18 +200,26 @@ class RecallIndex:
         fetch = min(matching, k * _OVERFETCH if self.rule == "ivfpq" else k)
         if not fetch:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        parameters = None
-        if among is not None and matching < len(self):
-            if self._is_narrow(matching, fetch):
-                return self._compare(query, np.flatnonzero(among), k)
-            parameters = self._parameters(among, matching, fetch)
+        hidden = len(self) - matching
+        if hidden and among is not None and self._is_narrow(matching, fetch):
+            return self._compare(query, np.flatnonzero(among), k)
         vectors = np.ascontiguousarray(query[None], dtype=np.float32)
-        with _one_thread():
-            similarities, rows = self._index.search(vectors, fetch, params=parameters)
+        if self._gpu is not None and fetch + hidden <= MOST_ROWS:
+            # It takes no filter: so many more rows are asked for as one hides, and dropped.
+            similarities, rows = self._gpu.search(vectors, fetch + hidden)
+        else:
+            parameters = None
+            if hidden and among is not None:
+                parameters = self._parameters(among, matching, fetch)
+            with _one_thread():
+                similarities, rows = self._index.search(vectors, fetch, params=parameters)
         found = rows[0] >= 0  # FAISS fills up with -1
+        if among is not None:
+            found &= among[rows[0]]
+        nearest, near = rows[0][found][:fetch], similarities[0][found][:fetch]
         if self.rule == "ivfpq":
-            return self._compare(query, rows[0][found], k)
-        return rows[0][found], similarities[0][found]
+            return self._compare(query, nearest, k)
+        return nearest, near
 
     def _is_narrow(self, matching: int, fetch: int) -> bool:
         """Whether to compare all rows that match rather than to search an approximate index."""

@@ -18,6 +18,7 @@ from index.manifest import (
 )
 from index.masks import Masks
 from index.recall import Embeddings, RecallIndex
+from index.recall_device import RecallDevice
 from index.states import ImageStates, Rows, TextStates, open_array
 from index.versions import current, list_snapshots, locate, set_current
 from model.errors import ImageError, SnapshotError
@@ -45,7 +46,7 @@ class Snapshot:
     products' ids by row; `product_of_image` int32 [pictures] the product's row by picture row.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, recall_device: RecallDevice = "cpu") -> None:
         self.path = path
         self.manifest = manifest
         self.name = manifest.name
@@ -72,11 +73,14 @@ class Snapshot:
         )
         self._image_offsets: NDArray[np.int64] = arrays["image_offsets.npy"]
         self._images = np.memmap(path / "images.bin", dtype=np.uint8, mode="r")
-        self._image_recall = RecallIndex(
-            path / "image.faiss", arrays["image_embeddings.npy"], manifest.recall["image"]
-        )
-        self._text_recall = RecallIndex(
-            path / "text.faiss", arrays["text_embeddings.npy"], manifest.recall["text"]
+        self._image_recall, self._text_recall = (
+            RecallIndex(
+                path / f"{modality}.faiss",
+                arrays[f"{modality}_embeddings.npy"],
+                manifest.recall[modality],
+                device=recall_device,
+            )
+            for modality in ("image", "text")
         )
 
     @classmethod
@@ -87,6 +91,7 @@ class Snapshot:
         *,
         model_id: str | None = None,
         verify: bool = False,
+        recall_device: RecallDevice = "cpu",
     ) -> Snapshot:
         """Open a snapshot after the checks that cost nothing: sizes, counts and shapes.
 
@@ -95,8 +100,10 @@ class Snapshot:
             name: which one; the one named in `CURRENT` by default.
             model_id: refuse a snapshot that another model made.
             verify: also compare every file with its checksum, before any of it is parsed.
+            recall_device: where it is searched.
 
         Raises:
+            FashionBertError: FAISS cannot use that device.
             SnapshotError: it is missing, damaged, or was made by another model.
         """
         path = locate(root, name)
@@ -114,7 +121,7 @@ class Snapshot:
         check_sizes(path, manifest)
         if verify:
             check_hashes(path, manifest)
-        snapshot = cls(path, manifest)
+        snapshot = cls(path, manifest, recall_device)
         if verify:
             snapshot._check_canaries()
         return snapshot
@@ -156,6 +163,16 @@ class Snapshot:
     def text_states(self, rows: Rows) -> QuantisedStates:
         """States of products' texts, padded to the longest of them with scale 0: [n, T, H]."""
         return self._text_states.gather(rows)
+
+    @property
+    def all_image_states(self) -> QuantisedStates:
+        """States of all pictures: [pictures, P, H], not copied."""
+        return QuantisedStates(self._image_states.values, self._image_states.scales)
+
+    @property
+    def text_lengths(self) -> NDArray[np.int64]:
+        """Tokens of all products' texts: [products]."""
+        return np.diff(self._text_states.offsets)
 
     def image_embeddings(self, rows: Rows) -> Embeddings:
         """float32 [n, E] of pictures."""

@@ -8,7 +8,8 @@
                         image_states int8 [B, P, H], image_scales [B, P]   → logit [B]
 
 The matcher takes states as they are stored, int8 with a scale a vector, and de-quantises them
-itself; a scale of 0 is padding. Either side may have batch 1.
+itself; a scale of 0 is padding. Either side may have batch 1. That of fp16 has inputs that choose
+rows of both sides besides: `model.row_inputs`.
 """
 
 from __future__ import annotations

@@ -6,23 +6,26 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.eight_bit import exact_8_bit
-from model.errors import BundleError, FashionBertError
+from model.cuts import Rows, cut
+from model.errors import BundleError
 from model.memory import MemoryWatch, halving
-from model.passes import UNLIMITED, Limits, PassPool, cut
+from model.passes import UNLIMITED, Limits, PassPool, Together
 from model.preprocess import TextTokenizer
+from model.row_matcher import Pairs, RowMatcher, takes_rows
+from model.sessions import open_session, prepare, providers
 from model.states import QuantisedStates, quantise
+from model.tables import States
 
-#: Rows of one pass of an encoder. On a CPU the activations of a small batch stay in cache:
-#: measured in docs/EXPERIMENTS.md.
-ENCODE_BATCH = 8
+#: Rows of one pass of an encoder, at most. On a CPU the activations of a small batch stay in cache:
+#: measured in docs/EXPERIMENTS.md. On a GPU it is a guess.
+ENCODE_BATCH = {"cpu": 8, "cuda": 128}
 #: Tokens and patches of one pass of the matcher, likewise: 10 pairs of 24 + 25 on a CPU.
 MATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
 
@@ -60,6 +63,7 @@ class Engine:
         device: `cpu` or `cuda`.
         workers: passes of the matcher that run at the same time, with `threads` / `workers` cores
             each; by default on a CPU as many as threads, and on a GPU one.
+        gpu_memory: most bytes on the GPU that the graphs take together; by default all there are.
 
     Raises:
         BundleError: a graph cannot be loaded.
@@ -73,9 +77,11 @@ class Engine:
         threads: int | None = None,
         device: str = "cpu",
         workers: int | None = None,
+        gpu_memory: int | None = None,
     ) -> None:
         manifest = bundle.manifest
-        providers = _providers(device)
+        using = providers(device, manifest.precision, gpu_memory)
+        prepare(device, manifest.precision, bundle.path)
         self.bundle = bundle
         self.device = device
         self.model_id = bundle.model_id
@@ -87,34 +93,21 @@ class Engine:
         self.threads = threads or os.cpu_count() or 1
         self.workers = workers or (self.threads if device == "cpu" else 1)
         self.match_tokens = MATCH_TOKENS[device]
-        self._text_encoder = self._session("text_encoder.onnx", providers, self.threads)
-        self._image_encoder = self._session("image_encoder.onnx", providers, self.threads)
+        self._encode_batch = ENCODE_BATCH[device]
+        self._text_encoder: Any = open_session(
+            bundle.path / "text_encoder.onnx", using, self.threads
+        )
+        self._image_encoder: Any = open_session(
+            bundle.path / "image_encoder.onnx", using, self.threads
+        )
         each = max(1, self.threads // self.workers)
-        self._matcher = self._session("matcher.onnx", providers, each)
-        self.passes = PassPool(self.workers)
+        self._matcher: Any = open_session(bundle.path / "matcher.onnx", using, each)
+        self._rows = RowMatcher(self._matcher) if takes_rows(self._matcher) else None
+        # On a GPU a pass is the better the larger it is; on a CPU see `model.passes`.
+        share_passes = device == "cuda" and self._rows is not None
+        self.passes = PassPool(self.workers, self.match_tokens if share_passes else 0)
         self.memory = MemoryWatch()
         weakref.finalize(self, self.passes.close)
-
-    def _session(self, name: str, providers: list[str], threads: int) -> Any:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
-        # Threads that spin between passes would take the cores from HTTP and FAISS.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        exact_8_bit(options)
-        file = self.bundle.path / name
-        try:
-            session = ort.InferenceSession(str(file), options, providers=providers)
-        except Exception as error:  # ONNX Runtime's own classes share no base but Exception
-            raise BundleError(f"{file} cannot be loaded: {error}") from error
-        if providers[0] not in session.get_providers():  # it falls back without a word
-            raise FashionBertError(
-                f"ONNX Runtime could not start {providers[0]}: look for the driver and the CUDA "
-                "libraries, or use device 'cpu'"
-            )
-        return session
 
     def require_recall(self) -> None:
         """Refuse a model that cannot search.
@@ -161,7 +154,7 @@ class Engine:
             }
             states[rows, :longest], embeddings[rows] = self._encode(self._text_encoder, feeds)
 
-        passes = _by_length(lengths, ENCODE_BATCH)
+        passes = _by_length(lengths, self._encode_batch)
         self._in_passes("text_encoder", passes, encode, before_pass)
         quantised = quantise(states, tokens.attention_mask)
         return EncodedTexts(quantised, lengths, embeddings, tokens.truncated)
@@ -189,7 +182,8 @@ class Engine:
             values[rows], scales[rows] = quantised.values, quantised.scales
 
         every = np.arange(len(pixels))
-        passes = [every[at : at + ENCODE_BATCH] for at in range(0, len(every), ENCODE_BATCH)]
+        size = self._encode_batch
+        passes = [every[at : at + size] for at in range(0, len(every), size)]
         self._in_passes("image_encoder", passes, encode, before_pass)
         return EncodedImages(QuantisedStates(values, scales), embeddings)
 
@@ -206,7 +200,7 @@ class Engine:
                 halving(compute)(rows)
                 fits()
 
-    def match(self, texts: QuantisedStates, images: QuantisedStates) -> NDArray[np.float32]:
+    def match(self, texts: States, images: States) -> NDArray[np.float32]:
         """Raw match logits of pairs, the ranking key.
 
         Args:
@@ -222,7 +216,7 @@ class Engine:
         return self.match_within(texts, images, UNLIMITED)[0]
 
     def match_within(
-        self, texts: QuantisedStates, images: QuantisedStates, limits: Limits, window: int = 0
+        self, texts: States, images: States, limits: Limits, window: int = 0
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """As `match`, of as many pairs as the limits leave time for.
 
@@ -235,44 +229,55 @@ class Engine:
         Returns:
             Logits float32 [B], and which of them were computed, bool [B]; others are nought.
         """
-        pairs = len(images) if len(texts) == 1 else len(texts)
-        if len(images) not in (1, pairs):
+        count = len(images) if len(texts) == 1 else len(texts)
+        if len(images) not in (1, count):
             raise ValueError(f"{len(texts)} texts against {len(images)} pictures: no pairs")
-        logits = np.zeros(pairs, dtype=np.float32)
-        lengths = np.count_nonzero(texts.scales, axis=1).astype(np.int32)
-        of_pairs = np.broadcast_to(lengths, (pairs,))
+        lengths = texts.lengths
+        pairs = Pairs(
+            texts, images, np.zeros(count, np.float32), np.broadcast_to(lengths, (count,))
+        )
         # A caller that is alone gets all workers, if the passes do not become too small by it.
-        share = -(-pairs // self.workers) * (int(lengths.max(initial=0)) + self.patches)
+        share = -(-count // self.workers) * (int(lengths.max(initial=0)) + self.patches)
         budget = min(self.match_tokens, max(share, self.match_tokens // 2))
-        passes = cut(of_pairs, self.patches, budget, window, self.workers)
-        costs = [len(rows) * (int(of_pairs[rows[-1]]) + self.patches) for rows in passes]
-
-        def compute(rows: NDArray[np.int64]) -> None:
-            text_rows = _view(rows) if len(texts) > 1 else slice(None)
-            image_rows = _view(rows) if len(images) > 1 else slice(None)
-            longest = int(of_pairs[rows[-1]])
-            logits[rows] = self._match_pass(
-                QuantisedStates(
-                    texts.values[text_rows, :longest], texts.scales[text_rows, :longest]
-                ),
-                images[image_rows],
-            )
-
-        done = np.zeros(pairs, dtype=np.bool_)
+        passes = cut(pairs.lengths, self.patches, budget, window, self.workers)
+        costs = [len(rows) * (int(pairs.lengths[rows[-1]]) + self.patches) for rows in passes]
+        together = None
+        if self._rows is None:
+            compute = partial(self._match_pass, pairs)
+        else:
+            compute = partial(self._match_rows, pairs)
+            together = Together(pairs.tables, pairs, self._rows.run)
+        done = np.zeros(count, dtype=np.bool_)
         with self.memory.watching("matcher") as fits:
-            for number in self.passes.run(passes, costs, halving(compute), limits):
+            for number in self.passes.run(passes, costs, halving(compute), limits, together):
                 done[passes[number]] = True
                 fits()
-        return logits, done
+        return pairs.logits, done
 
-    def _match_pass(self, texts: QuantisedStates, images: QuantisedStates) -> Any:
+    def _match_rows(self, pairs: Pairs, rows: Rows) -> None:
+        assert self._rows is not None  # match_within asks
+        self._rows.run([(pairs, rows)])
+
+    def _match_pass(self, pairs: Pairs, rows: Rows) -> None:
+        """A pass of a matcher without row inputs."""
+        texts, images = pairs.texts, pairs.images
+        if not (isinstance(texts, QuantisedStates) and isinstance(images, QuantisedStates)):
+            raise ValueError("this bundle's matcher takes no rows of tables: see `takes_rows`")
+        text_rows = _view(rows) if len(texts) > 1 else slice(None)
+        image_rows = _view(rows) if len(images) > 1 else slice(None)
+        longest = int(pairs.lengths[rows[-1]])
         feeds = {
-            "text_states": texts.values,
-            "text_scales": texts.scales,
-            "image_states": images.values,
-            "image_scales": images.scales,
+            "text_states": texts.values[text_rows, :longest],
+            "text_scales": texts.scales[text_rows, :longest],
+            "image_states": images.values[image_rows],
+            "image_scales": images.scales[image_rows],
         }
-        return self._matcher.run(["logit"], feeds)[0]
+        pairs.logits[rows] = self._matcher.run(["logit"], feeds)[0]
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether a side of `match` may be rows of tables on the device: fp16 bundles' can."""
+        return self._rows is not None
 
     def probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated probability that text and picture belong together, for each logit."""
@@ -293,16 +298,3 @@ def _view(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     if (np.diff(rows) == 1).all():
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
-
-
-def _providers(device: str) -> list[str]:
-    if device == "cpu":
-        return ["CPUExecutionProvider"]
-    if device == "cuda":
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise FashionBertError(
-                "device 'cuda' was asked for, but this ONNX Runtime has no CUDA: install "
-                "fashionbert[gpu] on a machine with an NVIDIA driver, or use device 'cpu'"
-            )
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    raise FashionBertError(f"device {device!r}: choose 'cpu' or 'cuda'")

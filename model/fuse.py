@@ -115,8 +115,13 @@ def fuse_attention(model: ModelProto, device: Device = "cuda") -> ModelProto:
     It splits and joins the heads in place, so the four transposes are gone. What does not look
     exactly like the exporter's attention is left as it is.
 
-    For `cuda` it is `com.microsoft.MultiHeadAttention`, which has flash kernels and reads the mask
-    as [B, L]; for `cpu` it is ONNX's own `Attention`, which took 0.64 of its time there.
+    For `cuda` it is `com.microsoft.MultiHeadAttention`, which reads the mask as [B, L]; for `cpu`
+    it is ONNX's own `Attention`, which took 0.64 of its time there.
+
+    On CUDA the former has flash kernels, but takes them only where there is no mask of padding
+    (multihead_attention.cc: `nullptr == key_padding_mask`); with one of [B, L] the products and the
+    softmax are kernels of their own. To be tried next on a GPU: pictures before texts, so that all
+    padding is at the end, and the mask as lengths, which the memory-efficient kernel takes.
     """
     graph = Graph(model)
     for node in [node for node in graph.nodes if node.op_type == "Softmax"]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.eight_bit import exact_8_bit
 from model.preprocess import TextTokenizer
+from model.row_matcher import takes_rows, with_all_rows
 from model.samples import Samples
 from model.states import quantise
 
@@ -53,7 +54,10 @@ class Graphs:
 
     def _run(self, graph: str, feeds: Feeds) -> list[NDArray[np.float32]]:
         """All outputs of one graph: states and, with a recall head, embeddings; or the logits."""
-        outputs: list[NDArray[np.float32]] = self._sessions[graph].run(None, feeds)
+        session = self._sessions[graph]
+        if takes_rows(session):
+            feeds = with_all_rows(feeds)
+        outputs: list[NDArray[np.float32]] = session.run(None, feeds)
         return outputs
 
     def _encoder_feeds(self, samples: Samples) -> dict[str, list[Feeds]]:

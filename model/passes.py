@@ -7,6 +7,10 @@ nobody is starved. So each thread runs whole passes with one core, which needs n
 the operators; the passes of one request run on all cores when it is alone; and where there are
 several, they take turns a pass at a time: a request with 1,000 candidates holds up one with 16 by
 one pass, not by a thousand pairs.
+
+On a GPU a pass of thousands of tokens is what pays, and there the rows of those who wait do go into
+one, as far as it has room: the next pass of the one whose turn it is, and then of each of the
+others. That counts as their turn.
 """
 
 from __future__ import annotations
@@ -14,14 +18,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-Rows = NDArray[np.int64]
+from model.cuts import Rows
 
 _SMOOTHING = 0.2  # weight of the newest pass in the mean time of a token
 _FORGETTING = 0.9  # of that mean, whenever it was what kept all passes from being begun
@@ -48,6 +49,21 @@ class Limits:
 UNLIMITED = Limits()
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """How passes of several callers are run as one.
+
+    Args:
+        key: whose keys are equal can be run together.
+        part: what stands for this caller there.
+        compute: runs one pass over each caller's part and rows.
+    """
+
+    key: Hashable
+    part: Any
+    compute: Callable[[Sequence[tuple[Any, Rows]]], Any]
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     """One caller's passes: `left` to begin, `running`, and those that are `done`."""
@@ -56,11 +72,17 @@ class _Job:
     costs: Sequence[int]
     compute: Callable[[Rows], Any]
     limits: Limits
+    together: Together | None
     left: deque[int]
     running: int = 0
     done: list[int] = field(default_factory=list)
     error: BaseException | None = None
     finished: threading.Event = field(default_factory=threading.Event)
+
+    def size(self, number: int) -> tuple[int, int]:
+        """The rows of a pass, and the tokens of each."""
+        rows = len(self.passes[number])
+        return rows, self.costs[number] // rows
 
 
 class PassPool:
@@ -68,10 +90,13 @@ class PassPool:
 
     Args:
         workers: passes that run at the same time.
+        shared: most tokens, padding included, of a pass that several callers share; 0 where none
+            is to be shared.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, shared: int = 0) -> None:
         self.workers = workers
+        self.shared = shared
         self._jobs: deque[_Job] = deque()  # those with passes left; the first one is next
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -84,6 +109,7 @@ class PassPool:
         costs: Sequence[int],
         compute: Callable[[Rows], Any],
         limits: Limits = UNLIMITED,
+        together: Together | None = None,
     ) -> list[int]:
         """Run passes in their order, on as many threads as there are free; returns when all ended.
 
@@ -92,6 +118,8 @@ class PassPool:
             costs: of each, in tokens: they tell how long it will take.
             compute: runs one pass; from several threads at the same time.
             limits: when to stop.
+            together: how a pass is shared with others, if it may be. One that fails is run again
+                as a pass of each, by `compute`.
 
         Returns:
             The numbers of the passes that were run, ascending.
@@ -99,7 +127,7 @@ class PassPool:
         Raises:
             whatever `compute` raises first; the passes that are left are dropped then.
         """
-        job = _Job(passes, costs, compute, limits, deque(range(len(passes))))
+        job = _Job(passes, costs, compute, limits, together, deque(range(len(passes))))
         if not passes:
             return []
         with self._changed:
@@ -138,9 +166,12 @@ class PassPool:
                     if self._closed:
                         return
                     self._changed.wait()
-            job, number = task
-            self._run_one(job, number)
-            del job, task  # an idle thread keeps nobody's states
+                tasks = [task, *self._company(*task)]
+            if len(tasks) == 1:
+                self._run_one(*task)
+            else:
+                self._run_shared(tasks)
+            del task, tasks  # an idle thread keeps nobody's states
 
     def _next(self) -> tuple[_Job, int] | None:
         """The next pass of the caller whose turn it is; jobs nobody waits for fall out.
@@ -168,6 +199,36 @@ class PassPool:
             self._seconds_per_cost *= _FORGETTING
         return None
 
+    def _company(self, job: _Job, number: int) -> list[tuple[_Job, int]]:
+        """Passes of others that go into one with this, at most one of each; it is their turn too.
+
+        None that would make a pass too late, of those that are in it already or by itself.
+        """
+        if not self.shared or job.together is None:
+            return []
+        company: list[tuple[_Job, int]] = []
+        now, deadline = time.perf_counter(), job.limits.deadline
+        rows, width = job.size(number)
+        for other in list(self._jobs):
+            if other is job or other.together is None or other.together.key != job.together.key:
+                continue
+            more, wide = other.size(other.left[0])
+            cost = (rows + more) * max(width, wide)
+            first = min(deadline, other.limits.deadline)
+            if (
+                cost > self.shared
+                or now + cost * self._seconds_per_cost > first
+                or other.limits.cancelled()  # its own turn drops it
+            ):
+                continue
+            rows, width, deadline = rows + more, max(width, wide), first
+            company.append((other, other.left.popleft()))
+            other.running += 1
+            self._jobs.remove(other)
+            if other.left:
+                self._jobs.append(other)
+        return company
+
     def _drop(self, job: _Job) -> None:
         job.left.clear()
         if not job.running:
@@ -180,63 +241,42 @@ class PassPool:
             job.compute(job.passes[number])
         except BaseException as caught:  # the caller's thread raises it
             error = caught
-        spent = (time.perf_counter() - start) / job.costs[number]
+        spent = time.perf_counter() - start
         with self._changed:
-            job.running -= 1
             if error is None:
-                job.done.append(number)
-                mean = self._seconds_per_cost or spent
-                self._seconds_per_cost = mean + _SMOOTHING * (spent - mean)
-            else:
-                job.error = job.error or error
-                job.left.clear()
-                if job in self._jobs:
-                    self._jobs.remove(job)
-            if not job.left and not job.running:
-                job.finished.set()
+                self._measure(spent / job.costs[number])
+            self._ended(job, number, error)
 
+    def _run_shared(self, tasks: list[tuple[_Job, int]]) -> None:
+        first = tasks[0][0].together
+        assert first is not None  # whoever has company can have it
+        start = time.perf_counter()
+        try:
+            first.compute([(job.together.part, job.passes[n]) for job, n in tasks if job.together])
+        except BaseException:  # too large, or the fault of one: each by itself tells
+            for job, number in tasks:
+                self._run_one(job, number)
+            return
+        spent = time.perf_counter() - start
+        sizes = [job.size(number) for job, number in tasks]
+        with self._changed:
+            self._measure(spent / (sum(n for n, _ in sizes) * max(width for _, width in sizes)))
+            for job, number in tasks:
+                self._ended(job, number, None)
 
-def cut(
-    lengths: NDArray[np.int32], extra: int, budget: int, window: int = 0, workers: int = 1
-) -> list[Rows]:
-    """Rows in passes of like length, so that little of a pass is padding.
+    def _measure(self, seconds: float) -> None:
+        """A pass took so long a token."""
+        mean = self._seconds_per_cost or seconds
+        self._seconds_per_cost = mean + _SMOOTHING * (seconds - mean)
 
-    They are as many as keep all workers busy to the end, if they are not too small then: five
-    passes on two cores take as long as six, so it is six smaller ones.
-
-    Args:
-        lengths: int32 [B], the tokens of each row's text.
-        extra: tokens that each row has beside them: its patches.
-        budget: most tokens of a pass, padding included; a row that is longer is alone.
-        window: so many rows are sorted among themselves before the next ones follow; 0 is all.
-        workers: run passes at the same time.
-    """
-    passes: list[Rows] = []
-    for start in range(0, len(lengths), window or max(1, len(lengths))):
-        part = lengths[start : start + window] if window else lengths
-        order = np.argsort(part, kind="stable")
-        costs = part[order].astype(np.int64) + extra
-        fewest = _filled(costs, budget)
-        most = max(len(fewest), int(2 * costs.sum()) // budget)  # of half the budget
-        ends = _even(costs, min(most, -(-len(fewest) // workers) * workers))
-        if np.max(np.diff(ends, prepend=0) * costs[ends - 1]) > budget:  # padding is uneven
-            ends = fewest
-        passes += [rows + start for rows in np.split(order, ends[:-1])]
-    return passes
-
-
-def _filled(costs: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-    """Where passes end if each takes as many rows as it can; costs are ascending."""
-    ends, first = [], 0
-    for row in range(1, len(costs)):
-        if (row + 1 - first) * int(costs[row]) > budget:
-            ends.append(row)
-            first = row
-    return np.array([*ends, len(costs)], dtype=np.int64)
-
-
-def _even(costs: NDArray[np.int64], passes: int) -> NDArray[np.int64]:
-    """Where at most so many passes end if all cost about the same."""
-    middles = np.cumsum(costs) - costs / 2
-    numbers = (middles * passes / costs.sum()).astype(np.int64)
-    return np.append(np.flatnonzero(np.diff(numbers)) + 1, len(costs))
+    def _ended(self, job: _Job, number: int, error: BaseException | None) -> None:
+        job.running -= 1
+        if error is None:
+            job.done.append(number)
+        else:
+            job.error = job.error or error
+            job.left.clear()
+            if job in self._jobs:
+                self._jobs.remove(job)
+        if not job.left and not job.running:
+            job.finished.set()

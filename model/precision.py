@@ -3,7 +3,7 @@
     fp32    what torch computes, to 1e-4; fused for processors
     int8    `model.quantise_graph`, for processors
     fp16    everything but sums, norms and heads in half precision; states int8 in, fp32 out, as in
-            the others
+            the others. Its matcher chooses rows of tables of states (`model.row_inputs`)
 
 Whatever computes them, states are stored as int8 with a float32 scale, and a pair's logit comes
 from those: so it is the same whether they come from a snapshot or were made a moment ago.
@@ -27,6 +27,7 @@ from model.graphs import GRAPHS, Feeds, Graphs
 from model.half import half
 from model.precision_loss import Errors, graph_errors
 from model.quantise_graph import quantise_graph
+from model.row_inputs import with_row_inputs
 from model.samples import Samples, noise
 
 Precision = Literal["fp32", "int8", "fp16"]
@@ -102,7 +103,9 @@ def convert_graph(
         samples: inputs of single items, to calibrate int8 on.
     """
     if precision == "fp16":
-        return half(fuse(model, "cuda"))
+        converted = half(fuse(model, "cuda"))
+        is_matcher = any(entry.name == "image_states" for entry in converted.graph.input)
+        return with_row_inputs(converted) if is_matcher else converted
     fused = fuse(model, "cpu")
     return fused if precision == "fp32" else quantise_graph(fused, width, samples)
 

@@ -25,6 +25,12 @@ class QuantisedStates:
     def __getitem__(self, rows: slice | Sequence[int] | NDArray[np.int64]) -> QuantisedStates:
         return QuantisedStates(self.values[rows], self.scales[rows])
 
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Vectors of each row that are no padding: int32 [B]."""
+        lengths: NDArray[np.int32] = np.count_nonzero(self.scales, axis=1).astype(np.int32)
+        return lengths
+
     def dequantise(self) -> NDArray[np.float32]:
         """float32 [B, L, H]."""
         return self.values.astype(np.float32) * self.scales[..., None]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.engine import Engine
 from model.passes import Limits
-from model.states import QuantisedStates
+from model.tables import States
 from service.batching import AbandonedError, caller
 
 FAILED = "reranker_failed"
@@ -43,7 +43,7 @@ def nothing_reranked() -> Reranked:
     return Reranked(np.empty(0, dtype=np.float32), np.empty(0, dtype=np.bool_))
 
 
-def score(engine: Engine, texts: QuantisedStates, images: QuantisedStates) -> NDArray[np.float32]:
+def score(engine: Engine, texts: States, images: States) -> NDArray[np.float32]:
     """`Engine.match`, but not to the end for a caller who hangs up.
 
     Raises:
@@ -59,8 +59,8 @@ def score(engine: Engine, texts: QuantisedStates, images: QuantisedStates) -> ND
 
 def rerank(
     engine: Engine,
-    texts: QuantisedStates,
-    images: QuantisedStates,
+    texts: States,
+    images: States,
     seconds: float,
     deadline: float | None = None,
 ) -> Reranked:

@@ -17,7 +17,9 @@ from index.live import View
 from model.engine import EncodedTexts, Engine
 from model.errors import SnapshotError
 from model.preprocess import check_text, decode_image
+from model.resident import NOTHING, Tables
 from model.states import QuantisedStates
+from model.tables import States, rows_of
 from service.batching import caller
 from service.errors import QueryError
 from service.items import first_image_row
@@ -43,6 +45,12 @@ from service.selection import Selected, Selections
 class Searcher:
     """Searches one version of a catalogue with one model. Safe to use from several threads.
 
+    Args:
+        engine: the model.
+        snapshot: what is searched, made by that model.
+        limits: of requests.
+        tables: what of the snapshot is on the device; the engine takes rows of it then.
+
     Raises:
         BundleError: the model has no recall head.
         SnapshotError: the snapshot was made by another model.
@@ -53,6 +61,7 @@ class Searcher:
         engine: Engine,
         snapshot: View,
         limits: SearchLimits = SearchLimits(),  # noqa: B008 (frozen)
+        tables: Tables = NOTHING,
     ) -> None:
         engine.require_recall()
         if snapshot.model_id != engine.model_id:
@@ -64,6 +73,7 @@ class Searcher:
         self.engine = engine
         self.snapshot = snapshot
         self.limits = limits
+        self.tables = tables
         self._selections = Selections(snapshot, limits)
 
     def search_text(
@@ -105,7 +115,8 @@ class Searcher:
         reranked = nothing_reranked()
         if rerank and len(recalled.rows):
             with watch.stage("gather"):
-                states = self.snapshot.image_states(recalled.rows[: recalled.until(candidates)])
+                rows = recalled.rows[: recalled.until(candidates)]
+                states = rows_of(self.tables.images, rows, self.snapshot.image_states)
             with watch.stage("rerank"):
                 reranked = self._rerank(encoded.states, states, deadline)
         result = self._result(recalled, k, reranked, selected, watch, with_views=True)
@@ -167,9 +178,7 @@ class Searcher:
             states, embedding, k, candidates, rerank, selected, watch, deadline
         )
 
-    def _rerank(
-        self, texts: QuantisedStates, images: QuantisedStates, deadline: float | None
-    ) -> Reranked:
+    def _rerank(self, texts: States, images: States, deadline: float | None) -> Reranked:
         return rerank_within(self.engine, texts, images, self.limits.rerank_seconds, deadline)
 
     def match(self, pairs: Sequence[Pair]) -> MatchResult:
@@ -202,7 +211,8 @@ class Searcher:
         reranked = nothing_reranked()
         if rerank and len(recalled.rows):
             with watch.stage("gather"):
-                texts = self.snapshot.text_states(recalled.rows[:candidates])
+                rows = recalled.rows[:candidates]
+                texts = rows_of(self.tables.texts, rows, self.snapshot.text_states)
             with watch.stage("rerank"):
                 reranked = self._rerank(texts, states, deadline)
         return self._result(recalled, k, reranked, selected, watch, with_views=False)

@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the model runs")
+    gpu_memory: int | None = Field(
+        None, ge=1, description="most bytes on the GPU that the model's graphs take; no limit"
+    )
+    gpu_states: int = Field(
+        0, ge=0, description="most bytes on the GPU of the products' states; the rest stays here"
+    )
+    recall_device: Literal["cpu", "cuda"] = Field("cpu", description="where FAISS searches")
     threads: int | None = Field(
         None, ge=1, description="processor cores that the model uses; all of them by default"
     )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 from model.backbones import new_config, new_model
-from model.bundle import Bundle
+from model.bundle import Bundle, write_manifest
 from model.catalogue import read_catalogue
 from model.demo import write_demo_catalogue
 from model.engine import Engine
 from model.export import export_bundle
+from model.row_inputs import with_row_inputs
 from model.wordpiece import save_tokenizer, train_wordpiece
 
 
@@ -50,6 +54,19 @@ def bundle(demo_catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Bu
 def other_bundle(demo_catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of another model of the same shape."""
     return make_bundle(demo_catalogue, tmp_path_factory.mktemp("bundle") / "other", seed=2)
+
+
+@pytest.fixture(scope="session")
+def row_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """`bundle`, in fp32 still, with a matcher that has row inputs, as that of fp16 has."""
+    own = Path(shutil.copytree(bundle.path, tmp_path_factory.mktemp("rows") / "fp32"))
+    model = with_row_inputs(onnx.load(str(own / "matcher.onnx")))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(own / "matcher.onnx"))
+    fields = dataclasses.asdict(bundle.manifest)
+    for name in ("model_id", "files", "format", "checksum"):
+        fields.pop(name, None)
+    return Bundle(own, write_manifest(own, **fields))
 
 
 @pytest.fixture(scope="session")

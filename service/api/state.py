@@ -188,7 +188,8 @@ def first_searches(searcher: Searcher) -> None:
         RuntimeError: the reranker failed, without which later searches do but the first do not.
     """
     snapshot, limits = searcher.snapshot, searcher.limits
-    own = Searcher(searcher.engine, snapshot, replace(limits, image=DEFAULT_LIMITS))
+    limits_of_own = replace(limits, image=DEFAULT_LIMITS)
+    own = Searcher(searcher.engine, snapshot, limits_of_own, searcher.tables)
     k = min(DEFAULT_K, limits.max_k)
     candidates = min(DEFAULT_CANDIDATES, limits.max_candidates)
     text = snapshot.item(0).text[: limits.max_query_characters]
