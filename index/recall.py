@@ -1,20 +1,20 @@
 """Recall: the nearest embeddings of one modality, by FAISS.
 
-Which index is built follows the number of vectors (`auto`):
+Which index is built follows the number of vectors (`auto`), or is asked for:
 
 ======================  ========  ================================================================
 vectors                 rule      index
 ======================  ========  ================================================================
 up to 200,000           `exact`   `IndexFlatIP`: every vector is compared
-up to 2,000,000         `hnsw`    `IndexHNSWFlat`, 32 links a node, efConstruction 200, efSearch 256
 more                    `ivfpq`   `IndexIVFPQ`, 4·√N lists of which 1 in 32 is read, E/4 bytes a
                                   vector; four times as many as asked for are then compared exactly
+if asked for            `hnsw`    `IndexHNSWFlat`, 32 links a node, efConstruction 200, efSearch 256
 ======================  ========  ================================================================
 
-Measured on 100,000 clustered vectors of 256, top 100, 2 cores: exact 3.7 ms; HNSW32 finds .972 of
-them at efSearch 256 in 0.67 ms, .947 at 128 in 0.45 ms; IVF1024 .71 / .84 / .90 at nprobe
-8 / 32 / 64. So exact search is kept for as long as it costs little beside the cross-encoder, and
-HNSW for as long as a whole float vector and its links fit in memory.
+The rule follows from the table in docs/BENCHMARKS.md: exact search is kept for as long as it costs
+little beside the cross-encoder. Of a million vectors IVFPQ finds more than HNSW in about the same
+time, by an index of a seventeenth of the bytes that is built in a quarter of the time; and through
+a filter it loses less.
 
 A search among some of the vectors only (a filter's) is done inside the index too, so that it finds
 as many as it is asked for: `exact` skips the others. HNSW and IVFPQ find fewer of the nearest the
@@ -48,7 +48,6 @@ Rule = Literal["exact", "hnsw", "ivfpq"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 
 EXACT_UP_TO = 200_000
-HNSW_UP_TO = 2_000_000
 #: Below this FAISS has too few points (39 for each of 256 centroids) to train a quantiser on.
 IVFPQ_FROM = 10_000
 
@@ -82,7 +81,7 @@ def choose_rule(count: int, recall: str = "auto") -> Rule:
         SnapshotError: no such rule, or one that `count` vectors are too few for.
     """
     if recall == "auto":
-        return "exact" if count <= EXACT_UP_TO else "hnsw" if count <= HNSW_UP_TO else "ivfpq"
+        return "exact" if count <= EXACT_UP_TO else "ivfpq"
     if recall not in RULES:
         raise SnapshotError(f"recall {recall!r}: choose auto, {', '.join(RULES)}")
     if recall == "ivfpq" and count < IVFPQ_FROM:
