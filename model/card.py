@@ -207,7 +207,7 @@ def _rows(found: dict[str, Any]) -> Iterator[Row]:
         for stage, shown in STAGES.items():
             if one := stages.get(stage):
                 ranks = _share(one, "rank1"), _share(one, "rank5"), _share(one, "rank10")
-                yield way, among, shown, *ranks, f"{one['mean_rank']:,.1f}"
+                yield way, among, shown, *ranks, _mean(one)
 
 
 def _share(figures: dict[str, Any], name: str) -> str:
@@ -216,6 +216,13 @@ def _share(figures: dict[str, Any], name: str) -> str:
     low, high = figures.get(f"{prefix}low"), figures.get(f"{prefix}high")
     told = f"{figures[name]:.1f}"
     return told if low is None or high is None else f"{told} ({low:.1f}–{high:.1f})"
+
+
+def _mean(figures: dict[str, Any]) -> str:
+    """The mean rank, with its interval where it has one."""
+    low, high = figures.get("mean_rank_low"), figures.get("mean_rank_high")
+    told = f"{figures['mean_rank']:,.1f}"
+    return told if low is None or high is None else f"{told} ({low:,.1f}–{high:,.1f})"
 
 
 def _gains(found: dict[str, Any]) -> Iterator[Row]:

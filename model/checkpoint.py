@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +48,41 @@ def load_checkpoint(folder: Path) -> FashionBertModel:
     return model
 
 
-def started_model(config: FashionBertConfig, checkpoint: FashionBertModel) -> FashionBertModel:
+#: The heads that a run can draw anew, by the task that each is for.
+HEADS = {
+    "recall": "recall_head.",
+    "alignment": "alignment_head.",
+    "match": "match_head.",
+    "mlm": "masked_language_head.",
+    "mpm": "masked_patch_head.",
+}
+
+
+def started_model(
+    config: FashionBertConfig, checkpoint: FashionBertModel, fresh: Sequence[str] = ()
+) -> FashionBertModel:
     """A model with a checkpoint's weights; heads that the checkpoint has not are freshly drawn.
 
     What was fitted to unseen products at the end of its training starts anew.
 
+    Args:
+        config: the model's.
+        checkpoint: whose weights.
+        fresh: heads that are drawn anew all the same, names in `HEADS`.
+
     Raises:
-        TrainingError: the configuration wants another shape.
+        TrainingError: the configuration wants another shape, or has not one of the fresh heads.
     """
     weights = checkpoint.state_dict()
+    anew = tuple(HEADS[name] for name in fresh)
     model = FashionBertModel(config)
+    for head in fresh:
+        if not any(name.startswith(HEADS[head]) for name in model.state_dict()):
+            raise TrainingError(
+                f"fresh={head!r}: the network of this run has no such head: leave it out"
+            )
     for name, target in model.state_dict().items():
-        if name not in weights or name in _FITTED:
+        if name not in weights or name in _FITTED or name.startswith(anew):
             continue
         if target.shape != weights[name].shape:
             raise TrainingError(
@@ -76,6 +101,46 @@ def _unloadable(folder: Path, reason: str) -> TrainingError:
     )
 
 
+def read_training(folder: Path) -> dict[str, Any]:
+    """A checkpoint's training.json: what its training knows; nothing where there is none.
+
+    Of what is there, `calibration` is (slope, intercept), two finite numbers, `figures` an object,
+    `step` a whole number and `text_template` a text or None.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
+    source = folder / "training.json"
+    if not source.is_file():
+        return {}
+    try:
+        training = json.loads(source.read_text(encoding="utf-8"))
+        if not isinstance(training, dict):
+            raise ValueError("it holds no object")
+        if "calibration" in training:
+            training["calibration"] = _calibration(training["calibration"])
+        for name, kind in (
+            ("figures", dict),
+            ("step", int),
+            ("text_template", str | None),
+        ):
+            if name in training and not isinstance(training[name], kind):
+                raise ValueError(f"its {name} is {training[name]!r:.40}")
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{source} cannot be used ({error}): it is damaged; without the file the checkpoint "
+            "has no calibration and no text template, and --text must say the template"
+        ) from error
+    return training
+
+
+def _calibration(value: Any) -> tuple[float, float]:
+    numbers = value if isinstance(value, list) else []
+    if [type(number) in (int, float) and math.isfinite(number) for number in numbers] != [True] * 2:
+        raise ValueError(f"its calibration is {value!r:.40}, not two numbers")
+    return float(numbers[0]), float(numbers[1])
+
+
 def export_checkpoint(checkpoint: Path, folder: Path) -> tuple[Bundle, float]:
     """Export a checkpoint with what its training knows: text template, calibration, figures.
 
@@ -87,15 +152,7 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> tuple[Bundle, float]:
         BundleError: as `model.export.export_bundle`.
     """
     model = load_checkpoint(checkpoint)
-    training = {}
-    if (checkpoint / "training.json").is_file():
-        try:
-            training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise TrainingError(
-                f"{checkpoint / 'training.json'} is not JSON ({error}): it is damaged; without "
-                "the file the bundle would have no calibration and no text template"
-            ) from error
+    training = read_training(checkpoint)
     slope, intercept = training.get("calibration", (1.0, 0.0))
     return export_bundle(
         model,

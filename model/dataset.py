@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from model.ranking import number_by_value
 
 #: Batches of the whole catalogue that are sorted by the length of their texts.
 _LIKE_LENGTH = 16
+
+#: What a mirror image would make untrue.
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Batch:
         return (texts[0] == texts[1]) | ((titles[0] == titles[1]) & (titled[0] | titled[1]))
 
 
-def _number_by_tokens(batch: TokenBatch) -> NDArray[np.int64]:
+def number_by_tokens(batch: TokenBatch) -> NDArray[np.int64]:
     """Give texts that are one to the network the same number, [N].
 
     Such differ, say, in capitals or in what comes after `max_text_tokens`.
@@ -111,7 +115,8 @@ class TrainingSet:
     """The products of a catalogue, tokenised once, with their pictures as `ImageInputs`.
 
     `text_numbers` int64 [N] are equal where the texts are, to the letter: what evaluation goes by.
-    A batch has others, see there.
+    A batch has others, see there. `mirrored` bool [N] says whose pictures may be shown mirrored:
+    all but those of products whose text or title tells left from right.
 
     Args:
         catalogue: what to train on.
@@ -138,13 +143,20 @@ class TrainingSet:
         titles = [product.title for product in catalogue.products]
         encoder = TextTokenizer(tokenizer, max_text_tokens)
         tokens, self.titles = encoder.encode(texts), encoder.encode(titles)
-        self.token_numbers = _number_by_tokens(tokens)
-        self.title_numbers = _number_by_tokens(self.titles)
+        self.token_numbers = number_by_tokens(tokens)
+        self.title_numbers = number_by_tokens(self.titles)
         self.title_share = title_share
         self.input_ids = tokens.input_ids
         self.attention_mask = tokens.attention_mask
         self.lengths = tokens.attention_mask.sum(axis=1)
         self.text_numbers = number_by_value(texts)
+        self.mirrored = np.array(
+            [
+                not _SIDES.search(f"{text}\n{title}")
+                for text, title in zip(texts, titles, strict=True)
+            ],
+            dtype=np.bool_,
+        )
         self.groups = groups_of(catalogue, group_by)
         self.first_image = first_images(catalogue)
         self.inputs = inputs
@@ -188,10 +200,13 @@ class TrainingSet:
         texts = self.batch_texts(rows, rng)
         views = self.first_image[rows + 1] - self.first_image[rows]
         pictures = self.first_image[rows] + rng.integers(0, views)
-        mirrored = rng.random(len(rows)) < 0.5 if augment and self.inputs.are_maps else None
+        mirrored = None
+        if augment and self.inputs.are_maps:
+            mirrored = (rng.random(len(rows)) < 0.5) & self.mirrored[rows]
         images = self.inputs.batch(pictures, mirrored)
         if augment and "pixels" in images:
-            images = {"pixels": torch.from_numpy(augmented(images["pixels"].numpy(), rng))}
+            shown = augmented(images["pixels"].numpy(), rng, self.mirrored[rows])
+            images = {"pixels": torch.from_numpy(shown)}
         ids, mask, titled = (torch.from_numpy(values) for values in texts)
         # Drawn last, and only if wanted: what comes before is then the same without them.
         masked_ids = masked_tokens = masked_patches = None
@@ -254,18 +269,24 @@ class TrainingSet:
             yield self.batch(rows, rng, augment)
 
 
-def augmented(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def augmented(
+    pixels: NDArray[np.uint8],
+    rng: np.random.Generator,
+    mirrored: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
     """Mirror and shift pictures at random; colours stay, as the texts name them.
 
     Args:
         pixels: uint8 [B, S, S, 3].
         rng: of this batch.
+        mirrored: bool [B], which may be mirrored; all by default.
     """
     size = pixels.shape[1]
     reach = size // 16
     result: NDArray[Any] = np.full_like(pixels, 255)
     for row, picture in enumerate(pixels):
-        seen = picture[:, ::-1] if rng.random() < 0.5 else picture
+        mirror = rng.random() < 0.5 and (mirrored is None or mirrored[row])
+        seen = picture[:, ::-1] if mirror else picture
         down, right = (int(shift) for shift in rng.integers(-reach, reach + 1, 2))
         result[row, max(0, down) : size + min(0, down), max(0, right) : size + min(0, right)] = (
             seen[max(0, -down) : size - max(0, down), max(0, -right) : size - max(0, right)]

@@ -24,6 +24,7 @@ from model.ranking import (
     ranks_in_full,
     recall_places,
     sampled_candidates,
+    sound_pools,
     stage_figures,
     two_stage_scores,
 )
@@ -117,7 +118,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`figures` as JSON has them; `samples`, one a direction, for the calibration."""
+    """`figures` as JSON has them; `samples`, one a direction, for the calibration.
+
+    Of the figures `candidates` is how many the two stages rerank, and `sound_pools` the check of
+    what was drawn (`model.ranking.sound_pools`), which must read 100.
+    """
 
     figures: dict[str, Any]
     samples: tuple[Sample, ...]
@@ -189,6 +194,9 @@ def evaluate(
         rerank_in_full=full and rerank_in_full,
     )
     figures: dict[str, Any] = {"queries": len(chosen), "products": len(encoded)}
+    if encoded.has_recall:
+        figures["candidates"] = candidates
+    figures["sound_pools"] = sound_pools(pools, chosen, encoded.text_numbers)
     samples = []
     task = None
     if progress is not None:

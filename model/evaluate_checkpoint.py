@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from model.catalogue import Catalogue
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_checkpoint, read_training
 from model.dataset import TrainingSet
-from model.errors import FashionBertError, TrainingError
+from model.errors import FashionBertError
 from model.evaluate import EncodedCatalogue
 from model.inputs import prepare_inputs
 from model.malloc import keep_freed_memory
@@ -28,6 +27,8 @@ _TOKENS = 16_384
 
 class EvaluatedCheckpoint:
     """A checkpoint for `model.evaluate.evaluate`, in bf16 as its training validates it.
+
+    Its heads, which rank, are in float32: see `model.heads`.
 
     Args:
         folder: a run's best/ folder, or another checkpoint.
@@ -66,7 +67,7 @@ class EvaluatedCheckpoint:
         self.network = load_checkpoint(folder)
         torch.nn.Module.to(self.network, chosen)
         torch.nn.Module.eval(self.network)
-        training = _read_training(folder)
+        training = read_training(folder)
         step = training.get("step")
         self.about: dict[str, Any] = {"checkpoint": str(folder), "step": step, "precision": "bf16"}
         self.name = f"{folder} ({'' if step is None else f'step {step:,}, '}bf16)"
@@ -127,20 +128,3 @@ def _device(name: str | None) -> torch.device:
             "a torch with CUDA, or use device 'cpu'"
         )
     return torch.device(name)
-
-
-def _read_training(folder: Path) -> dict[str, Any]:
-    """What the training wrote beside its checkpoint; nothing where it did not."""
-    source = folder / "training.json"
-    if not source.is_file():
-        return {}
-    try:
-        training = json.loads(source.read_text(encoding="utf-8"))
-        if not isinstance(training, dict):
-            raise ValueError("no object")
-    except ValueError as error:
-        raise TrainingError(
-            f"{source} is not JSON ({error}): it is damaged; without the file the checkpoint is "
-            "evaluated with --text alone"
-        ) from error
-    return training

@@ -6,6 +6,9 @@ F patch feature width.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +18,21 @@ from model.config import FashionBertConfig
 #: CLIP's first temperature, exp(2.66) = 1 / 0.07, and its bound against collapse,
 #: exp(4.6052) = 100.
 _FIRST_LOG_SCALE, _LARGEST_LOG_SCALE = 2.66, 4.6052
+
+
+@contextlib.contextmanager
+def _in_full(head: nn.Module, *states: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Outside training a head computes in float32, whatever the layers below compute in.
+
+    What ranks must not be rounded to 8 bits: pairs would stand level that are not. An export is in
+    float32 anyway, and its graph stays as it is.
+    """
+    device = states[0].device.type
+    if head.training or not torch.is_autocast_enabled(device):
+        yield states
+        return
+    with torch.autocast(device, enabled=False):
+        yield tuple(each.float() for each in states)
 
 
 class RecallHead(nn.Module):
@@ -28,13 +46,15 @@ class RecallHead(nn.Module):
 
     def embed_text(self, states: Tensor, mask: Tensor) -> Tensor:
         """[B, T, H], [B, T] → [B, E], unit length."""
-        weights = mask.to(states.dtype).unsqueeze(-1)
-        pooled = (states * weights).sum(1) / weights.sum(1)
-        return F.normalize(self.text(pooled).float(), dim=-1)
+        with _in_full(self, states) as (states,):
+            weights = mask.to(states.dtype).unsqueeze(-1)
+            pooled = (states * weights).sum(1) / weights.sum(1)
+            return F.normalize(self.text(pooled).float(), dim=-1)
 
     def embed_image(self, states: Tensor) -> Tensor:
         """[B, P, H] → [B, E], unit length."""
-        return F.normalize(self.image(states.mean(1)).float(), dim=-1)
+        with _in_full(self, states) as (states,):
+            return F.normalize(self.image(states.mean(1)).float(), dim=-1)
 
     @property
     def scale(self) -> Tensor:
@@ -72,9 +92,10 @@ class AlignmentHead(nn.Module):
 
     def forward(self, text_states: Tensor, mask: Tensor, image_states: Tensor) -> Tensor:
         """Alignment of B pairs: [B, T, H], [B, T], [B, P, H] → [B], from −1 to 1."""
-        tokens, weights = self.tokens(text_states, mask)
-        cosines = tokens @ self.patches(image_states).transpose(1, 2)  # [B, T, P]
-        return (cosines.amax(dim=-1) * weights).sum(-1)
+        with _in_full(self, text_states, image_states) as (texts, images):
+            tokens, weights = self.tokens(texts, mask)
+            cosines = tokens @ self.patches(images).transpose(1, 2)  # [B, T, P]
+            return (cosines.amax(dim=-1) * weights).sum(-1)
 
     def all_pairs(self, text_states: Tensor, mask: Tensor, image_states: Tensor) -> Tensor:
         """Alignment of each of B texts with each of C pictures: [B, C]."""
@@ -117,8 +138,9 @@ class MatchHead(nn.Module):
         self, cls: Tensor, similarity: Tensor | None = None, alignment: Tensor | None = None
     ) -> Tensor:
         """[B, H], and recall cosines and alignments [B] where they are stacked → logit [B]."""
-        pooled = torch.tanh(self.pooler(cls))
-        logit: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1).float()
+        with _in_full(self, cls) as (cls,):
+            pooled = torch.tanh(self.pooler(cls))
+            logit: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1).float()
         if similarity is not None:
             logit = self.match_weight * logit + self.recall_weight * similarity + self.shift
         if alignment is not None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from model.files import take_lock, write_json
 from model.network import FashionBertModel
 from model.patches import GridPatches
 from model.preprocess import decode_image
+
+#: Share of pictures that are equal to another above which it is worth a word.
+_WORTH_A_WORD = 0.05
 
 BATCH = 32
 #: Batches between two notes of how far it is: about half a minute of a CPU's work.
@@ -148,6 +151,7 @@ def prepare_inputs(
     *,
     maps: bool = False,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> ImageInputs:
     """Make, or find again, the array over all pictures of a catalogue.
 
@@ -161,10 +165,11 @@ def prepare_inputs(
             depends on.
         maps: keep what the CNN's frozen stages put out, where only some of its stages are.
         progress: shows a bar.
+        note: told, when the array is made, if more than 5 % of the pictures are equal to another.
 
     Raises:
-        TrainingError: the array cannot be written; how far it got is kept. Or this CNN has no
-            frozen stages whose maps could be kept.
+        TrainingError: the array cannot be written; how far it got is kept. Or all pictures are
+            equal, or this CNN has no frozen stages whose maps could be kept.
     """
     names = [name for product in catalogue.products for name in product.images]
     # Also where the array is found again: another layout rounds otherwise, and a run that goes on
@@ -178,7 +183,7 @@ def prepare_inputs(
             cache.mkdir(parents=True, exist_ok=True)
             with _alone(path, progress):
                 if not path.exists():  # another run may have made it meanwhile
-                    _write(model, catalogue, names, kind, path, progress)
+                    _write(model, catalogue, names, kind, path, progress, note)
         except OSError as error:
             size = len(names) * math.prod(kind.shape) * np.dtype(kind.dtype).itemsize / 1e6
             raise TrainingError(
@@ -209,6 +214,7 @@ def _alone(path: Path, progress: Progress | None) -> Iterator[None]:
             if path.exists():
                 lock.unlink()
             elif not path.with_suffix(".json").exists():
+                _sums(path).unlink(missing_ok=True)
                 path.with_suffix(".part").unlink()
         os.close(handle)
 
@@ -233,13 +239,18 @@ def _write(
     kind: _Kind,
     path: Path,
     progress: Progress | None,
+    note: Callable[[str], None] | None,
 ) -> None:
-    part, state = path.with_suffix(".part"), path.with_suffix(".json")
-    done = int(json.loads(state.read_text())["rows"]) if part.exists() and state.exists() else 0
-    array = np.lib.format.open_memmap(
-        part, mode="r+" if done else "w+", dtype=kind.dtype, shape=(len(names), *kind.shape)
+    part, state, sums_path = path.with_suffix(".part"), path.with_suffix(".json"), _sums(path)
+    begun = all(file.exists() for file in (part, state, sums_path))
+    done = int(json.loads(state.read_text())["rows"]) if begun else 0
+    mode: Literal["r+", "w+"] = "r+" if done else "w+"
+    array, sums = (
+        np.lib.format.open_memmap(file, mode=mode, dtype=dtype, shape=(len(names), *shape))
+        for file, dtype, shape in ((part, kind.dtype, kind.shape), (sums_path, np.uint64, ()))
     )
     _reserve(part)
+    _reserve(sums_path)
     task = None
     if progress is not None:
         task = progress.add_task(kind.name, total=len(names), completed=done)
@@ -247,6 +258,7 @@ def _write(
     model.patch_network.eval()
     for batch in _decoded(catalogue, names[done:], model.config.image_size):
         rows = slice(done, done + len(batch))
+        sums[rows] = [_checksum(picture) for picture in batch]
         if kind.compute is not None:
             with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16):
                 features = kind.compute(torch.from_numpy(batch).to(device))
@@ -256,13 +268,46 @@ def _write(
         done += len(batch)
         if done % (NOTE_EVERY * BATCH) == 0:
             array.flush()
+            sums.flush()
             write_json(state, {"rows": done})
         if progress is not None and task is not None:
             progress.update(task, completed=done)
     array.flush()
     del array
+    try:
+        _check_different(sums, note)
+    except TrainingError:
+        state.unlink(missing_ok=True)  # so that nothing is kept of it
+        raise
+    del sums
     os.replace(part, path)
     state.unlink(missing_ok=True)
+    sums_path.unlink()
+
+
+def _sums(path: Path) -> Path:
+    """Beside a half-made array, uint64 [N]: the checksums of its pictures' pixels."""
+    return path.with_suffix(".sums")
+
+
+def _checksum(picture: NDArray[np.uint8]) -> int:
+    return int.from_bytes(hashlib.blake2b(picture.tobytes(), digest_size=8).digest(), "little")
+
+
+def _check_different(sums: NDArray[np.uint64], note: Callable[[str], None] | None) -> None:
+    """Refuse pictures that are all one; tell of many that are."""
+    counts = np.unique(sums, return_counts=True)[1]
+    if len(sums) > 1 and len(counts) == 1:
+        raise TrainingError(
+            f"all {len(sums)} pictures are the same, pixel for pixel, so no text can find its own: "
+            "look at the image column, and whether the pictures were replaced by a placeholder"
+        )
+    alike, most = int(counts[counts > 1].sum()), int(counts.max(initial=0))
+    if note is not None and alike > _WORTH_A_WORD * len(sums):
+        note(
+            f"{alike:,} of {len(sums):,} pictures are the same as another, pixel for pixel, one of "
+            f"them {most:,} times: are they placeholders?"
+        )
 
 
 def _reserve(path: Path) -> None:

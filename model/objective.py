@@ -56,7 +56,7 @@ class TrainingModel(nn.Module):
 
         Args:
             batch: B products of this process.
-            hardness: share of hard TIA negatives.
+            hardness: share of hard TIA negatives, 0 without a recall head.
             generator: draws the negatives.
             offset: this process's first row among those of all.
         """

@@ -25,8 +25,8 @@ RESAMPLES = 1000
 class RankFigures:
     """Shares are percentages, each with its 95 % bootstrap interval.
 
-    `low` and `high` bound Rank@1, `rank5_low` and so on the others. `rank_last` is Rank@C over C
-    candidates, which must read 100.
+    `low` and `high` bound Rank@1, `rank5_low` and so on the others, `mean_rank_low` and
+    `mean_rank_high` the mean rank. `rank_last` is Rank@C over C candidates.
     """
 
     queries: int
@@ -42,6 +42,8 @@ class RankFigures:
     rank5_high: float
     rank10_low: float
     rank10_high: float
+    mean_rank_low: float
+    mean_rank_high: float
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -57,6 +59,8 @@ def rank_figures(ranks: NDArray[np.int64], candidates: int, seed: int = 0) -> Ra
     steps = [0, *(int(np.count_nonzero(ranks <= k)) for k in (1, 5, 10)), len(ranks)]
     shares = _resampled_shares(np.diff(steps), seed)[:, :3].cumsum(axis=1)
     (low, high), (low5, high5), (low10, high10) = (interval(column) for column in 100 * shares.T)
+    values, counts = np.unique(ranks, return_counts=True)
+    mean_low, mean_high = interval(_resampled_shares(counts, seed) @ values)
     return RankFigures(
         queries=len(ranks),
         candidates=candidates,
@@ -71,6 +75,8 @@ def rank_figures(ranks: NDArray[np.int64], candidates: int, seed: int = 0) -> Ra
         rank5_high=high5,
         rank10_low=low10,
         rank10_high=high10,
+        mean_rank_low=mean_low,
+        mean_rank_high=mean_high,
     )
 
 
@@ -172,7 +178,8 @@ def sampled_candidates(
 ) -> NDArray[np.int64]:
     """The paper's candidates: each query's product first, then negatives of its own group.
 
-    A group with too few is topped up from the others; a catalogue with too few gives what it has.
+    A group with too few is topped up from the others; a catalogue with too few gives what it has,
+    to all queries as much as to the one that it has least for.
 
     Args:
         text_numbers: int64 [N], equal where the texts are.
@@ -197,6 +204,26 @@ def sampled_candidates(
         rows.append(np.concatenate([[query], chosen]))
     width = min(len(row) for row in rows)
     return np.stack([row[:width] for row in rows]).astype(np.int64)
+
+
+def sound_pools(
+    pools: NDArray[np.int64], queries: NDArray[np.int64], text_numbers: NDArray[np.int64]
+) -> float:
+    """Percentage of pools that ask what they should; any below 100 makes the figures worthless.
+
+    Such a pool holds the query's own product once, first, where its rank is read; no other product
+    with the identical text, which would be as right; and no product twice.
+
+    Args:
+        pools: candidates [Q, C].
+        queries: [Q], each query's own product.
+        text_numbers: int64 [N].
+    """
+    own_text = text_numbers[pools] == text_numbers[queries][:, None]
+    sound = (pools[:, 0] == queries) & (own_text.sum(axis=1) == 1)
+    ordered = np.sort(pools, axis=1)
+    sound &= (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+    return round(100 * float(sound.mean()), 2)
 
 
 def ranks_among(scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
     best/            the checkpoint with the best validation rank: `from_pretrained` reads it
     checkpoints/     the newest exact state, for resuming
+    held_out.txt     the ids of the products that the run held out itself, one a line
     log.jsonl        a line a step, a line a validation
     run.json         the settings
     tokenizer.json
@@ -18,6 +19,7 @@ import dataclasses
 import json
 import os
 import shutil
+import stat
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +30,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from model.catalogue import Catalogue
+from model.checkpoint import read_training
 from model.errors import TrainingError
 from model.files import sync_folder, sync_tree, take_lock, write_atomically, write_json
+from model.holdout import write_ids
 from model.network import FashionBertModel
 
 #: What a full disk makes of saving: safetensors and torch have errors of their own for it.
@@ -144,6 +149,19 @@ class RunFolder:
             f"folder, or remove {self.path} to start again"
         )
 
+    def write_held_out(self, products: Catalogue | None) -> None:
+        """Write held_out.txt, so that what was held out can be evaluated apart; None removes it.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        if self.accelerator.is_main_process:
+            with _writing(self.path / "held_out.txt") as path:
+                if products is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_ids(path, products)
+
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to log.jsonl.
 
@@ -164,6 +182,9 @@ class RunFolder:
             network.save_pretrained(folder)
             shutil.copyfile(self.tokenizer, folder / "tokenizer.json")
             write_json(folder / "training.json", training)
+            mode = stat.S_IMODE((folder / "training.json").stat().st_mode)  # as the umask has it
+            for file in folder.iterdir():
+                file.chmod(mode)  # safetensors makes its own for the owner alone
 
         if self.accelerator.is_main_process:
             _replace(self.best, write)
@@ -172,16 +193,14 @@ class RunFolder:
         """The best checkpoint's training.json.
 
         Raises:
-            TrainingError: there is no best checkpoint.
+            TrainingError: there is no best checkpoint, or it is damaged.
         """
-        source = self.best / "training.json"
-        if not source.is_file():
+        if not (self.best / "training.json").is_file():
             raise TrainingError(
                 f"{self.best} is gone, though the run in {self.path} is at its end: remove "
                 f"{self.path / 'checkpoints'} to start again"
             )
-        training: dict[str, Any] = json.loads(source.read_text())
-        return training
+        return read_training(self.best)
 
     def save_state(self, step: int) -> None:
         """Save the exact state of all processes; the older one is removed.

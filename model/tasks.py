@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,14 +61,32 @@ def alignment_loss(scores: Tensor, scale: Tensor, same: Tensor) -> Tensor:
 
 
 def gather(values: Tensor) -> Tensor:
-    """Rows of all processes, [W · B, …]; the gradient flows through this process's own rows."""
+    """Rows of all processes, [W · B, …], with their gradient.
+
+    A row gets the gradient of every process's loss that it stands in, summed, which includes its
+    part as another process's negative. The mean over the processes, which DDP takes, is then the
+    gradient of the mean of their losses: that of one process with all W · B rows.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    parts = [torch.empty_like(values) for _ in range(world)]
-    torch.distributed.all_gather(parts, values.detach().contiguous())
-    parts[rank] = values
-    return torch.cat(parts)
+    gathered: Tensor = _Gather.apply(values)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose gradient is added up over the processes; torch's own is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast, set_seed
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
@@ -32,20 +34,16 @@ from model.masking import Masking, WordMasker
 from model.network import FashionBertModel
 from model.objective import TrainingModel
 from model.progress import progress_bars
+from model.readable import check_texts, check_tokens
 from model.run_folder import Progression, RunFolder
 from model.schedule import hardness_at, learning_rate_at, new_optimizer
 from model.train_settings import TrainSettings, check_settings
 from model.validate import Validation, fit_to_unseen, validate
 from model.wordpiece import backbone_tokenizer, save_tokenizer, train_wordpiece
 
-
-def _check_texts(what: str, catalogue: Catalogue) -> None:
-    texts = {product.text for product in catalogue.products}
-    if len(texts) < 2:
-        raise TrainingError(
-            f"{what} {len(catalogue)} products with {len(texts)} different texts: "
-            "there is nothing to tell apart; give at least 2"
-        )
+#: How long processes wait for one another: while the first one alone reads a CNN over all pictures,
+#: or fits at the end, which the defaults (10 minutes with NCCL, 30 with gloo) are no time for.
+_WAIT = timedelta(days=1)
 
 
 def _described(
@@ -62,6 +60,10 @@ def _described(
     return described
 
 
+def _say_nothing(_: str) -> None:
+    """What a run without anybody to tell notes."""
+
+
 class Trainer:
     """One run in one folder: starts, goes on, validates, keeps the best.
 
@@ -74,10 +76,12 @@ class Trainer:
         cache: where picture arrays are kept between runs; `out`/cache by default.
         text_template: kept beside the checkpoint.
         show_progress: bars on the terminal.
+        note: told what a person should know of the texts and pictures, in the main process.
 
     Raises:
-        TrainingError: too few products, an impossible configuration, or a folder with the
-            checkpoints of a different run, or with one at work in it.
+        TrainingError: too few products, or all of one text or one picture; an impossible
+            configuration, or a folder with the checkpoints of a different run, or with one at
+            work in it.
     """
 
     def __init__(
@@ -90,21 +94,25 @@ class Trainer:
         cache: Path | None = None,
         text_template: str | None = None,
         show_progress: bool = False,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
         self.text_template = text_template
         self.show_progress = show_progress
         check_settings(settings)
         self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision, cpu=not torch.cuda.is_available()
+            mixed_precision=settings.mixed_precision,
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)],
         )
+        self.note = note if note and self.accelerator.is_main_process else _say_nothing
         self.device = self.accelerator.device
         if self.device.type == "cpu":
             keep_freed_memory()
         world = self.accelerator.num_processes
-        _check_texts("the feed has", train)
+        check_texts("the feed has", train)
         if valid is not None:
-            _check_texts("to choose by (--valid) there are", valid)
+            check_texts("to choose by (--valid) there are", valid)
         self.batch_size = min(settings.batch_size, len(train.products) // world)
         if self.batch_size < 2:
             raise TrainingError(f"{len(train.products)} products are too few for {world} processes")
@@ -122,6 +130,10 @@ class Trainer:
         settings = self.settings
         network = self._new_network(train)
         config = network.config
+        tokens, tokenizer = config.max_text_tokens, self.folder.tokenizer
+        check_tokens("the feed", train, tokenizer, tokens, self.note)
+        if valid is not None:
+            check_tokens("the products to choose by", valid, tokenizer, tokens, self.note)
         teacher = None
         if settings.teacher is not None:
             teacher = load_teacher(
@@ -137,12 +149,11 @@ class Trainer:
         )
         network.to(self.device)
         with self._bars() as bars, self.accelerator.main_process_first():
-            kept = settings.keep_maps
-            inputs = prepare_inputs(network, train, cache, maps=kept, progress=bars)
-            valid_inputs = (
-                prepare_inputs(network, valid, cache, maps=kept, progress=bars) if valid else None
+            prepare = partial(
+                prepare_inputs, maps=settings.keep_maps, progress=bars, note=self.note
             )
-        tokens, tokenizer = config.max_text_tokens, self.folder.tokenizer
+            inputs = prepare(network, train, cache)
+            valid_inputs = None if valid is None else prepare(network, valid, cache)
         self.train_set = TrainingSet(
             train,
             inputs,
@@ -232,7 +243,7 @@ class Trainer:
             **settings.overrides,
         )
         if start is not None:
-            return started_model(config, start)
+            return started_model(config, start, settings.fresh or ())
         return new_model(config, backbone)
 
     def run(self) -> Path:
@@ -327,7 +338,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(
             (settings.seed * 1_000_003 + step) * 1_009 + process
         )
-        hardness = hardness_at(step / self.steps, settings)
+        hardness = 0.0  # without a recall head nothing tells which negatives look alike
+        if self.network.recall_head is not None:
+            hardness = hardness_at(step / self.steps, settings)
         losses = self.model(batch, hardness, generator, process * self.batch_size)
         accuracy = losses.pop("match_accuracy")
         total = torch.stack(list(losses.values())).sum()

@@ -12,7 +12,8 @@ import torch
 
 from model.adaptive import WEIGHTINGS
 from model.backbones import known_preset
-from model.checkpoint import FILES
+from model.checkpoint import FILES, HEADS
+from model.config import PRESETS, FashionBertConfig
 from model.errors import TrainingError
 
 
@@ -31,7 +32,8 @@ class TrainSettings:
     `joint_share` of a batch's products take part in the tasks of the joint layers (match, MLM,
     MPM), whose pairs cost most; all of them in recall and alignment. `keep_maps` computes what a
     CNN's frozen stages put out once and keeps it. `start_from` is a checkpoint whose weights the
-    run begins with; `teacher` is one whose ranking of the match's pairs is learnt too, as the task
+    run begins with, but for the heads `fresh` (of `model.checkpoint.HEADS`), which are drawn anew;
+    `teacher` is one whose ranking of the match's pairs is learnt too, as the task
     `distillation` (`model.distil`).
     """
 
@@ -55,6 +57,7 @@ class TrainSettings:
     keep_maps: bool = False
     start_from: str | None = None
     teacher: str | None = None
+    fresh: list[str] | None = None
     negatives: int = 1
     hard_from: float = 0.1
     hard_until: float = 0.6
@@ -108,6 +111,8 @@ def check_settings(settings: TrainSettings) -> None:
     """
     known_preset(settings.preset)
     _check_numbers(settings)
+    _check_cnn(settings)
+    _check_fresh(settings)
     for what, folder in (
         ("the teacher", settings.teacher),
         ("start_from:", settings.start_from),
@@ -124,6 +129,42 @@ def check_settings(settings: TrainSettings) -> None:
         raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: bf16, fp16 or no")
     if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise TrainingError("mixed_precision='fp16' needs a GPU: bf16 is for both, no for neither")
+
+
+def _check_cnn(settings: TrainSettings) -> None:
+    """Refuse what is asked of a CNN that there is none of, or that is frozen as a whole."""
+    asked = settings.overrides
+    config = {**PRESETS[settings.preset]["config"], **asked}
+    if config.get("patches", FashionBertConfig.patches) == "conv":
+        wanted = {
+            "cnn": settings.cnn is not None,
+            "freeze_cnn": asked.get("freeze_cnn"),
+            "frozen_cnn_stages": asked.get("frozen_cnn_stages"),
+            "cnn_image_size": "cnn_image_size" in asked,
+        }
+        if names := [name for name, given in wanted.items() if given]:
+            raise TrainingError(
+                f"{names[0]} was given, but the preset {settings.preset!r} has no CNN (it learns a "
+                "stem of its own from nothing): leave it out, or choose another preset"
+            )
+    elif asked.get("frozen_cnn_stages") and config.get("freeze_cnn", FashionBertConfig.freeze_cnn):
+        raise TrainingError(
+            f"frozen_cnn_stages={asked['frozen_cnn_stages']} is of a CNN that is trained, and here "
+            "all of it is frozen: train it with --train-cnn, or leave the stages out"
+        )
+
+
+def _check_fresh(settings: TrainSettings) -> None:
+    if not settings.fresh:
+        return
+    if settings.start_from is None:
+        raise TrainingError(
+            "fresh heads are for a run that begins with a checkpoint: without --start-from all "
+            "heads are drawn anew"
+        )
+    for name in settings.fresh:
+        if name not in HEADS:
+            raise TrainingError(f"fresh={name!r}: there is no such head, only {', '.join(HEADS)}")
 
 
 _ABOVE_0 = (

@@ -39,6 +39,13 @@ def evaluate(
     list_column: options.ListColumn = None,
     max_bad: options.MaxBad = 0.05,
     group_by: options.GroupBy = None,
+    only: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with a product id a line: evaluate on these products of the feed alone, "
+            "such as a run's held_out.txt."
+        ),
+    ] = None,
     queries: Annotated[int, typer.Option(help="Queries each way.", min=1)] = 1000,
     candidates: Annotated[
         int, typer.Option(help="Reranked by the two-stage search.", min=1)
@@ -80,10 +87,12 @@ def evaluate(
     Example:
       fashionbert evaluate val.csv --bundle bundle/ --group-by category --json figures.json
       fashionbert evaluate val.csv --checkpoint runs/shop/best --group-by category
+      fashionbert evaluate feed.csv --checkpoint runs/shop/best --only runs/shop/held_out.txt
     """
     from model.catalogue import read_catalogue
     from model.errors import CatalogueError
     from model.evaluate import evaluate as run
+    from model.holdout import read_ids
     from model.progress import progress_bars
     from service.cli.figures import print_figures
 
@@ -92,6 +101,7 @@ def evaluate(
         if source is not None and source.name == "COMMANDLINE":
             raise FashionBertError("--checkpoint and --bundle: give one of the two")
         bundle = None
+    ids = None if only is None else read_ids(only)
     if json_file is not None:
         options.check_output("--json", json_file)
     model = _open(bundle, checkpoint, threads, device, cache)
@@ -109,11 +119,13 @@ def evaluate(
         ),
         max_bad=max_bad,
         progress=True,
-    ) as catalogue:
-        note(catalogue.report.summary())
+    ) as whole:
+        note(whole.report.summary())
+        catalogue = whole if ids is None else _chosen(whole, ids)
         options.check_group_by(catalogue, group_by)
         if len(catalogue) < 2:
-            raise CatalogueError(f"{feed} has one product: there is nothing to rank it against")
+            few = f"{feed} has" if only is None else f"--only {only} leaves"
+            raise CatalogueError(f"{few} one product: there is nothing to rank it against")
         rerank_in_full = _reranks_in_full(full_rerank, catalogue, queries)
         _remark(model, rerank_in_full)
         with progress_bars() as bars:
@@ -134,8 +146,10 @@ def evaluate(
         "group_by": group_by,
         "seed": seed,
         "candidates": candidates,
+        **({} if only is None else {"only": only.name}),
         **result.figures,
     }
+    _note_pools(figures)
     try:
         out().print(
             f"{model.name} on {feed.name}, {figures['queries']:,} queries each way\n",
@@ -146,6 +160,31 @@ def evaluate(
     finally:  # also where nobody reads the table to its end
         if json_file is not None:
             _write(json_file, figures)
+
+
+def _chosen(catalogue: Catalogue, ids: set[str]) -> Catalogue:
+    """The products of --only; says so where some are not there."""
+    from model.holdout import only
+
+    chosen = only(catalogue, ids)
+    there = len({product.id for product in chosen.products})
+    left_out = "" if there >= len(ids) else f", {len(ids) - there:,} ids of --only are not in it"
+    note(f"{len(chosen):,} of {len(catalogue):,} products are evaluated{left_out}")
+    return chosen
+
+
+def _note_pools(figures: dict[str, Any]) -> None:
+    """Say so where the sampled figures are easier than their name says."""
+    from model.evaluate import DIRECTIONS
+    from model.ranking import NEGATIVES
+
+    stages = figures[DIRECTIONS[0]]["sampled"].values()
+    among = next(iter(stages))["candidates"]
+    if among <= NEGATIVES:
+        note(
+            f"each right answer stands among {among}, not {1 + NEGATIVES}, which is easier: so few "
+            "products have another text than the query that has the fewest such"
+        )
 
 
 def _write(path: Path, figures: dict[str, Any]) -> None:

@@ -20,7 +20,11 @@ def train(
         typer.Option(help="Products to choose the best state by; never trained on."),
     ] = None,
     hold_out: Annotated[
-        float, typer.Option(help="Without --valid: share of the feed to keep out for that.")
+        float,
+        typer.Option(
+            help="Without --valid: share of the feed to keep out for that, chosen by its texts "
+            "alone, so that no later run on a feed that grew learns them."
+        ),
     ] = 0.05,
     preset: Annotated[str, typer.Option(help="tiny, small, base or paper.")] = "small",
     text_backbone: Annotated[
@@ -70,6 +74,14 @@ def train(
     start_from: Annotated[
         Path | None,
         typer.Option(help="A checkpoint folder whose weights the run begins with."),
+    ] = None,
+    fresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEAD",
+            help="With --start-from: a head that is drawn anew all the same, recall, alignment, "
+            "match, mlm or mpm; may be given several times.",
+        ),
     ] = None,
     teacher: Annotated[
         Path | None,
@@ -260,6 +272,7 @@ def train(
         hard_until=hard_until,
         keep_maps=keep_maps,
         start_from=None if start_from is None else str(start_from),
+        fresh=fresh or None,
         teacher=None if teacher is None else str(teacher),
         same_group=same_group if group_by else 0.0,
         group_by=group_by,
@@ -278,11 +291,19 @@ def train(
         choose = read(valid)
         _note_shared(learn, choose)
     else:
-        learn, choose = split(learn, hold_out, seed)
+        learn, choose = split(learn, hold_out)
     options.check_group_by(learn, group_by)
     with Trainer(
-        settings, learn, choose, run, cache=cache, text_template=text, show_progress=True
+        settings,
+        learn,
+        choose,
+        run,
+        cache=cache,
+        text_template=text,
+        show_progress=True,
+        note=note,
     ) as trainer:
+        trainer.folder.write_held_out(choose if valid is None else None)
         best = trainer.run()
     note(
         f"the best checkpoint is {best}: `fashionbert export {best} --out BUNDLE` makes it a bundle"

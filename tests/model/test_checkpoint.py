@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.bundle import Bundle
-from model.checkpoint import FILES, export_checkpoint, load_checkpoint
+from model.checkpoint import FILES, export_checkpoint, load_checkpoint, read_training
 from model.config import FashionBertConfig
 from model.errors import TrainingError
+from model.evaluate_checkpoint import EvaluatedCheckpoint
 from model.network import FashionBertModel
 
 
@@ -147,8 +148,31 @@ def test_a_checkpoint_from_elsewhere_has_no_training(checkpoint: Path, tmp_path:
     assert bundle.manifest.text_template is None
 
 
-def test_a_damaged_training_json(checkpoint: Path, tmp_path: Path) -> None:
-    (checkpoint / "training.json").write_text('{"calibration": [1.0')
-    with pytest.raises(TrainingError, match=r"training\.json is not JSON .*: it is damaged"):
-        export_checkpoint(checkpoint, tmp_path / "bundle")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"calibration": [1.0',
+        b"[]",
+        b"{bad",
+        b"\xff",
+        b'{"calibration": 3}',
+        b'{"calibration": [1, 2, 3]}',
+        b'{"calibration": [1, "0"]}',
+        b'{"calibration": [1, NaN]}',
+        b'{"calibration": [true, 0]}',
+        b'{"calibration": null}',
+        b'{"text_template": 3}',
+        b'{"figures": []}',
+        b'{"step": "7"}',
+    ],
+)
+def test_a_damaged_training_json(content: bytes, checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "training.json").write_bytes(content)
+    for use in (
+        lambda: read_training(checkpoint),
+        lambda: export_checkpoint(checkpoint, tmp_path / "bundle"),
+        lambda: EvaluatedCheckpoint(checkpoint, device="cpu"),
+    ):
+        with pytest.raises(TrainingError, match=r"training\.json cannot be used .* it is damaged"):
+            use()
     assert not (tmp_path / "bundle").exists()

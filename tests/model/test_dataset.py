@@ -333,3 +333,31 @@ def test_mixed_batches_hold_texts_of_like_length(learn: Catalogue, tokenizer: Pa
     )
     assert sorted_padding < random_padding / 2
     assert sorted(order.ravel().tolist()) == sorted(set(order.ravel().tolist()))
+
+
+@pytest.mark.parametrize("kind", ["pixels", "maps"])
+def test_what_names_a_side_is_not_mirrored(kind: str, learn: Catalogue, tokenizer: Path) -> None:
+    names = [
+        ("a shirt with a pocket on the Left", "shirt"),
+        ("a coat", "Coat, right-hand buttons"),
+        ("a bright dress, leftover cloth", "upright"),
+        ("a dress", "dress"),
+    ]
+    chosen = [
+        replace(product, text=text, title=title, images=product.images[:1])
+        for product, (text, title) in zip(learn.products, names, strict=False)
+    ]
+    # The left half of each picture is dark, the right one light; maps are kept of both sides.
+    array: NDArray[np.uint8 | np.float16]
+    array = np.zeros((4, 32, 32, 3), np.uint8)
+    array[:, :, 16:] = 200
+    if kind == "maps":
+        array = np.stack([array, array[:, :, ::-1]], axis=1).astype(np.float16)
+    products = training_set(replace(learn, products=chosen), tokenizer, array)
+    rng = np.random.default_rng(0)
+    seen = np.stack(
+        [products.batch(np.arange(4), rng, augment=True).images[kind].numpy() for _ in range(40)]
+    )
+    mirrored = seen[:, :, 16, 8, 0] > seen[:, :, 16, 24, 0]
+    assert mirrored.any(axis=0).tolist() == [False, False, True, True]
+    assert not mirrored.all(axis=0).any()

@@ -191,14 +191,18 @@ def test_without_a_backbone_the_teachers_words_are_taken(
     [
         ({"image_size": 128}, r"given as pixels: of the two differ image_size 64 and 128"),
         ({"max_text_tokens": 50}, r"reads 48 tokens of a text, this run 50"),
-        ({"freeze_cnn": True}, r"given as features: .* freeze_cnn False and True.* on pixels \("),
+        (
+            {"freeze_cnn": True, "patches": "grid", "cnn_image_size": 64},
+            r"given as features: .* freeze_cnn False and True.* on pixels \(",
+        ),
     ],
 )
 def test_a_teacher_that_reads_something_else_is_refused(
-    changes: dict[str, Any], told: str, shop: Shop, teacher: Path, tmp_path: Path
+    changes: dict[str, Any], told: str, shop: Shop, teacher: Path, resnet: Path, tmp_path: Path
 ) -> None:
+    cnn = str(resnet) if "patches" in changes else None
     with pytest.raises(TrainingError, match=told):
-        shop.trainer(tmp_path, teacher=str(teacher), overrides={**shop.small, **changes})
+        shop.trainer(tmp_path, teacher=str(teacher), cnn=cnn, overrides={**shop.small, **changes})
 
 
 def test_a_teacher_of_other_words_is_refused(

@@ -135,5 +135,5 @@ def test_mistakes(best: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(best, tmp_path / "own"))
     for damaged in ("{", "[]", "\x00"):
         (own / "training.json").write_text(damaged)
-        with pytest.raises(TrainingError, match=r"training\.json is not JSON .* damaged"):
+        with pytest.raises(TrainingError, match=r"training\.json cannot be used .* damaged"):
             EvaluatedCheckpoint(own, device="cpu")

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from model.catalogue import Product
-from model.errors import CatalogueError
+from model.errors import CatalogueError, TrainingError
 from model.evaluate import groups_of
 from model.fashiongen import FashionGenPictures, read_fashiongen
 from model.feed_report import BadRow
-from model.holdout import hold_out
+from model.holdout import hold_out, only
 from model.preprocess import decode_image
 
 SIDE = 32
@@ -169,8 +169,9 @@ def test_more_rows_than_a_block(tmp_path: Path) -> None:
 def test_the_rest_of_the_package_takes_it(path: Path) -> None:
     with read_fashiongen(path) as catalogue:
         assert groups_of(catalogue, "subcategory").tolist() == [0, 1, 1]
-        train, held = hold_out(catalogue, 0.67)
-        assert len(train) + len(held) == len(catalogue) == 3
+        with pytest.raises(TrainingError, match="3 products with 3 different texts are too few"):
+            hold_out(catalogue, 0.5)
+        assert len(only(catalogue, [catalogue.products[1].id])) == 1
 
 
 def test_template(path: Path) -> None:

@@ -261,3 +261,52 @@ def test_maps_where_there_are_none(
     fields = {"freeze_cnn": False, "frozen_cnn_stages": 1, **changes}
     with pytest.raises(TrainingError, match=message):
         prepare_inputs(new_model(config_with(resnet, **fields)), learn, tmp_path, maps=True)
+
+
+def same_pictures(catalogue: Catalogue, count: int) -> Catalogue:
+    """The first `count` products all show the picture of the first one."""
+    products = [
+        replace(product, images=catalogue.products[0].images[:1] if row < count else product.images)
+        for row, product in enumerate(catalogue.products)
+    ]
+    return replace(catalogue, products=products, fingerprint=f"same {count}")
+
+
+@pytest.mark.parametrize("kind", ["pixels", "features"])
+def test_pictures_that_are_all_one_are_refused(
+    kind: str,
+    learn: Catalogue,
+    frozen: FashionBertModel,
+    pixels_model: FashionBertModel,
+    tar: Path,
+    tmp_path: Path,
+) -> None:
+    model = frozen if kind == "features" else pixels_model
+    blank = same_pictures(learn, len(learn.products))
+    told = "all 96 pictures are the same, pixel for pixel, so no text can find its own"
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=told):
+            prepare_inputs(model, blank, tmp_path)
+        assert [path.suffix for path in tmp_path.iterdir()] in ([], [".lock"])
+    # Also where it was interrupted, and goes on.
+    with pytest.raises(KeyboardInterrupt):
+        prepare_inputs(model, fragile(blank, tar, breaks_at=80)[0], tmp_path)
+    with pytest.raises(TrainingError, match=told):
+        prepare_inputs(model, blank, tmp_path)
+
+
+def test_many_pictures_that_are_one_are_told(
+    learn: Catalogue, pixels_model: FashionBertModel, tar: Path, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    prepare_inputs(pixels_model, same_pictures(learn, 3), tmp_path, note=notes.append)
+    assert notes == []  # 3 of more than 96
+    some = same_pictures(learn, 20)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_inputs(pixels_model, fragile(some, tar, breaks_at=80)[0], tmp_path)
+    prepare_inputs(pixels_model, some, tmp_path, note=notes.append)
+    count = len(names_of(some))
+    assert notes == [
+        f"20 of {count} pictures are the same as another, pixel for pixel, one of them 20 times: "
+        "are they placeholders?"
+    ]

@@ -18,6 +18,7 @@ from model.ranking import (
     ranks_in_full,
     recall_places,
     sampled_candidates,
+    sound_pools,
     stage_figures,
     two_stage_scores,
 )
@@ -231,3 +232,35 @@ def test_matching_has_intervals() -> None:
     assert found["auc"] == round(100 * area_under_curve(positives, negatives), 2)
     assert found["auc"] - 3 < found["auc_low"] < found["auc"] < found["auc_high"] < found["auc"] + 3
     assert pair_figures(positives, negatives) == found
+
+
+def test_the_mean_rank_has_an_interval() -> None:
+    ranks = np.random.default_rng(3).integers(1, 102, 400)
+    figures = rank_figures(ranks, 101)
+    half = 1.96 * ranks.std() / np.sqrt(400)
+    assert figures.mean_rank_low == pytest.approx(figures.mean_rank - half, abs=0.5)
+    assert figures.mean_rank_high == pytest.approx(figures.mean_rank + half, abs=0.5)
+    always = rank_figures(np.full(50, 7), 101)
+    assert (always.mean_rank_low, always.mean_rank, always.mean_rank_high) == (7, 7, 7)
+
+
+def test_pools_are_sound_or_said_not_to_be() -> None:
+    texts = np.array([0, 1, 0, 2, 3, 4])
+    queries = np.array([0, 1, 3, 5])
+    good = np.array([[0, 1, 3], [1, 0, 2], [3, 4, 5], [5, 0, 1]])
+    assert sound_pools(good, queries, texts) == 100
+    for row, bad in (
+        (0, [0, 1, 2]),  # product 2 has product 0's text
+        (0, [2, 1, 3]),  # not the query's own, though as right
+        (1, [0, 1, 2]),  # not where its rank is read
+        (2, [3, 3, 5]),  # twice
+        (3, [0, 1, 4]),  # not there
+        (1, [1, 4, 4]),  # a negative twice
+    ):
+        pools = good.copy()
+        pools[row] = bad
+        assert sound_pools(pools, queries, texts) == 75
+    numbers = np.random.default_rng(0).integers(0, 150, 200)
+    everyone = np.arange(200)
+    drawn = sampled_candidates(numbers, numbers % 5, everyone)
+    assert sound_pools(drawn, everyone, numbers) == 100

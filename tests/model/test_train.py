@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,12 @@ def test_the_best_checkpoint_is_a_model(straight_run: Path) -> None:
     assert model.config.hidden_size == 64
     tokens = TextTokenizer(straight_run / "best" / "tokenizer.json", 48).encode(["red dress"])
     assert tokens.input_ids.max() < model.config.vocab_size
+
+
+def test_its_files_are_for_whom_the_umask_says(straight_run: Path) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in straight_run.rglob("best/*")}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {stat.S_IMODE((straight_run / "run.json").stat().st_mode)}
 
 
 def test_the_log_has_a_line_a_step(straight_run: Path, shop: Shop) -> None:
@@ -133,7 +140,10 @@ def test_other_forms_train_too(overrides: dict[str, Any], shop: Shop, tmp_path: 
     before = trainer.network.layers[0].qkv.weight.detach().clone()
     best = trainer.run()
     log = shop.lines(tmp_path)
-    assert ("recall" in log[0]) == (trainer.network.recall_head is not None)
+    has_recall = trainer.network.recall_head is not None
+    assert ("recall" in log[0]) == has_recall
+    # Nothing tells look-alikes without a recall head: what is logged is what was done.
+    assert shop.steps(tmp_path)[-1]["hardness"] == (1 if has_recall else 0)
     assert not torch.equal(trainer.network.layers[0].qkv.weight, before)
     assert load_checkpoint(best).config.joint_from == overrides.get("joint_from", 2)
     figures = json.loads((best / "training.json").read_text())["figures"]

@@ -78,6 +78,19 @@ def test_too_few_products_to_choose_by(shop: Shop, tmp_path: Path) -> None:
         ({"seed": -1}, "seed=-1: give a whole number from 0 to 4294967295"),
         ({"seed": 2**32}, "seed=4294967296: give"),
         ({"start_from": "/no/run"}, r"start_from: /no/run is no checkpoint \(it has no config"),
+        ({"fresh": ["match"]}, "without --start-from all heads are drawn anew"),
+        ({"cnn": "/no/cnn"}, "cnn was given, but the preset 'tiny' has no CNN"),
+        ({"overrides": {"freeze_cnn": True}}, "freeze_cnn was given, but the preset 'tiny' has no"),
+        ({"overrides": {"frozen_cnn_stages": 2}}, "frozen_cnn_stages was given, but the preset"),
+        ({"overrides": {"cnn_image_size": 224}}, "cnn_image_size was given, but the preset"),
+        (
+            {"preset": "base", "overrides": {"frozen_cnn_stages": 2}},
+            "frozen_cnn_stages=2 is of a CNN that is trained, and here all of it is frozen",
+        ),
+        (
+            {"preset": "small", "overrides": {"frozen_cnn_stages": 2, "freeze_cnn": True}},
+            "frozen_cnn_stages=2 is of a CNN that is trained",
+        ),
         ({"mixed_precision": "fp8"}, "mixed_precision='fp8': bf16, fp16 or no"),
     ],
 )
@@ -154,3 +167,13 @@ def test_a_full_disk_before_anything_was_saved(
     assert left == {".lock", "log.jsonl", "run.json", "tokenizer.json"}
     shop.trainer(out).run()
     shop.assert_same_run(out, straight_run)
+
+
+def test_a_damaged_best_checkpoint_is_told_at_the_end(
+    straight_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(straight_run, tmp_path / "run"))
+    for damaged in ("[]", '{"calibration": 3}', "{bad"):
+        (out / "best" / "training.json").write_text(damaged)
+        with pytest.raises(TrainingError, match=r"training\.json cannot be used .* it is damaged"):
+            shop.trainer(out).run()

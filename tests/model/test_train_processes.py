@@ -43,6 +43,30 @@ rows = slice(4 * rank, 4 * rank + 4)
 same = numbers[rows, None] == numbers[None, :]
 scale = torch.tensor(9.0)
 state["contrastive"] = contrastive_loss(texts[rows], images[rows], scale, same, 4 * rank)
+
+# The same loss of a network of two weights, whose gradient DDP takes the mean of.
+class Towers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.texts, self.images = (torch.nn.Linear(5, 5, bias=False) for _ in range(2))
+        for seed, tower in enumerate((self.texts, self.images)):
+            generator = torch.Generator().manual_seed(seed)
+            tower.weight.data = torch.randn(5, 5, generator=generator)
+
+    def forward(self, texts, images):
+        normalize = torch.nn.functional.normalize
+        return contrastive_loss(
+            normalize(self.texts(texts), dim=-1), normalize(self.images(images), dim=-1),
+            scale, same, 4 * rank,
+        )
+
+towers = Towers()
+parallel = torch.nn.parallel.DistributedDataParallel(towers)
+parallel(texts[rows], images[rows]).backward()
+state["texts.grad"], state["images.grad"] = towers.texts.weight.grad, towers.images.weight.grad
+group = torch.distributed.distributed_c10d._get_default_group()
+waits = group._get_backend(torch.device("cpu")).options._timeout
+state["waits"] = torch.tensor(waits.total_seconds())
 save_file(state, results / f"{rank}.safetensors")
 trainer.close()
 """
@@ -63,6 +87,9 @@ def test_two_processes_train_one_network(demo_catalogue: Path, tmp_path: Path) -
     assert ran.returncode == 0, ran.stderr
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     losses = torch.stack([part.pop("contrastive") for part in (first, second)])
+    # While the first one reads a CNN over all pictures the other waits.
+    assert {float(part.pop("waits")) for part in (first, second)} == {24 * 3600}
+    gradients = [second[f"{name}.grad"] for name in ("texts", "images")]
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     text = (tmp_path / "run" / "log.jsonl").read_text()
@@ -75,3 +102,15 @@ def test_two_processes_train_one_network(demo_catalogue: Path, tmp_path: Path) -
     numbers = torch.tensor([0, 1, 2, 0, 3, 4, 1, 5])
     whole = contrastive_loss(texts, images, torch.tensor(9.0), numbers[:, None] == numbers[None, :])
     torch.testing.assert_close(losses.mean(), whole)
+    # And so is its gradient, in which each row is also a negative of the other process's rows.
+    weights = [
+        torch.randn(5, 5, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        for seed in range(2)
+    ]
+    seen = [
+        torch.nn.functional.normalize(values @ weight.T, dim=-1)
+        for values, weight in zip((texts, images), weights, strict=True)
+    ]
+    contrastive_loss(*seen, torch.tensor(9.0), numbers[:, None] == numbers[None, :]).backward()
+    for ours, weight in zip(gradients, weights, strict=True):
+        torch.testing.assert_close(ours, weight.grad)

@@ -51,6 +51,17 @@ def test_a_run_starts_from_a_checkpoint(shop: Shop, straight_run: Path, tmp_path
     tokenizer = (tmp_path / "run" / "tokenizer.json").read_bytes()
     assert tokenizer == (best / "tokenizer.json").read_bytes()
 
+    # A head that is drawn anew, and nothing else.
+    anew = shop.trainer(tmp_path / "anew", start_from=str(best), fresh=["match"])
+    drawn = anew.network.state_dict()
+    same = {name for name in given.keys() - fitted.keys() if torch.equal(drawn[name], given[name])}
+    heads = {"pooler.weight", "pooler.bias", "classifier.weight", "classifier.bias"}
+    assert given.keys() - fitted.keys() - same == {f"match_head.{name}" for name in heads}
+    with pytest.raises(TrainingError, match="fresh='alignment': the network of this run has no"):
+        shop.trainer(tmp_path / "none", start_from=str(best), fresh=["alignment"])
+    with pytest.raises(TrainingError, match="fresh='matsch': there is no such head, only recall, "):
+        shop.trainer(tmp_path / "none", start_from=str(best), fresh=["matsch"])
+
     grown = {**shop.small, "alignment_size": 16}  # a head more, freshly drawn
     shop.trainer(tmp_path / "grown", start_from=str(best), overrides=grown)
     wide = {**shop.small, "hidden_size": 32}

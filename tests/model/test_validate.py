@@ -15,7 +15,14 @@ from model.errors import TrainingError
 from model.export import export_bundle
 from model.network import FashionBertModel
 from model.states import QuantisedStates
-from model.validate import Validation, encode_products, fit_to_unseen, torch_match, validate
+from model.validate import (
+    Validation,
+    encode_products,
+    fit_to_unseen,
+    torch_align,
+    torch_match,
+    validate,
+)
 
 
 @pytest.fixture
@@ -184,3 +191,29 @@ def test_alignment_is_fitted_with_the_rest(
         told = figures[way]["sampled"]["rerank"]["rank1"]
         seen = after.figures[way]["sampled"]["rerank"]["rank1"]
         assert told == pytest.approx(seen, abs=100 / 32 + 0.01)
+
+
+def test_what_ranks_is_not_rounded(small: FashionBertConfig, unseen_set: TrainingSet) -> None:
+    """A score in bf16 has 8 bits: pairs would stand level, and a tie counts as lost."""
+    config = copy.deepcopy(small)
+    config.alignment_size = 8
+    torch.manual_seed(0)
+    network = FashionBertModel(config).eval()
+    with torch.inference_mode():
+        encoded = encode_products(network, unseen_set)
+        pairs = (encoded.texts[:1], encoded.images)
+        scores = [torch_match(network, *pairs)]
+        count = len(encoded.images)
+        texts = encoded.texts[np.zeros(count, np.int64)]
+        scores.append(torch_align(network, texts, encoded.images))
+    for found in scores:
+        kept = torch.from_numpy(found)
+        assert (kept.bfloat16().float() == kept).float().mean() < 0.1
+
+
+def test_the_figures_say_how_many_were_reranked(
+    network: FashionBertModel, unseen_set: TrainingSet
+) -> None:
+    result = validate(network, Validation(unseen_set, queries=8), rerank_all=True)
+    assert result.figures["candidates"] == 16
+    assert fit_to_unseen(network, result)[1]["candidates"] == 16

@@ -96,7 +96,9 @@ def refused(ran: Any) -> str:
 def test_one_product(feed: Write, shell: Shell, tmp_path: Path) -> None:
     source, run = feed(rows(1)), tmp_path / "run"
     command = ["train", source, "--out", run, *QUICK]
-    assert "5% of 1 different texts cannot be held out: give validation" in refused(shell(*command))
+    error = refused(shell(*command))
+    assert "1 products with 1 different texts are too few to hold some out" in error
+    assert "--hold-out" not in error  # no share helps
     assert "1 products with 1 different texts: there is nothing to tell apart" in refused(
         shell(*command, "--valid", source)
     )
@@ -135,7 +137,14 @@ def test_nothing_in_the_text_column(feed: Write, shell: Shell, tmp_path: Path) -
 
 
 def test_all_white_pictures(feed: Write, shell: Shell, tmp_path: Path) -> None:
-    trained(shell, feed(rows(image="white.png")), tmp_path / "run", "--mlm", "--mpm")
+    source = feed(rows(image="white.png"))
+    ran = shell("train", source, "--out", tmp_path / "run", *QUICK, "--hold-out", "0.34")
+    assert "pictures are the same, pixel for pixel, so no text can find its own" in refused(ran)
+
+
+def test_most_pictures_white(feed: Write, shell: Shell, tmp_path: Path) -> None:
+    products = [{**row, "image": "white.png"} if n % 3 else row for n, row in enumerate(rows())]
+    trained(shell, feed(products), tmp_path / "run", "--mlm", "--mpm")
 
 
 LONG = "merino wool with a collar, " * 185  # 4,995 characters
@@ -145,11 +154,10 @@ LONG = "merino wool with a collar, " * 185  # 4,995 characters
     "titles",
     [
         [f"{n:>5}{LONG}" for n in range(12)],
-        [f"{'x' * 4990}{n:010}" for n in range(12)],
         [picture * (n + 1) for n in range(6) for picture in ("👗", "👠")],
         ["👩🏽‍🦰", "👩🏿‍🦰", "🇫🇷", "🇮🇹", "❤️", "❤", "♀️", "🧥🧣", "🧤", "☔️", "👟", "🎩"],
     ],
-    ids=["5,000 characters", "one word of 5,000", "emoji", "emoji of several signs"],
+    ids=["5,000 characters", "emoji", "emoji of several signs"],
 )
 def test_texts_that_nobody_wrote(
     titles: list[str], feed: Write, shell: Shell, tmp_path: Path
@@ -157,6 +165,25 @@ def test_texts_that_nobody_wrote(
     products = [{**row, "title": title} for row, title in zip(rows(), titles, strict=True)]
     steps = trained(shell, feed(products), tmp_path / "run", "--mlm")
     assert list(steps[0]["weights"]) == ["recall", "match", "mlm"]
+
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        [f"{'x' * 4990}{n:010}" for n in range(12)],  # a word too long for any vocabulary
+        [f"{LONG}{n}" for n in range(12)],
+    ],
+    ids=["one word of 5,000", "the same beginning"],
+)
+def test_texts_that_read_the_same(
+    titles: list[str], feed: Write, shell: Shell, tmp_path: Path
+) -> None:
+    """They differ to the letter, and not in what the model reads."""
+    products = [{**row, "title": title} for row, title in zip(rows(), titles, strict=True)]
+    source = feed(products)
+    for options in (("--hold-out", "0.34"), ("--valid", source)):
+        ran = shell("train", source, "--out", tmp_path / "run", *QUICK, *options)
+        assert "texts read the same in the first 48 tokens, or are unknown" in refused(ran)
 
 
 def test_a_loss_that_is_no_number(feed: Write, shell: Shell, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_evaluate(demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: 
     assert shown[0] == f"{bundle.model_id} (fp32) on val.csv, 6 queries each way"
     assert max(len(line) for line in shown[1:]) <= 80
     sampled = figures["image_to_text"]["sampled"]["two_stage"]
-    (row,) = (
+    row, means = (
         line.split()
         for line in shown[shown.index("image → text") :]
         if line.startswith("sampled 32") and "two stage" in line
@@ -56,7 +56,8 @@ def test_evaluate(demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: 
         f"{sampled[key]:.1f}".replace("100.0", "100") for key in ("rank1", "low", "high")
     )
     assert row[4:6] == [rank1, f"{low}–{high}"]
-    assert row[-1] == f"{sampled['mean_rank']:.1f}"
+    mean = f"{sampled['mean_rank_low']:.1f}–{sampled['mean_rank_high']:.1f}"
+    assert means[4:] == [f"{sampled['mean_rank']:.1f}", mean]
     gain = sampled["over_recall"]
     over = f"{gain['rank1']:+.1f} {gain['low']:+.1f} to {gain['high']:+.1f}"
     assert shown.count("two stages over the others at R@1, 95 %") == 2
@@ -70,7 +71,10 @@ def test_evaluate(demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: 
     assert differences[4][-1].strip() == over
     accuracy = f"{figures['matching']['accuracy']:.1f}".replace("100.0", "100")
     assert shown[-2].startswith(f"matching: accuracy {accuracy} ")
-    assert shown[-1] == "check, must be 100: Rank@32 100.0"
+    assert figures["sound_pools"] == 100
+    assert shown[-1] == "check, must be 100: 100.0 % of samples hold one right answer"
+    # With 32 products no right answer stands among 101.
+    assert "each right answer stands among 32, not 101, which is easier" in ran.err
     # The seed is all that is drawn.
     again = shell(*command)
     assert again.out == ran.out
@@ -180,7 +184,7 @@ def test_an_unfinished_training_says_so(
     ran = shell(*command, "--queries", "2", "--no-rerank-all", "--no-full-rerank")
     assert ran.code == 0, ran.err
     assert "training that has not ended" in ran.err
-    assert ran.out.count("two stage ") == 4
+    assert ran.out.count("two stage ") == 8
 
 
 def test_without_a_bundle(
@@ -201,7 +205,7 @@ def test_figures_that_cannot_be_written_are_shown_all_the_same(
     command += ["--queries", "2", "--no-rerank-all", "--no-full-rerank", "--json", target]
     ran = shell(*command)
     assert ran.code == 2
-    assert ran.out.count("two stage ") == 4
+    assert ran.out.count("two stage ") == 8
     assert ran.err.splitlines()[-1] == (
         f"error: --json {target} cannot be written (File name too long): name another place"
     )
@@ -246,3 +250,27 @@ def test_mistakes_are_one_line(
 def test_the_help_names_every_kind_of_feed(command: list[str], shell: Shell) -> None:
     shown = " ".join(shell(*command, "--help").out.replace("│", " ").split())
     assert "The product feed: CSV, JSONL or Parquet, or a Fashion-Gen .h5." in shown
+
+
+def test_some_products_of_a_feed(
+    demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: Path
+) -> None:
+    with read_catalogue(demo_catalogue / "val.csv") as catalogue:
+        ids = [product.id for product in catalogue.products[3:10]]
+    (tmp_path / "ids.txt").write_text("\n".join([*ids, "no such"]))
+    command = ["evaluate", demo_catalogue / "val.csv", "--bundle", bundle.path, "--threads", "1"]
+    command += ["--queries", "3", "--json", tmp_path / "figures.json", "--only"]
+    ran = shell(*command, tmp_path / "ids.txt")
+    assert ran.code == 0, ran.err
+    assert "7 of 32 products are evaluated, 1 ids of --only are not in it" in ran.err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["only"], figures["products"], figures["queries"]) == ("ids.txt", 7, 3)
+    for content, told in (
+        ("no such", "none of the 1 ids is a product's of this feed"),
+        ("", "ids.txt is empty: give a file with a product id a line"),
+        (ids[0], "ids.txt leaves one product: there is nothing to rank it against"),
+    ):
+        (tmp_path / "ids.txt").write_text(content)
+        ran = shell(*command, tmp_path / "ids.txt")
+        assert (ran.code, ran.out) == (2, "")
+        assert told in ran.err.splitlines()[-1]

@@ -89,13 +89,38 @@ def test_a_share_is_held_out_without_valid(
     ran = shell(*command, "--out", tmp_path / "run", "--hold-out", "0.2")
     assert ran.code == 0, ran.err
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log if "validation" not in line] == [0, 1]  # 16 products
-    assert [line["validation"]["products"] for line in log if "validation" in line] == [4, 4]
+    held = (tmp_path / "run" / "held_out.txt").read_text().split()
+    assert 2 <= len(held) < 9
+    steps = [line["step"] for line in log if "validation" not in line]
+    assert steps == list(range((20 - len(held)) // 8))
+    assert {line["validation"]["products"] for line in log if "validation" in line} == {len(held)}
+    assert json.loads((tmp_path / "run" / "best" / "training.json").read_text())["figures"][
+        "candidates"
+    ]  # of the two stages
+    # A product by itself: what was held out is evaluated apart, its pictures read no second time.
+    ran = shell(
+        "evaluate", feed, "--images", demo_catalogue / "images.tar", "--queries", "2",
+        "--checkpoint", tmp_path / "run" / "best", "--cache", tmp_path / "cache",
+        "--only", tmp_path / "run" / "held_out.txt", "--json", tmp_path / "figures.json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert f"{len(held)} of 20 products are evaluated" in ran.err
+    told = json.loads((tmp_path / "figures.json").read_text())
+    assert (told["only"], told["products"]) == ("held_out.txt", len(held))
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
     assert not (tmp_path / "run" / "cache").exists()
     ran = shell(*command, "--out", tmp_path / "other", "--hold-out", "0.001")
     assert (ran.code, ran.out) == (2, "")
     assert "cannot be held out: give validation products with --valid" in ran.err
+    # Another seed learns nothing that the first run was chosen by, nor does a run without them.
+    ran = shell(*command, "--out", tmp_path / "other", "--hold-out", "0.2", "--seed", "7")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "other" / "held_out.txt").read_text().split() == held
+    one = few_products(demo_catalogue, tmp_path, 1)
+    ran = shell(*command, "--out", tmp_path / "third")
+    assert (ran.code, ran.out, one) == (2, "", feed)
+    assert "1 products with 1 different texts are too few to hold some out" in ran.err
+    assert "--hold-out" not in ran.err
 
 
 def test_products_that_are_trained_on_are_told(
@@ -177,6 +202,10 @@ def test_a_model_is_taught_by_another(demo_catalogue: Path, shell: Shell, tmp_pa
         (["--preset", "tiny", "--mixed-precision", "fp8"], "mixed_precision='fp8': bf16, fp16 or"),
         (["--preset", "tiny", "--joint-from", "4"], "at least one of the 4 layers must be joint"),
         (["--preset", "tiny", "--teacher", "/no/run"], "the teacher /no/run is no checkpoint (it"),
+        (["--preset", "tiny", "--cnn", "/no/cnn"], "cnn was given, but the preset 'tiny' has no"),
+        (["--preset", "tiny", "--freeze-cnn"], "freeze_cnn was given, but the preset 'tiny'"),
+        (["--preset", "tiny", "--frozen-cnn-stages", "2"], "frozen_cnn_stages was given, but"),
+        (["--preset", "tiny", "--fresh", "match"], "without --start-from all heads are drawn"),
         (["--preset", "tiny", "--text", "{brand}"], "brand"),
         (["--preset", "tiny", "--valid", "/no/val.csv"], "/no/val.csv"),
         (
@@ -244,3 +273,30 @@ def test_a_process_of_its_own_says_nothing_else(demo_catalogue: Path, tmp_path: 
     assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
     for word in ("Warning", "warning", "Traceback", "deprecated"):
         assert word not in ran.stderr
+
+
+def test_what_the_texts_lack_is_told(demo_catalogue: Path, shell: Shell, tmp_path: Path) -> None:
+    """Texts and pictures of which many are one, and a head that is drawn anew."""
+    feed = few_products(demo_catalogue, tmp_path, 24)
+    with feed.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    title, image = header.index("title"), header.index("image")
+    for number, row in enumerate(rows[:6]):
+        row[title], row[image] = "red " * 60 + str(number), rows[0][image]
+    with feed.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny"]
+    command += ["--text", "{title}", "--epochs", "1", "--batch-size", "8"]
+    command += ["--valid", demo_catalogue / "val.csv", "--cache", tmp_path / "cache"]
+    ran = shell(*command, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert "the feed: 24 texts are 19 to the model (21% fewer)" in ran.err
+    assert "pictures are the same as another, pixel for pixel, one of them" in ran.err
+    assert not (tmp_path / "run" / "held_out.txt").exists()
+    again = ["--out", tmp_path / "next", "--start-from", tmp_path / "run" / "best"]
+    ran = shell(*command, *again, "--fresh", "match", "--fresh", "recall")
+    assert ran.code == 0, ran.err
+    settings = json.loads((tmp_path / "next" / "run.json").read_text())
+    assert settings["fresh"] == ["match", "recall"]
+    ran = shell(*command, *again, "--fresh", "match", "--fresh", "recall")  # it is at its end
+    assert ran.code == 0, ran.err
