@@ -25,6 +25,9 @@ from benchmarks import load, servers, workload
 from benchmarks.contender import interleave
 from benchmarks.measure import ratio, spread
 
+#: Of one token each.
+_WORDS = ["red", "blue", "black", "white", "dress", "shirt", "coat", "hat", "bag", "belt", "soft"]
+
 
 class Way:
     """So many processes with a share of the cores each."""
@@ -43,9 +46,7 @@ class Way:
             self.end()
             raise
 
-    def loaded(
-        self, clients: int, seconds: float, seeds: Iterator[int], words: list[str]
-    ) -> dict[str, Any]:
+    def loaded(self, clients: int, seconds: float, seeds: Iterator[int]) -> dict[str, Any]:
         """The load of some clients, shared out among the processes."""
         seed = next(seeds)
         shares = [len(range(place, clients, self.count)) for place in range(self.count)]
@@ -60,7 +61,7 @@ class Way:
                 "search",
                 share,
                 seconds,
-                words=words,
+                words=_WORDS,
                 query_words=workload.QUERY_WORDS,
                 seed=1000 * seed + place,
             )
@@ -102,7 +103,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one way in one round")
     asked = parser.parse_args()
-    words = [f"word{number}" for number in range(500)]
     seeds = load.seeds()
     counts = sorted({1, 2, asked.cores})
     with tempfile.TemporaryDirectory() as work, ExitStack() as running:
@@ -113,7 +113,7 @@ def main() -> None:
             ways[str(count)] = way
         for clients in asked.clients:
             turns: dict[str, Any] = {
-                name: partial(way.loaded, clients, asked.seconds, seeds, words)
+                name: partial(way.loaded, clients, asked.seconds, seeds)
                 for name, way in ways.items()
             }
             found = interleave(asked.rounds, turns, f"{clients} clients")
