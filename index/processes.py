@@ -232,7 +232,9 @@ def _work(connection: Connection, task: _Task) -> None:
 
 
 def _receive(connection: Connection, chunks: queue.SimpleQueue[Chunk | None]) -> None:
-    with suppress(EOFError, OSError):
+    try:
         while (chunk := connection.recv()) is not None:
             chunks.put(chunk)
+    except (EOFError, OSError):
+        os._exit(1)  # the build has ended: nobody takes what would be encoded
     chunks.put(None)
