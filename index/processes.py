@@ -34,6 +34,7 @@ from model.preprocess import ImageLimits
 #: the next chunk's.
 _AHEAD = 2
 _END_SECONDS = 10
+_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,20 +183,29 @@ class EncodingProcesses:
         return outcome
 
 
-def visible_gpus(count: int) -> list[str | None]:
+def visible_gpus(count: int, listed: Path = _GPUS) -> list[str | None]:
     """`CUDA_VISIBLE_DEVICES` of each of so many processes: one of one's own, or the first ones.
 
+    Args:
+        count: of the processes.
+        listed: where NVIDIA's driver has an entry for each GPU; without it they are not counted.
+
     Raises:
-        SnapshotError: one's own has fewer.
+        SnapshotError: there are fewer.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return [str(number) for number in range(count)]
-    devices: list[str | None] = [one for each in visible.split(",") if (one := each.strip())]
+    devices: list[str | None]
+    if visible is not None:
+        devices = [one for each in visible.split(",") if (one := each.strip())]
+        where = f"CUDA_VISIBLE_DEVICES={visible}"
+    else:
+        there = len(list(listed.iterdir())) if listed.is_dir() else count
+        devices = [str(number) for number in range(there)]
+        where = "this machine"
     if len(devices) < count:
         raise SnapshotError(
-            f"--processes {count}, but CUDA_VISIBLE_DEVICES={visible} has {len(devices)}: on GPUs "
-            "each process needs a device of its own"
+            f"--processes {count}, but {where} has {len(devices)}: on GPUs each process needs a "
+            "device of its own"
         )
     return devices[:count]
 

@@ -157,9 +157,13 @@ def test_what_fails_in_one_is_told_in_a_sentence(
     assert multiprocessing.active_children() == []
 
 
-def test_each_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_gpus(2) == ["0", "1"]
+    assert visible_gpus(2, tmp_path / "no driver") == ["0", "1"]
+    (tmp_path / "0000:18:00.0").mkdir()
+    assert visible_gpus(1, tmp_path) == ["0"]
+    with pytest.raises(SnapshotError, match=r"--processes 2, but this machine has 1"):
+        visible_gpus(2, tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc,5")
     assert visible_gpus(2) == ["3", "GPU-abc"]
     with pytest.raises(SnapshotError, match=r"--processes 4.*has 3"):
