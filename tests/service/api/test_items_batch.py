@@ -1,0 +1,114 @@
+"""`POST /v1/items:batch`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from index.snapshot import Snapshot
+
+Make = Callable[..., Any]
+
+
+def test_a_batch(
+    batch: Make, picture: Make, product: Make, writing: httpx.Client, snapshot: Snapshot
+) -> None:
+    old = snapshot.ids[11]
+    answer = batch(
+        writing,
+        {"op": "put", "id": "a", **product()},
+        {"op": "delete", "id": old},
+        {"op": "put", "id": "b", **product(images=["?"])},
+        {"op": "delete", "id": "nobody"},
+        {"op": "put", "id": "c"},
+        {"op": "replace", "id": "d"},
+        7,
+        {"op": "put", "id": "a", "title": "again"},
+        {"op": "put", "id": "a", **product("blue")},
+    )
+    assert [result["outcome"] for result in answer["results"]] == [
+        "created",
+        "deleted",
+        "refused",
+        "absent",
+        *["refused"] * 4,
+        "replaced",
+    ]
+    assert [result["id"] for result in answer["results"]] == [
+        "a", old, "b", "nobody", "c", "d", None, "a", "a",
+    ]  # fmt: skip
+    codes = [result["error"] and result["error"]["code"] for result in answer["results"]]
+    assert codes[2] == "invalid_base64"
+    assert set(codes[4:8]) == {"invalid_request", "empty_text"} or codes[4] == "invalid_request"
+    assert answer["refused"] == 5
+    assert answer["snapshot"] == f"{snapshot.name}+4"
+    assert writing.get("/v1/items/a/image").content == picture("blue")
+    assert writing.get(f"/v1/items/{quote(old, safe='')}").status_code == 404
+    all_refused = batch(writing, {"op": "put", "id": "x"}, 3)
+    assert (all_refused["refused"], all_refused["snapshot"]) == (2, answer["snapshot"])
+
+
+def test_a_batch_names_the_first_version_that_has_it(
+    batch: Make, serve: Any, root: Path, snapshot: Snapshot
+) -> None:
+    with serve(snapshots=root) as running:
+        writer = running.service.writer
+
+        def write_once_more(version: str) -> None:
+            writer.announce = lambda _: None
+            writer.delete("another")
+
+        writer.announce = write_once_more
+        answer = batch(running.client, {"op": "delete", "id": "a"}, {"op": "delete", "id": "b"}, 7)
+        assert answer["snapshot"] == f"{snapshot.name}+2"
+        assert running.client.get("/v1/index").json()["snapshot"] == f"{snapshot.name}+3"
+
+
+def test_a_batch_of_lines(product: Make, writing: httpx.Client) -> None:
+    lines = [
+        json.dumps({"op": "put", "id": "a", **product()}),
+        "",
+        "{",
+        json.dumps({"op": "delete", "id": "a"}),
+    ]
+    answer = writing.post(
+        "/v1/items:batch",
+        content="\n".join(lines),
+        headers={"Content-Type": "application/x-ndjson"},
+    ).json()
+    outcomes = [result["outcome"] for result in answer["results"]]
+    assert outcomes == ["created", "refused", "deleted"]
+    assert answer["results"][1]["error"]["code"] == "malformed_json"
+
+
+def test_batches_that_are_refused(writing: httpx.Client) -> None:
+    for operations in ([], [{"op": "delete", "id": "a"}] * 501):
+        answer = writing.post("/v1/items:batch", json=operations)
+        assert (answer.status_code, answer.json()["code"]) == (422, "out_of_range")
+    assert writing.post("/v1/items:batch", json={}).status_code == 422
+    assert writing.post("/v1/items:batch", content=b"x").status_code == 415
+
+
+def test_a_catalogue_that_was_emptied(
+    batch: Make,
+    picture: Make,
+    product: Make,
+    found: Make,
+    writing: httpx.Client,
+    snapshot: Snapshot,
+) -> None:
+    for start in range(0, len(snapshot), 20):
+        batch(writing, *[{"op": "delete", "id": id} for id in snapshot.ids[start : start + 20]])
+    assert found(writing) == []
+    search = writing.post(
+        "/v1/search/image", json={"image": base64.b64encode(picture("red")).decode()}
+    )
+    assert search.json()["hits"] == []
+    writing.put("/v1/items/a", json=product())
+    assert found(writing) == ["a"]
