@@ -33,9 +33,18 @@ def sums_exactly(machine: str = platform.machine(), cpus: Path = Path("/proc/cpu
     """
     if machine.lower() not in ("x86_64", "amd64", "i386", "i686"):
         return True
+    return not _EXACT.isdisjoint(processor_flags(cpus))
+
+
+def processor_flags(cpus: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the processor's instructions are, as Linux names them; nothing where nothing tells.
+
+    Args:
+        cpus: Linux's list of processors.
+    """
     try:
         lines = cpus.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return False
+        return frozenset()
     flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
-    return not _EXACT.isdisjoint(flags.split())
+    return frozenset(flags.split())

@@ -16,6 +16,7 @@ from model.bundle import Bundle
 from model.cuts import Rows, cut
 from model.errors import BundleError
 from model.memory import MemoryWatch, halving
+from model.native.choice import open_native
 from model.passes import UNLIMITED, Limits, PassPool, Together
 from model.preprocess import TextTokenizer
 from model.row_matcher import Pairs, RowMatcher, takes_rows
@@ -28,6 +29,8 @@ from model.tables import States
 ENCODE_BATCH = {"cpu": 8, "cuda": 128}
 #: Tokens and patches of one pass of the matcher, likewise: 10 pairs of 24 + 25 on a CPU.
 MATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
+#: The same of the compiled matcher, which keeps a few pairs at a time in cache whatever it gets.
+NATIVE_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Engine:
         workers: passes of the matcher that run at the same time, with `threads` / `workers` cores
             each; by default on a CPU as many as threads, and on a GPU one.
         gpu_memory: most bytes on the GPU that the graphs take together; by default all there are.
+        native: score pairs of an int8 bundle by the compiled matcher where there is one
+            (`model.native`), and not by ONNX Runtime.
 
     Raises:
         BundleError: a graph cannot be loaded.
@@ -78,6 +83,7 @@ class Engine:
         device: str = "cpu",
         workers: int | None = None,
         gpu_memory: int | None = None,
+        native: bool = True,
     ) -> None:
         manifest = bundle.manifest
         using = providers(device, manifest.precision, gpu_memory)
@@ -92,7 +98,6 @@ class Engine:
         self.tokenizer = TextTokenizer(bundle.path / "tokenizer.json", manifest.max_text_tokens)
         self.threads = threads or os.cpu_count() or 1
         self.workers = workers or (self.threads if device == "cpu" else 1)
-        self.match_tokens = MATCH_TOKENS[device]
         self._encode_batch = ENCODE_BATCH[device]
         self._text_encoder: Any = open_session(
             bundle.path / "text_encoder.onnx", using, self.threads
@@ -101,8 +106,16 @@ class Engine:
             bundle.path / "image_encoder.onnx", using, self.threads
         )
         each = max(1, self.threads // self.workers)
-        self._matcher: Any = open_session(bundle.path / "matcher.onnx", using, each)
-        self._rows = RowMatcher(self._matcher) if takes_rows(self._matcher) else None
+        file = bundle.path / "matcher.onnx"
+        self._matcher: Any = open_session(file, using, each)
+        self._native = None
+        if native and device == "cpu" and manifest.precision == "int8":
+            self._native = open_native(file, self._matcher, self.patches)
+            if self._native is not None:
+                self._matcher = None  # it was there to compare with, and takes memory
+        self.match_tokens = MATCH_TOKENS[device] if self._native is None else NATIVE_TOKENS
+        by_rows = self._native is None and takes_rows(self._matcher)
+        self._rows = RowMatcher(self._matcher) if by_rows else None
         # On a GPU a pass is the better the larger it is; on a CPU see `model.passes`.
         share_passes = device == "cuda" and self._rows is not None
         self.passes = PassPool(self.workers, self.match_tokens if share_passes else 0)
@@ -242,7 +255,9 @@ class Engine:
         passes = cut(pairs.lengths, self.patches, budget, window, self.workers)
         costs = [len(rows) * (int(pairs.lengths[rows[-1]]) + self.patches) for rows in passes]
         together = None
-        if self._rows is None:
+        if self._native is not None:
+            compute = partial(self._match_native, pairs)
+        elif self._rows is None:
             compute = partial(self._match_pass, pairs)
         else:
             compute = partial(self._match_rows, pairs)
@@ -254,15 +269,19 @@ class Engine:
                 fits()
         return pairs.logits, done
 
+    def _match_native(self, pairs: Pairs, rows: Rows) -> None:
+        """A pass of the compiled matcher, which picks the rows itself and needs no padding."""
+        assert self._native is not None  # match_within asks
+        texts, images = _quantised(pairs)
+        pairs.logits[rows] = self._native.match(texts, images, pairs.lengths, rows)
+
     def _match_rows(self, pairs: Pairs, rows: Rows) -> None:
         assert self._rows is not None  # match_within asks
         self._rows.run([(pairs, rows)])
 
     def _match_pass(self, pairs: Pairs, rows: Rows) -> None:
         """A pass of a matcher without row inputs."""
-        texts, images = pairs.texts, pairs.images
-        if not (isinstance(texts, QuantisedStates) and isinstance(images, QuantisedStates)):
-            raise ValueError("this bundle's matcher takes no rows of tables: see `takes_rows`")
+        texts, images = _quantised(pairs)
         text_rows = _view(rows) if len(texts) > 1 else slice(None)
         image_rows = _view(rows) if len(images) > 1 else slice(None)
         longest = int(pairs.lengths[rows[-1]])
@@ -275,6 +294,11 @@ class Engine:
         pairs.logits[rows] = self._matcher.run(["logit"], feeds)[0]
 
     @property
+    def is_native(self) -> bool:
+        """Whether pairs are scored by the compiled matcher."""
+        return self._native is not None
+
+    @property
     def takes_rows(self) -> bool:
         """Whether a side of `match` may be rows of tables on the device: fp16 bundles' can."""
         return self._rows is not None
@@ -285,6 +309,14 @@ class Engine:
         scaled = np.clip(slope * logits + intercept, -60, 60)
         probability: NDArray[np.float32] = (1 / (1 + np.exp(-scaled))).astype(np.float32)
         return probability
+
+
+def _quantised(pairs: Pairs) -> tuple[QuantisedStates, QuantisedStates]:
+    """Both sides, of a matcher without row inputs."""
+    texts, images = pairs.texts, pairs.images
+    if not (isinstance(texts, QuantisedStates) and isinstance(images, QuantisedStates)):
+        raise ValueError("this bundle's matcher takes no rows of tables: see `takes_rows`")
+    return texts, images
 
 
 def _by_length(lengths: NDArray[np.int32], batch: int) -> list[NDArray[np.int64]]:

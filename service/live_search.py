@@ -66,6 +66,7 @@ def open_live_search(settings: Settings) -> LiveSearch:
         device=settings.device,
         workers=settings.workers,
         gpu_memory=settings.gpu_memory,
+        native=settings.native_matcher,
     )
     index = LiveIndex.open(
         settings.snapshots,

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
         description="passes of the matcher at the same time, with threads / workers cores each; "
         "by default one a core, and on a GPU one in all",
     )
+    native_matcher: bool = Field(
+        True,
+        description="score pairs of an int8 bundle by the compiled matcher where there is one for "
+        "this processor; else by ONNX Runtime",
+    )
     concurrency: int = Field(
         8, ge=1, description="searches that are under way at the same time and share the cores"
     )

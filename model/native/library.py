@@ -1,0 +1,68 @@
+"""The compiled code: found, and loaded where the processor runs it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import platform
+from pathlib import Path
+
+from model.eight_bit import processor_flags
+from model.native.structures import STRUCTURES
+
+#: What the code is compiled for (setup.py), as Linux names it.
+NEEDED = frozenset(("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"))
+
+
+class NotCompiledError(Exception):
+    """There is no compiled matcher to use; says why."""
+
+
+def check_processor(machine: str = platform.machine(), cpus: Path = Path("/proc/cpuinfo")) -> None:
+    """Whether this processor runs it.
+
+    Args:
+        machine: the processor's architecture.
+        cpus: Linux's list of processors.
+
+    Raises:
+        NotCompiledError: it does not, or nothing tells.
+    """
+    missing = NEEDED - processor_flags(cpus)
+    if machine.lower() not in ("x86_64", "amd64") or missing:
+        raise NotCompiledError(
+            "the processor has no AVX-512 VNNI"
+            if missing == NEEDED or machine != "x86_64"
+            else f"the processor has no {', '.join(sorted(missing))}"
+        )
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The library.
+
+    Raises:
+        NotCompiledError: it was not compiled when the package was installed, the processor does not
+            run it, or it is of another version.
+    """
+    check_processor()
+    found = importlib.util.find_spec("model._matcher")
+    if found is None or found.origin is None:
+        raise NotCompiledError(
+            "it was not compiled when fashionbert was installed: install a C compiler (cc), then "
+            "fashionbert again"
+        )
+    try:
+        library = ctypes.CDLL(found.origin)
+        sizes = (ctypes.c_int64 * len(STRUCTURES))()
+        library.structure_sizes(sizes)
+    except (OSError, AttributeError) as error:
+        raise NotCompiledError(f"{found.origin} cannot be loaded: {error}") from error
+    if list(sizes) != [ctypes.sizeof(kind) for kind in STRUCTURES]:
+        raise NotCompiledError(
+            f"{found.origin} was compiled from other sources: install fashionbert again"
+        )
+    library.match_room.restype = ctypes.c_size_t
+    library.match_pairs.restype = None
+    return library

@@ -1,0 +1,200 @@
+"""Pairs to logits by the compiled matcher."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.native import structures as c
+from model.native.library import load
+from model.native.reading import (
+    LayerWeights,
+    MatcherWeights,
+    NormWeights,
+    ProductWeights,
+    StackedWeights,
+    read_matcher,
+)
+from model.states import QuantisedStates
+
+
+class NativeMatcher:
+    """A bundle's `matcher.onnx`, compiled. Safe to use from several threads: each has memory of its
+    own, kept from one call to the next, and runs without Python's lock.
+
+    Args:
+        file: the graph.
+
+    Raises:
+        NotCompiledError: there is no compiled code for this machine.
+        UnknownGraphError: the graph is not one that the code computes.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._library = load()
+        weights = read_matcher(file)
+        self._keeper = c.Keeper()
+        self.hidden_size = weights.hidden
+        self._matcher = ctypes.byref(self._structure(weights))
+        self._memory = threading.local()
+
+    def match(
+        self,
+        texts: QuantisedStates,
+        images: QuantisedStates,
+        lengths: NDArray[np.int32],
+        rows: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Logits of some pairs.
+
+        Args:
+            texts: [B, T, H], or batch 1 for all pairs.
+            images: [B, P, H], likewise.
+            lengths: int32 [B], states of each pair's text that are no padding, at least 1.
+            rows: the pairs that are wanted, each from 0 to B - 1.
+
+        Returns:
+            float32 [rows].
+
+        Raises:
+            ValueError: the arrays do not fit together. C reads and writes where they say.
+            MemoryError: there is no room for the pass.
+        """
+        logits = np.empty(len(rows), dtype=np.float32)
+        if not len(rows):
+            return logits
+        rows = np.ascontiguousarray(rows, dtype=np.int64)
+        if rows.min() < 0 or rows.max() >= len(lengths):
+            raise ValueError(f"pairs {rows.min()} to {rows.max()} of {len(lengths)}")
+        chosen = np.ascontiguousarray(lengths[rows], dtype=np.int32)
+        text = self._side(texts, rows, "texts")
+        image = self._side(images, rows, "pictures")
+        longest = int(chosen.max())
+        if chosen.min() < 1 or longest > text.length or image.length < 1:
+            raise ValueError(
+                f"texts of {chosen.min()} to {longest} states in {text.length}, pictures of "
+                f"{image.length}"
+            )
+        sides = (self._matcher, ctypes.byref(text.structure), ctypes.byref(image.structure))
+        count = (ctypes.c_int32(len(rows)), ctypes.c_int32(longest))
+        memory = self._room(self._library.match_room(*sides, *count))
+        matcher, *both = sides
+        self._library.match_pairs(
+            matcher, both[0], _pointer(chosen), both[1], *count, _pointer(logits), _pointer(memory)
+        )
+        return logits
+
+    def _side(self, states: QuantisedStates, rows: NDArray[np.int64], name: str) -> _Side:
+        values = np.ascontiguousarray(states.values, dtype=np.int8)
+        scales = np.ascontiguousarray(states.scales, dtype=np.float32)
+        if (
+            values.ndim != 3
+            or values.shape[2] != self.hidden_size
+            or scales.shape != values.shape[:2]
+        ):
+            raise ValueError(f"{name} of {values.shape} with scales of {scales.shape}")
+        if len(values) == 1:
+            return _Side(values, scales, None)
+        if rows.max() >= len(values):
+            raise ValueError(f"{name} {rows.max()} of {len(values)}")
+        return _Side(values, scales, rows)
+
+    def _room(self, size: int) -> NDArray[np.uint8]:
+        """Memory for a pass, of this thread alone."""
+        memory: NDArray[np.uint8] | None = getattr(self._memory, "room", None)
+        if memory is None or len(memory) < size:
+            self._memory.room = None  # first the old one goes
+            memory = np.zeros(size, dtype=np.uint8)
+            self._memory.room = memory
+        return memory
+
+    # The weights, as C reads them.
+
+    def _structure(self, weights: MatcherWeights) -> c.Matcher:
+        float32 = self._float32
+        *layers, last = [self._after(layer) for layer in weights.layers]
+        first = [self._product(layer.products[0]) for layer in weights.layers]
+        full = [c.Layer(*pair) for pair in zip(first[:-1], layers, strict=True)]
+        return c.Matcher(
+            hidden=weights.hidden,
+            heads=weights.heads,
+            layer_count=len(full),
+            layers=self._keeper.array(c.Layer, full),
+            last=c.LastLayer(
+                query=first[-1],
+                keys=float32(weights.keys),
+                values=float32(weights.values),
+                value_bias=float32(weights.value_bias),
+                after=last,
+            ),
+            pooler=float32(weights.pooler),
+            pooler_bias=float32(weights.pooler_bias),
+            classifier=float32(weights.classifier),
+            recall=self._stacked(weights.recall),
+            alignment=self._stacked(weights.alignment),
+            shift=weights.shift,
+        )
+
+    def _float32(self, value: NDArray[Any]) -> int:
+        return self._keeper.pointer(value, np.float32)
+
+    def _product(self, product: ProductWeights) -> c.Product:
+        """uint8 x times int8 w is scale · (Σ x w - zero Σ w): the latter goes into the bias."""
+        scale = np.float32(product.scale) * product.scales
+        sums = product.weight.sum(axis=0, dtype=np.int64)
+        inner, columns = product.weight.shape
+        return c.Product(
+            weight=self._keeper.pointer(c.pack(product.weight), np.int8),
+            scale=self._float32(scale),
+            shift=self._float32(product.bias - scale * np.float64(product.zero) * sums),
+            multiplier=self._float32(product.factors / np.float32(product.scale)),
+            apart_rows=self._float32(product.apart_rows),
+            apart=self._keeper.pointer(product.apart, np.int32),
+            inner=inner,
+            columns=columns,
+            zero=product.zero,
+            apart_count=len(product.apart),
+        )
+
+    def _norm(self, norm: NormWeights) -> c.Norm:
+        return c.Norm(self._float32(norm.weight), self._float32(norm.bias), norm.epsilon)
+
+    def _after(self, layer: LayerWeights) -> c.AfterAttention:
+        products = [self._product(product) for product in layer.products[1:]]
+        return c.AfterAttention(*products, *(self._norm(norm) for norm in layer.norms))
+
+    def _stacked(self, score: StackedWeights | None) -> c.Stacked:
+        if score is None:
+            return c.Stacked()
+        salience = np.empty(0) if score.salience is None else score.salience
+        parts = (score.text, score.text_bias, score.image, score.image_bias, salience)
+        pointers = [self._float32(part) for part in parts]
+        return c.Stacked(*pointers, score.weight, score.text.shape[1])
+
+
+class _Side:
+    """A side of pairs as C reads it, and the arrays that it points into."""
+
+    def __init__(
+        self,
+        values: NDArray[np.int8],
+        scales: NDArray[np.float32],
+        rows: NDArray[np.int64] | None,
+    ) -> None:
+        self.length = values.shape[1]
+        self._kept = (values, scales, rows)
+        self.structure = c.Side(
+            values.ctypes.data,
+            scales.ctypes.data,
+            None if rows is None else rows.ctypes.data,
+            self.length,
+        )
+
+
+def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)

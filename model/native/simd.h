@@ -1,0 +1,74 @@
+/* Vectors of 16 floats: the functions that a transformer needs beside its products. */
+#ifndef FASHIONBERT_SIMD_H
+#define FASHIONBERT_SIMD_H
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE int smaller(int a, int b) { return a < b ? a : b; }
+
+/* x rounded up to whole vectors. */
+INLINE int whole(int x) { return (x + LANES - 1) / LANES * LANES; }
+
+/* 2^x, to about 2e-7 of it; 0 where that is too small for a float. */
+INLINE __m512 exp2_of(__m512 x) {
+    const __m512 steps = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 rest = _mm512_sub_ps(x, steps); /* -0.5 to 0.5 */
+    __m512 power = _mm512_set1_ps(1.54035304e-4f); /* ln(2)^6 / 6!, then 5, 4, ... */
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(1.33335581e-3f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(9.61812911e-3f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(5.55041087e-2f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(2.40226507e-1f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(6.93147181e-1f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(power, steps);
+}
+
+#define LOG2_E 1.44269504f
+
+INLINE __m512 tanh_of(__m512 x) {
+    const __m512 largest = _mm512_set1_ps(20.0f);
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_sub_ps(_mm512_setzero_ps(), largest)), largest);
+    const __m512 grown = exp2_of(_mm512_mul_ps(x, _mm512_set1_ps(2.0f * LOG2_E)));
+    const __m512 one = _mm512_set1_ps(1.0f);
+    return _mm512_div_ps(_mm512_sub_ps(grown, one), _mm512_add_ps(grown, one));
+}
+
+/* x/2 (1 + erf(x / sqrt 2)), to 1e-5 between -8 and 8.
+ *
+ * erf(z) / z is a polynomial of degree 10 in z², fitted at Chebyshev points for |z| up to 3.4 and
+ * written in 2 (z / 3.4)² - 1, where its terms do not cancel; beyond, erf is 1 to 2e-6. */
+INLINE __m512 gelu_of(__m512 x) {
+    const __m512 end = _mm512_set1_ps(3.4f);
+    __m512 z = _mm512_mul_ps(x, _mm512_set1_ps(0.70710678f));
+    z = _mm512_min_ps(_mm512_max_ps(z, _mm512_sub_ps(_mm512_setzero_ps(), end)), end);
+    const __m512 at = _mm512_fmsub_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(2.0f / (3.4f * 3.4f)),
+                                      _mm512_set1_ps(1.0f));
+    __m512 sum = _mm512_set1_ps(0.00503487187f);
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.0128923561f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0138358213f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.0196974743f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0403857194f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.0638732687f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0868234262f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.114548132f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.149489447f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.206105605f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.415665686f));
+    const __m512 half = _mm512_mul_ps(x, _mm512_set1_ps(0.5f));
+    return _mm512_fmadd_ps(half, _mm512_mul_ps(z, sum), half);
+}
+
+/* ONNX's QuantizeLinear of 16 numbers that are divided by the scale already: rounded to the nearest
+ * even, shifted, and saturated to 0 to 255. */
+INLINE void store_quantised(uint8_t *to, __m512 scaled, __m512i zero) {
+    const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(scaled), zero);
+    const __m512i positive = _mm512_max_epi32(rounded, _mm512_setzero_si512());
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtusepi32_epi8(positive));
+}
+
+#endif
