@@ -1,4 +1,5 @@
-"""What the code asks of ONNX Runtime, recorded, so that it can be done again and nothing else.
+"""What the code asks of ONNX Runtime and of the compiled matcher, recorded, so that it can be done
+again and nothing else.
 
 The bare sessions are then compared on the very batches that the engine gives them, whatever it
 makes of its work. `install` before an engine is made.
@@ -7,35 +8,32 @@ makes of its work. `install` before an engine is made.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
+
+from model.native import choice
+from model.native.matcher import NativeMatcher
+from model.states import QuantisedStates
 
 _Session: Any = ort.InferenceSession
 
 
 @dataclass(slots=True)
 class Run:
-    """One pass: a session, what it was given, the outputs wanted, and the thread it was in."""
+    """One pass: how to do it once more, which gives its outputs or None where they are bound, and
+    the thread it was in."""
 
-    session: Any
-    names: Any
-    feeds: dict[str, Any] | None
-    binding: Any
-    thread: int
-
-    def again(self) -> Any:
-        """Do it once more; gives the outputs, or None where they are bound."""
-        if self.binding is not None:
-            return _Session.run_with_iobinding(self.session, self.binding)
-        return _Session.run(self.session, self.names, self.feeds)
+    again: Callable[[], Any]
+    thread: int = field(default_factory=threading.get_ident)
 
 
 @dataclass
@@ -64,8 +62,12 @@ class Recording:
         outputs: list[Any] = []
         for is_own, group in groupby(self.runs, key=lambda run: run.thread == self.own):
             runs = list(group)
-            outputs += map(Run.again, runs) if is_own else self._pool.map(Run.again, runs)
+            outputs += map(_again, runs) if is_own else self._pool.map(_again, runs)
         return outputs
+
+
+def _again(run: Run) -> Any:
+    return run.again()
 
 
 _current: Recording | None = None
@@ -79,19 +81,38 @@ class RecordingSession(_Session):  # type: ignore[misc]
         if _current is not None:
             # Copies: the caller may use its arrays again.
             feeds = {name: np.array(value, order="C") for name, value in input_feed.items()}
-            _current.runs.append(Run(self, output_names, feeds, None, threading.get_ident()))
+            _current.runs.append(Run(partial(_Session.run, self, output_names, feeds)))
         return _Session.run(self, output_names, input_feed, run_options)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As the class it stands for; what is bound must stay as it is until the replay."""
         if _current is not None:
-            _current.runs.append(Run(self, None, None, iobinding, threading.get_ident()))
+            _current.runs.append(Run(partial(_Session.run_with_iobinding, self, iobinding)))
         _Session.run_with_iobinding(self, iobinding, run_options)
 
 
+class RecordingMatcher(NativeMatcher):
+    """A compiled matcher that remembers its passes likewise."""
+
+    def match(
+        self,
+        texts: QuantisedStates,
+        images: QuantisedStates,
+        lengths: NDArray[np.int32],
+        rows: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """As the class it stands for."""
+        if _current is not None:
+            sides = [QuantisedStates(side.values.copy(), side.scales) for side in (texts, images)]
+            bare = partial(NativeMatcher.match, self, *sides, lengths.copy(), rows.copy())
+            _current.runs.append(Run(lambda: [bare()]))
+        return super().match(texts, images, lengths, rows)
+
+
 def install() -> None:
-    """Let sessions that are made from now on be of this kind."""
+    """Let sessions and matchers that are made from now on be of this kind."""
     ort.InferenceSession = RecordingSession
+    vars(choice)["NativeMatcher"] = RecordingMatcher
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -19,7 +20,11 @@ from model.catalogue import read_catalogue
 from model.demo import write_demo_catalogue
 from model.engine import Engine
 from model.export import export_bundle
+from model.native.library import NotCompiledError, load
+from model.precision import convert_bundle
+from model.pretrained import pretrained
 from model.row_inputs import with_row_inputs
+from model.samples import noise
 from model.wordpiece import save_tokenizer, train_wordpiece
 
 
@@ -73,6 +78,71 @@ def row_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bund
 def engine(bundle: Bundle) -> Engine:
     """ONNX Runtime over `bundle`."""
     return Engine(bundle, threads=2)
+
+
+#: int8 bundles: what they are, beside `tiny` with 3 layers: enough to tell the parts apart.
+FORMS: dict[str, dict[str, Any]] = {
+    "split": {"joint_from": 1},
+    "all joint": {"joint_from": 0, "stack_recall": False},
+    "last layer only": {"joint_from": 2},
+    "aligned": {"joint_from": 1, "alignment_size": 64},
+    "without recall": {"joint_from": 1, "recall_size": 0, "stack_recall": False},
+    "wide heads": {"joint_from": 1, "num_attention_heads": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """Skips where there is no compiled matcher, as on another processor."""
+    try:
+        load()
+    except NotCompiledError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["released", *FORMS])
+def form(request: pytest.FixtureRequest) -> str:
+    """Each form of an int8 bundle in turn; `released` is the one that comes along."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Bundle]:
+    """An int8 bundle of a form; each is made once."""
+    made: dict[str, Bundle] = {}
+
+    def make(form: str) -> Bundle:
+        if form not in made:
+            made[form] = _int8_bundle(form, bundle, tmp_path_factory.mktemp("int8"))
+        return made[form]
+
+    return make
+
+
+def _int8_bundle(form: str, bundle: Bundle, folder: Path) -> Bundle:
+    if form == "released":
+        return Bundle.open(pretrained())
+    torch.manual_seed(3)
+    config = new_config(
+        "tiny",
+        vocab_size=bundle.manifest.config["vocab_size"],
+        image_size=64,
+        num_hidden_layers=3,
+        **FORMS[form],
+    )
+    model = new_model(config)
+    for parameter in model.match_head.parameters():  # a spread that rounding does not hide
+        torch.nn.init.normal_(parameter, std=0.3)
+    if config.stack_recall:
+        model.match_head.match_weight.fill_(0.7)
+        model.match_head.recall_weight.fill_(2.0)
+        model.match_head.shift.fill_(-1.5)
+    if config.alignment_size:
+        model.match_head.alignment_weight.fill_(3.0)
+    reference, _ = export_bundle(model, bundle.path / "tokenizer.json", folder / "fp32")
+    return convert_bundle(reference, folder / "int8", "int8", calibrate=noise(64))[0]
 
 
 @contextmanager

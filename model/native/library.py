@@ -29,13 +29,11 @@ def check_processor(machine: str = platform.machine(), cpus: Path = Path("/proc/
     Raises:
         NotCompiledError: it does not, or nothing tells.
     """
+    if machine.lower() not in ("x86_64", "amd64"):
+        raise NotCompiledError(f"it is not for this {machine} processor")
     missing = NEEDED - processor_flags(cpus)
-    if machine.lower() not in ("x86_64", "amd64") or missing:
-        raise NotCompiledError(
-            "the processor has no AVX-512 VNNI"
-            if missing == NEEDED or machine != "x86_64"
-            else f"the processor has no {', '.join(sorted(missing))}"
-        )
+    if missing:
+        raise NotCompiledError(f"this processor has no {', '.join(sorted(missing))}")
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from model.native.structures import LANES, MOST_APART, PANEL
 from model.onnx_graph import Graph, attributes
@@ -266,6 +266,9 @@ class _Reader:
 
     def _terms(self, name: str, factor: float) -> list[tuple[str, float]]:
         """What a value is the sum of: names with their factors, and constants under no name."""
+        cast = self.graph.maker(name, "Cast")
+        if cast is not None and attributes(cast)["to"] == TensorProto.FLOAT:
+            return self._terms(cast.input[0], factor)
         added = self.graph.maker(name, "Add")
         if added is not None:
             return [term for part in added.input for term in self._terms(part, factor)]
@@ -328,19 +331,18 @@ class _Reader:
         return _stacked(factor, text, image, salience.reshape(-1))
 
     def _projection(self, name: str) -> tuple[Array, Array]:
-        """A MatMul with a constant, and the constant that is added."""
-        added = self._made(name, "Add")
-        bias = matrix = None
-        for part in added.input:
+        """A MatMul with a constant, and the constant that is added; one of nought is left out."""
+        added = self.graph.maker(name, "Add")
+        matrix = bias = None
+        for part in added.input if added is not None else (name,):
             product = self.graph.maker(part, "MatMul")
             if product is None:
                 bias = self.graph.constant(part)
             else:
                 matrix = self.graph.constant(product.input[1])
-        _expect(matrix is not None and bias is not None, f"{name} is no projection")
+        _expect(matrix is not None, f"{name} is no projection")
         assert matrix is not None
-        assert bias is not None
-        return matrix, bias
+        return matrix, np.zeros(matrix.shape[1], np.float32) if bias is None else bias
 
 
 def _stacked(

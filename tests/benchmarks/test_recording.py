@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnxruntime as ort
 import pytest
 
-from benchmarks.recording import RecordingSession, recording
+from benchmarks.recording import RecordingMatcher, RecordingSession, recording
 from benchmarks.synthetic import states
 from model.bundle import Bundle
 from model.engine import Engine
+from model.native import choice
 
 
 @pytest.fixture
@@ -29,6 +32,21 @@ def test_a_replay_computes_what_the_engine_did(watched: Engine) -> None:
     # Batches may go in any order, but every logit is there once.
     again = np.concatenate(outputs)
     np.testing.assert_allclose(np.sort(again)[-20:], np.sort(logits), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_passes_of_the_compiled_matcher_are_replayed_too(
+    int8_bundle: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "NativeMatcher", RecordingMatcher)
+    engine = Engine(int8_bundle("split"), threads=1)
+    assert engine.is_native
+    texts = engine.encode_texts(["red dress"]).states
+    images = states(50, engine.patches, engine.hidden_size)
+    with recording() as passes:
+        logits = engine.match(texts, images)
+    again = np.concatenate([output for (output,) in passes.replay()])
+    np.testing.assert_array_equal(np.sort(again), np.sort(logits))
 
 
 def test_nothing_is_recorded_outside(watched: Engine) -> None:

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.bundle import Bundle
+from model.engine import Engine
+from model.native import choice
+from model.native.choice import compare, open_native
+from model.native.library import NotCompiledError
+from model.native.matcher import NativeMatcher
+from model.samples import noise
+from model.sessions import open_session, providers
+
+Bundles = Callable[[str], Bundle]
+
+
+def session_of(bundle: Bundle) -> Any:
+    return open_session(bundle.path / "matcher.onnx", providers("cpu"), 1)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_it_is_taken_for_every_form(int8_bundle: Bundles, form: str) -> None:
+    bundle = int8_bundle(form)
+    matcher = open_native(bundle.path / "matcher.onnx", session_of(bundle), bundle.manifest.patches)
+    assert matcher is not None
+    assert compare(matcher, session_of(bundle), bundle.manifest.patches) < choice.TOLERANCE / 4
+
+
+@pytest.mark.usefixtures("compiled")
+def test_an_engine_scores_the_same_with_it(int8_bundle: Bundles) -> None:
+    bundle = int8_bundle("released")
+    native, plain = Engine(bundle, threads=2), Engine(bundle, threads=2, native=False)
+    assert native.is_native
+    assert not plain.is_native
+    samples = noise(bundle.manifest.image_size, 12)
+    texts, images = native.encode_texts(samples.texts), native.encode_images(samples.pixels)
+    for some in (texts.states, texts.states[:1]):
+        expected = plain.match(some, images.states)
+        found = native.match(some, images.states)
+        assert np.abs(found - expected).max() < 0.05 * expected.std()
+
+
+@pytest.mark.usefixtures("compiled")
+def test_one_that_gives_other_logits_is_not_taken(
+    int8_bundle: Bundles,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Wrong(NativeMatcher):
+        def match(self, *args: Any) -> Any:
+            return super().match(*args)[::-1]
+
+    monkeypatch.setattr(choice, "NativeMatcher", Wrong)
+    with caplog.at_level(logging.WARNING, "fashionbert.engine"):
+        engine = Engine(int8_bundle("released"), threads=1)
+    assert not engine.is_native
+    assert "differ from ONNX Runtime's" in caplog.text
+    samples = noise(engine.image_size, 2)
+    texts, images = engine.encode_texts(samples.texts), engine.encode_images(samples.pixels)
+    assert np.isfinite(engine.match(texts.states, images.states)).all()
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_graph_that_it_does_not_know_is_left_to_onnx_runtime(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "fashionbert.engine"):
+        file = bundle.path / "matcher.onnx"
+        assert open_native(file, session_of(bundle), bundle.manifest.patches) is None
+    assert "does not know" in caplog.text
+
+
+def test_a_machine_without_it_says_why(
+    int8_bundle: Bundles,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def missing(file: object) -> None:
+        raise NotCompiledError("it was not compiled")
+
+    monkeypatch.setattr(choice, "NativeMatcher", missing)
+    with caplog.at_level(logging.INFO, "fashionbert.engine"):
+        assert not Engine(int8_bundle("split"), threads=1).is_native
+    assert "it was not compiled" in caplog.text

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from model.bundle import Bundle
+from model.native.matcher import NativeMatcher
+from model.sessions import open_session, providers
+from model.states import QuantisedStates, quantise
+
+Bundles = Callable[[str], Bundle]
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+
+def drawn(
+    seed: int, rows: int, length: int, hidden: int, lengths: NDArray[np.int64] | None = None
+) -> QuantisedStates:
+    """States as a layer norm gives them; of these lengths, the rest being padding."""
+    states = np.random.default_rng(seed).standard_normal((rows, length, hidden))
+    mask = None if lengths is None else (np.arange(length) < lengths[:, None]).astype(np.int64)
+    return quantise(states.astype(np.float32), mask)
+
+
+def reference(
+    session: ort.InferenceSession, texts: QuantisedStates, images: QuantisedStates
+) -> NDArray[np.float32]:
+    feeds = {
+        "text_states": texts.values,
+        "text_scales": texts.scales,
+        "image_states": images.values,
+        "image_scales": images.scales,
+    }
+    logits: NDArray[np.float32] = np.asarray(session.run(["logit"], feeds)[0])
+    return logits
+
+
+def opened(bundle: Bundle) -> tuple[NativeMatcher, ort.InferenceSession]:
+    file = bundle.path / "matcher.onnx"
+    return NativeMatcher(file), open_session(file, providers("cpu"), 1)
+
+
+def assert_same(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    """Equal but for roundings to 8 bits that fall the other way."""
+    assert found.dtype == np.float32
+    assert expected.std() > 0.02  # else anything would be close
+    assert np.abs(found - expected).max() < 0.05 * expected.std()
+    assert np.sqrt(np.mean((found - expected) ** 2)) < 0.02 * expected.std()
+
+
+def test_logits_are_those_of_onnx_runtime(int8_bundle: Bundles, form: str) -> None:
+    bundle = int8_bundle(form)
+    matcher, session = opened(bundle)
+    patches, hidden, pairs = bundle.manifest.patches, bundle.manifest.hidden_size, 24
+    lengths = np.random.default_rng(0).integers(1, 40, pairs)
+    texts = drawn(1, pairs, 40, hidden, lengths)
+    images = drawn(2, pairs, patches, hidden)
+    for some, others in ((texts, images), (texts[5:6], images), (texts, images[5:6])):
+        counts = np.broadcast_to(some.lengths, (pairs,))
+        found = matcher.match(some, others, counts, np.arange(pairs))
+        assert_same(found, reference(session, some, others))
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3, 7, 64, 150])
+def test_pairs_are_scored_alike_in_any_company(int8_bundle: Bundles, pairs: int) -> None:
+    bundle = int8_bundle("released")
+    matcher, _ = opened(bundle)
+    texts = drawn(1, 1, 24, bundle.manifest.hidden_size)
+    images = drawn(2, pairs, bundle.manifest.patches, bundle.manifest.hidden_size)
+    lengths = np.full(pairs, 24, dtype=np.int32)
+    together = matcher.match(texts, images, lengths, np.arange(pairs))
+    for row in {0, pairs // 2, pairs - 1}:
+        (alone,) = matcher.match(texts, images, lengths, np.array([row]))
+        assert alone == together[row]
+
+
+def test_the_rows_that_are_wanted_in_their_order(int8_bundle: Bundles) -> None:
+    bundle = int8_bundle("split")
+    matcher, _ = opened(bundle)
+    lengths = np.array([3, 9, 1, 12, 5, 7])
+    texts = drawn(1, 6, 12, bundle.manifest.hidden_size, lengths)
+    images = drawn(2, 6, bundle.manifest.patches, bundle.manifest.hidden_size)
+    everything = matcher.match(texts, images, texts.lengths, np.arange(6))
+    rows = np.array([4, 1, 1, 5])
+    found = matcher.match(texts, images, texts.lengths, rows)
+    np.testing.assert_array_equal(found, everything[rows])
+    assert matcher.match(texts, images, texts.lengths, rows[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("patches", [1, 15, 16, 17, 64, 200])
+def test_any_number_of_patches(int8_bundle: Bundles, patches: int) -> None:
+    """The graph's inputs say 25, its arithmetic does not: a longer pair alone in its cache tile."""
+    bundle = int8_bundle("released")
+    matcher, _ = opened(bundle)
+    hidden = bundle.manifest.hidden_size
+    texts, images = drawn(1, 5, 30, hidden), drawn(2, 5, patches, hidden)
+    logits = matcher.match(texts, images, texts.lengths, np.arange(5))
+    assert np.isfinite(logits).all()
+    (alone,) = matcher.match(texts[2:3], images[2:3], texts.lengths[2:3], np.arange(1))
+    assert alone == logits[2]
+
+
+def test_padding_is_not_read(int8_bundle: Bundles) -> None:
+    bundle = int8_bundle("aligned")
+    matcher, _ = opened(bundle)
+    hidden = bundle.manifest.hidden_size
+    texts = drawn(1, 4, 20, hidden, np.array([20, 3, 8, 1]))
+    images = drawn(2, 4, bundle.manifest.patches, hidden)
+    before = matcher.match(texts, images, texts.lengths, np.arange(4))
+    padding = np.arange(20) >= texts.lengths[:, None]
+    texts.values[padding] = 127
+    scales = np.where(padding, np.float32(np.nan), texts.scales)
+    changed = QuantisedStates(texts.values, scales)
+    after = matcher.match(changed, images, texts.lengths, np.arange(4))
+    np.testing.assert_array_equal(after, before)
+
+
+def test_threads_do_not_disturb_each_other(int8_bundle: Bundles) -> None:
+    bundle = int8_bundle("released")
+    matcher, _ = opened(bundle)
+    hidden, patches = bundle.manifest.hidden_size, bundle.manifest.patches
+
+    def score(seed: int) -> NDArray[np.float32]:
+        pairs = 1 + seed % 20
+        texts = drawn(seed, 1, 4 + seed % 30, hidden)
+        images = drawn(seed + 1, pairs, patches, hidden)
+        counts = np.broadcast_to(texts.lengths, (pairs,))
+        return matcher.match(texts, images, counts, np.arange(pairs))
+
+    alone = [score(seed) for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(score, range(40)))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_views_of_a_memory_map_need_no_copy_to_be_right(
+    int8_bundle: Bundles, tmp_path: Path
+) -> None:
+    bundle = int8_bundle("split")
+    matcher, _ = opened(bundle)
+    texts = drawn(1, 1, 8, bundle.manifest.hidden_size)
+    images = drawn(2, 12, bundle.manifest.patches, bundle.manifest.hidden_size)
+    np.save(tmp_path / "values.npy", images.values)
+    values = np.load(tmp_path / "values.npy", mmap_mode="r")
+    counts = np.full(6, 8, dtype=np.int32)
+    expected = matcher.match(texts, images[6:], counts, np.arange(6))
+    mapped = QuantisedStates(values[6:], images.scales[6:])
+    np.testing.assert_array_equal(matcher.match(texts, mapped, counts, np.arange(6)), expected)
+    # A view that is not in C's order has to be copied.
+    swapped = np.asfortranarray(images.values[6:])
+    turned = QuantisedStates(swapped, images.scales[6:])
+    np.testing.assert_array_equal(matcher.match(texts, turned, counts, np.arange(6)), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"rows": [0, 4]}, "pairs 0 to 4 of 4"),
+        ({"rows": [-1]}, "pairs -1 to -1 of 4"),
+        ({"lengths": [3, 0, 3, 3]}, "texts of 0 to 3 states in 6"),
+        ({"lengths": [7, 3, 3, 3]}, "texts of 3 to 7 states in 6"),
+        ({"texts": 3}, "texts 3 of 3"),
+        ({"images": 2}, "pictures 3 of 2"),
+        ({"hidden": 64}, r"texts of \(4, 6, 64\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    int8_bundle: Bundles, change: dict[str, list[int] | int], told: str
+) -> None:
+    bundle = int8_bundle("split")
+    matcher, _ = opened(bundle)
+    given = {"rows": [0, 1, 2, 3], "lengths": [3, 3, 3, 3], "texts": 4, "images": 4} | change
+    hidden = bundle.manifest.hidden_size
+    texts = drawn(1, int(str(given["texts"])), 6, int(str(given.get("hidden", hidden))))
+    images = drawn(2, int(str(given["images"])), bundle.manifest.patches, hidden)
+    lengths = np.array(given["lengths"], dtype=np.int32)
+    with pytest.raises(ValueError, match=told):
+        matcher.match(texts, images, lengths, np.array(given["rows"], dtype=np.int64))
