@@ -7,6 +7,18 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# The compiled matcher (setup.py). Where a machine has no C compiler, one comes from the index; on
+# processors that it is not for, none is needed.
+COMPILED := setup.py $(wildcard model/native/*.[ch])
+ifeq ($(shell command -v $(CC)),)
+ifeq ($(shell uname -m),x86_64)
+COMPILER := $(PIP) ziglang
+ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu
+INSTALL := CC="$(ZIG)" LDSHARED="$(ZIG) -shared" $(PIP)
+endif
+endif
+COMPILER ?= @true
+INSTALL ?= $(PIP)
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header \
 	--annotation-style line
@@ -20,15 +32,17 @@ help: ## Say what there is to make
 setup: $(VENV)/.ready ## Install everything into .venv
 
 # All of it serves too, so this one stamps both.
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml $(COMPILED)
 	$(PYTHON) -m venv $(VENV)
+	$(COMPILER)
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[cpu,train,dev]'
+	$(INSTALL) --editable '.[cpu,train,dev]'
 	@touch $(VENV)/.serving $@
 
-$(VENV)/.serving: pyproject.toml
+$(VENV)/.serving: pyproject.toml $(COMPILED)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[cpu]'
+	$(COMPILER)
+	$(INSTALL) --editable '.[cpu]'
 	@touch $@
 
 demo: $(VENV)/.serving ## Index a drawn catalogue with the model that comes along; serve it
@@ -59,7 +73,7 @@ lock: setup ## Lock what the images install (requirements/)
 	$(PIP) uv
 	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt
 	$(COMPILE) --extra gpu pyproject.toml -o requirements/gpu.txt
-	echo "setuptools>=77" | $(COMPILE) - -o requirements/build.txt
+	printf 'setuptools>=77\nziglang\n' | $(COMPILE) - -o requirements/build.txt
 
 clean: ## Remove the environment and what make demo made
 	rm -rf $(VENV) demo

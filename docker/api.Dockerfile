@@ -20,14 +20,20 @@ RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r build.txt \
 
 FROM dependencies AS build
 
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY model model
 COPY index index
 COPY service service
-# Beside the environment and not into it, so that a changed line of code is a layer of its own.
+# Beside the environment and not into it, so that a changed line of code is a layer of its own. The
+# compiler comes from the index; what it makes is optional to pip, so that it is looked for.
+# Named, the target is any processor of its kind and not the one that this is built on.
+ENV CC="/opt/build/bin/python -m ziglang cc -target x86_64-linux-gnu" \
+    LDSHARED="/opt/build/bin/python -m ziglang cc -target x86_64-linux-gnu -shared"
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w /dist . \
     && /opt/build/bin/pip --python /opt/fashionbert/bin/python install --no-cache-dir \
-        --no-deps --no-index --no-warn-script-location --root /package /dist/*.whl
+        --no-deps --no-index --no-warn-script-location --root /package /dist/*.whl \
+    && { test "$(uname -m)" != x86_64 \
+        || ls /package/opt/fashionbert/lib/python*/site-packages/model/_matcher*; }
 
 
 FROM docker.io/library/python:3.11-slim

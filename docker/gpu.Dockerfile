@@ -21,7 +21,8 @@ RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r build.txt \
 
 FROM dependencies AS build
 
-COPY pyproject.toml README.md LICENSE ./
+# int8 bundles are for processors: without a compiler the matcher for them is left out.
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY model model
 COPY index index
 COPY service service
