@@ -7,13 +7,13 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-# The compiled matcher (setup.py). Where a machine has no C compiler, one comes from the index; on
-# processors that it is not for, none is needed.
+# The compiled matcher (setup.py). Where a machine has no C compiler, one comes from the index; -I, as
+# pip hides what is installed from what it builds.
 COMPILED := setup.py $(wildcard model/native/*.[ch])
 ifeq ($(shell command -v $(CC)),)
 ifeq ($(shell uname -m),x86_64)
 COMPILER := $(PIP) ziglang
-ZIG := $(abspath $(BIN))/python -m ziglang cc -target x86_64-linux-gnu
+ZIG := $(abspath $(BIN))/python -I -m ziglang cc -target x86_64-linux-gnu
 INSTALL := CC="$(ZIG)" LDSHARED="$(ZIG) -shared" $(PIP)
 endif
 endif
