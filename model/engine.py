@@ -67,8 +67,8 @@ class Engine:
         workers: passes of the matcher that run at the same time, with `threads` / `workers` cores
             each; by default on a CPU as many as threads, and on a GPU one.
         gpu_memory: most bytes on the GPU that the graphs take together; by default all there are.
-        native: score pairs of an int8 bundle by the compiled matcher where there is one
-            (`model.native`), and not by ONNX Runtime.
+        native: on a CPU, score pairs by the compiled matcher where there is one (`model.native`),
+            and not by ONNX Runtime.
 
     Raises:
         BundleError: a graph cannot be loaded.
@@ -109,7 +109,7 @@ class Engine:
         file = bundle.path / "matcher.onnx"
         self._matcher: Any = open_session(file, using, each)
         self._native = None
-        if native and device == "cpu" and manifest.precision == "int8":
+        if native and device == "cpu" and manifest.precision in ("int8", "fp32"):
             self._native = open_native(file, self._matcher, self.patches)
             if self._native is not None:
                 self._matcher = None  # it was there to compare with, and takes memory

@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     )
     native_matcher: bool = Field(
         True,
-        description="score pairs of an int8 bundle by the compiled matcher where there is one for "
-        "this processor; else by ONNX Runtime",
+        description="score pairs by the compiled matcher where there is one for this processor and "
+        "bundle; else by ONNX Runtime",
     )
     concurrency: int = Field(
         8, ge=1, description="searches that are under way at the same time and share the cores"

@@ -80,7 +80,7 @@ def engine(bundle: Bundle) -> Engine:
     return Engine(bundle, threads=2)
 
 
-#: int8 bundles: what they are, beside `tiny` with 3 layers: enough to tell the parts apart.
+#: Bundles for serving: what they are, beside `tiny` with 3 layers: enough to tell the parts apart.
 FORMS: dict[str, dict[str, Any]] = {
     "split": {"joint_from": 1},
     "all joint": {"joint_from": 0, "stack_recall": False},
@@ -100,28 +100,28 @@ def compiled() -> None:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["released", *FORMS])
+@pytest.fixture(params=["released", *FORMS, *(f"{form}, fp32" for form in FORMS)])
 def form(request: pytest.FixtureRequest) -> str:
-    """Each form of an int8 bundle in turn; `released` is the one that comes along."""
+    """Each form of a bundle in turn, in int8 or fp32; `released` is the one that comes along."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def int8_bundle(
+def form_bundle(
     bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Bundle]:
-    """An int8 bundle of a form; each is made once."""
+    """A bundle of a form; each is made once."""
     made: dict[str, Bundle] = {}
 
     def make(form: str) -> Bundle:
         if form not in made:
-            made[form] = _int8_bundle(form, bundle, tmp_path_factory.mktemp("int8"))
+            made[form] = _form_bundle(form, bundle, tmp_path_factory.mktemp("form"))
         return made[form]
 
     return make
 
 
-def _int8_bundle(form: str, bundle: Bundle, folder: Path) -> Bundle:
+def _form_bundle(form: str, bundle: Bundle, folder: Path) -> Bundle:
     if form == "released":
         return Bundle.open(pretrained())
     torch.manual_seed(3)
@@ -130,7 +130,7 @@ def _int8_bundle(form: str, bundle: Bundle, folder: Path) -> Bundle:
         vocab_size=bundle.manifest.config["vocab_size"],
         image_size=64,
         num_hidden_layers=3,
-        **FORMS[form],
+        **FORMS[form.partition(", ")[0]],
     )
     model = new_model(config)
     for parameter in model.match_head.parameters():  # a spread that rounding does not hide
@@ -142,6 +142,8 @@ def _int8_bundle(form: str, bundle: Bundle, folder: Path) -> Bundle:
     if config.alignment_size:
         model.match_head.alignment_weight.fill_(3.0)
     reference, _ = export_bundle(model, bundle.path / "tokenizer.json", folder / "fp32")
+    if form.endswith(", fp32"):
+        return convert_bundle(reference, folder / "fused", "fp32")[0]
     return convert_bundle(reference, folder / "int8", "int8", calibrate=noise(64))[0]
 
 

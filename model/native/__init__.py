@@ -1,8 +1,8 @@
-"""The int8 matcher in C, for x86-64 processors with AVX-512 VNNI.
+"""The matcher in C, in int8 and fp32, for x86-64 processors with AVX-512 VNNI.
 
 ONNX Runtime computes a graph operation by operation; here each product goes on in registers to what
-follows it, and a pair's activations stay in the core's cache through all layers. The weights and
-the 8-bit steps are those of the bundle's `matcher.onnx`.
+follows it, and a pair's activations stay in the core's cache through all layers. The weights, and
+in int8 the places where it rounds, are those of the bundle's `matcher.onnx`.
 
     structures  the weights as C reads them
     reading     a graph's weights, where it is one that is known

@@ -42,15 +42,14 @@ INLINE float soften(float *row, int length, float factor) {
     return 1.0f / _mm512_reduce_add_ps(_mm512_add_ps(sum, share));
 }
 
-/* Attention of all rows of the sides to all of them, rounded to the input of `next`.
+/* Attention of all rows of the sides to all of them, as the input of `next`.
  *
- * scale: of the scores; out: uint8 [rows of all sides, heads * width]. */
+ * scale: of the scores; out: [rows of all sides, heads * width], of the type that `next` takes. */
 static void attend(const Projected *sides, int side_count, int heads, int width, float scale,
-                   const AttentionRoom *room, const Product *next, uint8_t *out) {
+                   const AttentionRoom *room, const Product *next, void *out) {
     int length = 0;
     for (int s = 0; s < side_count; s++) length += sides[s].count;
     const int columns = whole(length), stride = columns + LANES;
-    const __m512i zero = _mm512_set1_epi32(next->zero);
     for (int head = 0; head < heads; head++) {
         const float *queries[2];
         for (int s = 0, row = 0; s < side_count; row += sides[s++].count) {
@@ -62,8 +61,7 @@ static void attend(const Projected *sides, int side_count, int heads, int width,
             memcpy(room->values + (size_t)row * width, from + 2 * part,
                    (size_t)sides[s].count * width * sizeof(float));
         }
-        uint8_t *to = out + (size_t)head * width;
-        for (int s = 0; s < side_count; s++) {
+        for (int s = 0, first = 0; s < side_count; first += sides[s++].count) {
             for (int row = 0; row < sides[s].count; row += DENSE_ROWS) {
                 const int rows = smaller(DENSE_ROWS, sides[s].count - row);
                 float inverse[DENSE_ROWS];
@@ -73,15 +71,13 @@ static void attend(const Projected *sides, int side_count, int heads, int width,
                     inverse[r] = soften(room->scores + (size_t)r * columns, length, scale * LOG2_E);
                 dense(room->scores, columns, rows, room->values, width, length, width, NULL,
                       room->mixed, width);
-                for (int r = 0; r < rows; r++, to += (size_t)heads * width)
-                    for (int at = 0; at < width; at += LANES) {
-                        const __m512 by = _mm512_mul_ps(
-                            _mm512_set1_ps(inverse[r]),
-                            _mm512_loadu_ps(next->multiplier + head * width + at));
-                        const __m512 mixed =
-                            _mm512_loadu_ps(room->mixed + (size_t)r * width + at);
-                        store_quantised(to + at, _mm512_mul_ps(mixed, by), zero);
-                    }
+                for (int r = 0; r < rows; r++) {
+                    void *to = input_row(next, out, first + row + r);
+                    for (int at = 0; at < width; at += LANES)
+                        store_input(next, to, head * width + at,
+                                    _mm512_mul_ps(_mm512_loadu_ps(room->mixed + r * width + at),
+                                                  _mm512_set1_ps(inverse[r])));
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-/* The int8 matcher as one function: what `matcher.onnx` computes, in the same 8-bit steps.
+/* The matcher as one function: what `matcher.onnx` computes, in the same 8-bit steps or in fp32.
  *
  * Pairs go through all layers but the last a few at a time, so that their activations stay in the
  * core's cache and only weights are read again; the last layer, which has one row a pair, and so
@@ -27,7 +27,7 @@ typedef struct {
 /* States of some pairs' texts or pictures, without padding, and what is made of each alone. */
 typedef struct {
     float *states;      /* [capacity, H] */
-    uint8_t *quantised; /* [capacity, H] */
+    void *input;        /* [capacity, H], of the first product's type */
     float *heads;       /* [3 heads, capacity, H / heads] */
     float *tokens;      /* [capacity, alignment size]: unit vectors */
     float *embeddings;  /* [items, recall size]: unit vectors */
@@ -41,7 +41,7 @@ typedef struct {
     LayerRoom layer;
     AttentionRoom attention;
     float *heads;        /* [3 heads, tile rows, H / heads] */
-    uint8_t *attended;   /* [tile rows, H] */
+    void *attended;      /* [tile rows or pairs, H], of the products' type */
     float *states;       /* [rows of all pairs, H], after all layers but the last */
     float *turned;       /* [H, whole(longest) + LANES]: states, or the alignment's patches */
     float *scores;       /* [most rows that are scored at once, whole(longest)] */
@@ -67,7 +67,7 @@ static void cut_segment(const Matcher *m, Segment *segment, int items, int lengt
     uintptr_t at = *end;
     const int rows = items * length;
     segment->states = CUT(float, rows * m->hidden);
-    segment->quantised = CUT(uint8_t, rows * m->hidden);
+    segment->input = CUT(char, rows * m->hidden * input_bytes(&m->last.query));
     segment->heads = CUT(float, 3 * rows * m->hidden);
     segment->tokens = CUT(float, rows * m->alignment.size);
     segment->embeddings = CUT(float, items * m->recall.size);
@@ -90,12 +90,13 @@ static uintptr_t arrange(const Matcher *m, const Side *text, const Side *image, 
             inner = m->layers[i].after.intermediate.columns;
     const int scored = longest > m->heads ? longest : m->heads;
     const int width = hidden / m->heads;
+    const size_t bytes = input_bytes(&m->last.query); /* all products are of one type */
     const int turned = hidden > m->alignment.size ? hidden : m->alignment.size;
     cut_segment(m, &room->text, text->rows ? tile : 1, longest, &at);
     cut_segment(m, &room->image, image->rows ? tile : 1, image->length, &at);
     room->layer.middle = CUT(float, most * hidden);
-    room->layer.input = CUT(uint8_t, most * hidden);
-    room->layer.inner = CUT(uint8_t, (size_t)most * inner);
+    room->layer.input = CUT(char, most * hidden * bytes);
+    room->layer.inner = CUT(char, most * inner * bytes);
     room->layer.apart = CUT(float, most * MOST_APART);
     room->layer.added = CUT(const float *, most);
     room->attention.keys = CUT(float, width * (whole(length) + LANES));
@@ -103,7 +104,7 @@ static uintptr_t arrange(const Matcher *m, const Side *text, const Side *image, 
     room->attention.scores = CUT(float, DENSE_ROWS * whole(length));
     room->attention.mixed = CUT(float, DENSE_ROWS * width);
     room->heads = CUT(float, (size_t)3 * rows * hidden);
-    room->attended = CUT(uint8_t, most * hidden);
+    room->attended = CUT(char, most * hidden * bytes);
     room->states = CUT(float, (size_t)pairs * length * hidden);
     room->turned = CUT(float, (size_t)turned * (whole(length) + LANES));
     room->scores = CUT(float, scored * whole(length));
@@ -197,11 +198,11 @@ static void fill(const Matcher *m, int is_text, const Side *side, int from, int 
     if (!m->layer_count) return;
     const Product *projections = &m->layers[0].projections;
     for (int i = 0; i < row; i++)
-        quantise_row(projections, segment->states + (size_t)i * m->hidden,
-                     segment->quantised + (size_t)i * m->hidden);
+        store_row(projections, segment->states + (size_t)i * m->hidden,
+                  input_row(projections, segment->input, i));
     const Target heads = {
         .out = segment->heads, .width = m->hidden / m->heads, .capacity = segment->capacity};
-    multiply(STORE_HEADS, projections, segment->quantised, row, &heads);
+    multiply(STORE_HEADS, projections, segment->input, row, &heads);
 }
 
 /* The stacked scores of a pair: rows `text_row` and on of one segment, `image_row` of the other. */
@@ -262,8 +263,9 @@ static void through_layers(const Matcher *m, const Side *text, const Side *image
         }
         const Projected sides[2] = {{room->text.heads, room->text.capacity, text_row, count},
                                     {room->image.heads, room->image.capacity, image_row, patches}};
-        attend(sides, 2, heads, width, scale, &room->attention, &m->layers[0].after.attended,
-               room->attended + (size_t)row * hidden);
+        const Product *next = &m->layers[0].after.attended;
+        attend(sides, 2, heads, width, scale, &room->attention, next,
+               input_row(next, room->attended, row));
         for (int j = 0; j < count; j++) room->layer.added[row + j] = of_text + (size_t)j * hidden;
         for (int j = 0; j < patches; j++)
             room->layer.added[row + count + j] = of_image + (size_t)j * hidden;
@@ -277,7 +279,7 @@ static void through_layers(const Matcher *m, const Side *text, const Side *image
                 const int row = first[i] - first[0];
                 const Projected all = {room->heads, rows, row, first[i + 1] - first[i]};
                 attend(&all, 1, heads, width, scale, &room->attention, &layer->after.attended,
-                       room->attended + (size_t)row * hidden);
+                       input_row(&layer->after.attended, room->attended, row));
             }
             for (int row = 0; row < rows; row++)
                 room->layer.added[row] = states + (size_t)row * hidden;
@@ -294,8 +296,8 @@ static void through_last(const Matcher *m, int pairs, Room *room) {
     const int hidden = m->hidden, heads = m->heads, width = hidden / heads;
     const float scale = 1.0f / sqrtf((float)width);
     for (int i = 0; i < pairs; i++)
-        quantise_row(&last->query, room->states + (size_t)room->first[i] * hidden,
-                     room->layer.input + (size_t)i * hidden);
+        store_row(&last->query, room->states + (size_t)room->first[i] * hidden,
+                  input_row(&last->query, room->layer.input, i));
     const Target query = {.out = room->query, .width = width, .capacity = pairs};
     multiply(STORE_HEADS, &last->query, room->layer.input, pairs, &query);
     for (int head = 0; head < heads; head++)
@@ -323,8 +325,8 @@ static void through_last(const Matcher *m, int pairs, Room *room) {
               last->values + (size_t)head * hidden * width, width, hidden, width,
               last->value_bias + head * width, room->query + (size_t)head * width, hidden);
     for (int i = 0; i < pairs; i++) {
-        quantise_row(&last->after.attended, room->query + (size_t)i * hidden,
-                     room->attended + (size_t)i * hidden);
+        store_row(&last->after.attended, room->query + (size_t)i * hidden,
+                  input_row(&last->after.attended, room->attended, i));
         room->layer.added[i] = room->states + (size_t)room->first[i] * hidden;
     }
     after_attention(&last->after, hidden, pairs, room->attended, &room->layer, room->cls, NULL,

@@ -40,6 +40,8 @@ class NativeMatcher:
         weights = read_matcher(file)
         self._keeper = c.Keeper()
         self.hidden_size = weights.hidden
+        rounded = weights.layers[0].products[0].rounding is not None
+        self.precision = "int8" if rounded else "fp32"
         self._matcher = ctypes.byref(self._structure(weights))
         self._memory = threading.local()
 
@@ -144,21 +146,27 @@ class NativeMatcher:
         return self._keeper.pointer(value, np.float32)
 
     def _product(self, product: ProductWeights) -> c.Product:
-        """uint8 x times int8 w is scale · (Σ x w - zero Σ w): the latter goes into the bias."""
-        scale = np.float32(product.scale) * product.scales
-        sums = product.weight.sum(axis=0, dtype=np.int64)
         inner, columns = product.weight.shape
+        packed = self._keeper.pointer(c.pack(product.weight), product.weight.dtype)
+        rounding = product.rounding
+        if rounding is None:
+            bias = self._float32(product.bias)
+            return c.Product(weight=packed, shift=bias, inner=inner, columns=columns)
+        # uint8 x times int8 w is scale · (Σ x w - zero Σ w): the latter goes into the bias.
+        scale = np.float32(rounding.scale) * rounding.scales
+        sums = product.weight.sum(axis=0, dtype=np.int64)
         return c.Product(
-            weight=self._keeper.pointer(c.pack(product.weight), np.int8),
+            weight=packed,
+            shift=self._float32(product.bias - scale * np.float64(rounding.zero) * sums),
             scale=self._float32(scale),
-            shift=self._float32(product.bias - scale * np.float64(product.zero) * sums),
-            multiplier=self._float32(product.factors / np.float32(product.scale)),
-            apart_rows=self._float32(product.apart_rows),
-            apart=self._keeper.pointer(product.apart, np.int32),
+            multiplier=self._float32(rounding.factors / np.float32(rounding.scale)),
+            apart_rows=self._float32(rounding.apart_rows),
+            apart=self._keeper.pointer(rounding.apart, np.int32),
             inner=inner,
             columns=columns,
-            zero=product.zero,
-            apart_count=len(product.apart),
+            zero=rounding.zero,
+            apart_count=len(rounding.apart),
+            eight_bit=1,
         )
 
     def _norm(self, norm: NormWeights) -> c.Norm:

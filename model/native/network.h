@@ -50,9 +50,9 @@ typedef struct {
     double shift;
 } Matcher;
 
-/* x [H] normalised to `out`, which may be x, and rounded to the input of `next` unless NULL. */
+/* x [H] normalised to `out`, which may be x, and as a row of the input of `next` unless NULL. */
 INLINE void normalise_row(const Norm *norm, int hidden, const float *x, float *out,
-                          const Product *next, uint8_t *quantised) {
+                          const Product *next, void *row) {
     __m512 sum = _mm512_setzero_ps();
     for (int at = 0; at < hidden; at += LANES) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + at));
     const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)hidden);
@@ -69,31 +69,31 @@ INLINE void normalise_row(const Norm *norm, int hidden, const float *x, float *o
                                          _mm512_loadu_ps(norm->bias + at));
         _mm512_storeu_ps(out + at, y);
     }
-    if (next) quantise_row(next, out, quantised);
+    if (next) store_row(next, out, row);
 }
 
 /* What a layer's end needs for `rows` rows. */
 typedef struct {
     float *middle;       /* [rows, H] */
-    uint8_t *input;      /* [rows, H] */
-    uint8_t *inner;      /* [rows, intermediate] */
+    void *input;         /* [rows, H], of the products' type */
+    void *inner;         /* [rows, intermediate], likewise */
     float *apart;        /* [rows, MOST_APART] */
     const float **added; /* [rows] */
 } LayerRoom;
 
-/* attended uint8 [rows, H], of the rows room->added, to out [rows, H], rounded to the input of
- * `next` as `quantised` [rows, H] unless that is NULL. */
+/* attended [rows, H], of the rows room->added, to out [rows, H], and as `input` [rows, H] of the
+ * product `next` unless that is NULL. */
 static void after_attention(const AfterAttention *layer, int hidden, int rows,
-                            const uint8_t *attended, const LayerRoom *room, float *out,
-                            const Product *next, uint8_t *quantised) {
+                            const void *attended, const LayerRoom *room, float *out,
+                            const Product *next, void *input) {
     const Target middle = {.out = room->middle, .added = room->added};
     multiply(ADD_ROWS, &layer->attended, attended, rows, &middle);
     for (int row = 0; row < rows; row++) {
         float *x = room->middle + (size_t)row * hidden;
         normalise_row(&layer->attention_norm, hidden, x, x, &layer->intermediate,
-                      room->input + (size_t)row * hidden);
+                      input_row(&layer->intermediate, room->input, row));
     }
-    const Target inner = {.quantised = room->inner, .apart = room->apart, .next = &layer->output};
+    const Target inner = {.input = room->inner, .apart = room->apart, .next = &layer->output};
     multiply(GELU, &layer->intermediate, room->input, rows, &inner);
     for (int row = 0; row < rows; row++) {
         float *x = room->middle + (size_t)row * hidden;
@@ -111,7 +111,7 @@ static void after_attention(const AfterAttention *layer, int hidden, int rows,
     for (int row = 0; row < rows; row++) {
         float *x = out + (size_t)row * hidden;
         normalise_row(&layer->output_norm, hidden, x, x, next,
-                      next ? quantised + (size_t)row * hidden : NULL);
+                      next ? input_row(next, input, row) : NULL);
     }
 }
 

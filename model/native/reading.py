@@ -1,6 +1,6 @@
-"""The weights of an int8 `matcher.onnx`, found in its graph.
+"""The weights of a `matcher.onnx` in int8 or fp32, found in its graph.
 
-What is looked for is what `model.export` and `model.quantise_graph` write. A graph that differs is
+What is looked for is what `model.fuse` and `model.quantise_graph` write. A graph that differs is
 refused, never guessed at: ONNX Runtime then runs it.
 """
 
@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto
 
 from model.native.structures import LANES, MOST_APART, PANEL
 from model.onnx_graph import Graph, attributes
+from model.quantise_products import products
 
 Array = NDArray[Any]
 
@@ -27,18 +28,25 @@ class UnknownGraphError(Exception):
 
 
 @dataclass(slots=True)
-class ProductWeights:
-    """A product in 8 bits: uint8(x · factors / scale + zero) times `weight` int8 [K, N] with
-    `scales` [N], plus `bias` [N]; and the channels `apart` of x, in fp32, times `apart_rows`."""
+class Rounding:
+    """A product's 8 bits: its input is uint8(x · `factors` [K] / `scale` + `zero`), its matrix int8
+    with `scales` [N]; and the channels `apart` of x, in fp32, are multiplied by `apart_rows`."""
 
-    weight: Array
     scales: Array
-    bias: Array
     factors: Array
     scale: float
     zero: int
     apart: Array
     apart_rows: Array
+
+
+@dataclass(slots=True)
+class ProductWeights:
+    """A product with `weight` [K, N], int8 or float32, plus `bias` [N]."""
+
+    weight: Array
+    bias: Array
+    rounding: Rounding | None = None
 
 
 @dataclass(slots=True)
@@ -92,7 +100,7 @@ class MatcherWeights:
 
 
 def read_matcher(file: Path) -> MatcherWeights:
-    """The weights of a matcher in 8 bits.
+    """The weights of a matcher in int8 or fp32.
 
     Raises:
         UnknownGraphError: it is another graph than those that are known.
@@ -104,22 +112,26 @@ def read_matcher(file: Path) -> MatcherWeights:
 class _Reader:
     graph: Graph
     seen: dict[str, list[NodeProto]] = field(default_factory=dict)
+    eight_bit: bool = False
 
     def __post_init__(self) -> None:
         for node in self.graph.nodes:
             self.seen.setdefault(node.op_type, []).append(node)
 
     def matcher(self) -> MatcherWeights:
-        products = self._kind("MatMulIntegerToFloat")
         norms = self._kind("LayerNormalization")
-        count = len(products) // 4
-        _expect(count > 0 and len(products) == 4 * count, f"it has {len(products)} 8-bit products")
+        _expect(bool(norms), "it has no layers")
+        nodes = self._kind("MatMulIntegerToFloat")
+        self.eight_bit = bool(nodes)
+        nodes = nodes or products(self.graph, len(self._constant(norms[0].input[1])))
+        count = len(nodes) // 4
+        _expect(count > 0 and len(nodes) == 4 * count, f"it has {len(nodes)} large products")
         _expect(len(norms) == 2 * count, f"it has {len(norms)} norms in {count} layers")
         _expect(len(self._kind("Erf")) == count, "its activation is not the exact GELU")
         _expect(len(self._kind("Attention")) == count - 1, "its attention is not fused")
         layers = [
             LayerWeights(
-                [self._product(node) for node in products[4 * i : 4 * i + 4]],
+                [self._product(node) for node in nodes[4 * i : 4 * i + 4]],
                 [self._norm(node) for node in norms[2 * i : 2 * i + 2]],
             )
             for i in range(count)
@@ -127,7 +139,7 @@ class _Reader:
         keys, values = self._of_last_layer()
         heads, width, hidden = keys.shape
         _expect(values.shape == (heads, hidden, width), "its last layer's values are of other size")
-        self._check_scales(products[-4], heads, width)
+        self._check_scales(nodes[-4], heads, width)
         for layer in layers:
             _check_sizes(layer, hidden, layer is layers[-1])
         _expect(hidden == heads * width and width % LANES == 0, f"its heads are {width} wide")
@@ -157,10 +169,19 @@ class _Reader:
     # Layers.
 
     def _product(self, node: NodeProto) -> ProductWeights:
+        weight = self._constant(node.input[1])
+        inner, columns = weight.shape
+        kind = np.int8 if self.eight_bit else np.float32
+        _expect(
+            weight.dtype == kind and inner % LANES == 0 and columns % PANEL == 0,
+            f"{node.name} is {weight.dtype} [{inner}, {columns}]",
+        )
+        if not self.eight_bit:
+            return ProductWeights(weight, self._added(node, columns)[1])
         names = [*node.input, "", "", ""][:7]
         _expect(not names[5], f"{node.name} has a zero point for its matrix")
-        weight = self._constant(names[1])
-        inner, columns = weight.shape
+        bias = self._constant(names[6]) if names[6] else np.zeros(columns, dtype=np.float32)
+        scales = np.broadcast_to(self._constant(names[3]), (columns,))
         rounded = self._made(names[0], "QuantizeLinear")
         source, factors = rounded.input[0], np.ones(inner, dtype=np.float32)
         smoothed = self.graph.maker(source, "Mul")
@@ -168,23 +189,22 @@ class _Reader:
             by = self.graph.constant(smoothed.input[1])
             if by is not None and by.shape == (inner,):
                 factors = by
-        apart, apart_rows = self._apart(node, inner, columns)
-        _expect(
-            weight.dtype == np.int8 and inner % LANES == 0 and columns % PANEL == 0,
-            f"{node.name} is {weight.dtype} [{inner}, {columns}]",
-        )
+        scale, zero = (self._constant(name) for name in rounded.input[1:3])
+        apart = self._apart(node, columns)
         return ProductWeights(
-            weight,
-            np.broadcast_to(self._constant(names[3]), (columns,)),
-            self._constant(names[6]) if names[6] else np.zeros(columns, dtype=np.float32),
-            factors,
-            float(self._constant(rounded.input[1])),
-            int(self._constant(rounded.input[2])),
-            apart,
-            apart_rows,
+            weight, bias, Rounding(scales, factors, float(scale), int(zero), *apart)
         )
 
-    def _apart(self, node: NodeProto, inner: int, columns: int) -> tuple[Array, Array]:
+    def _added(self, node: NodeProto, columns: int) -> tuple[NodeProto, Array]:
+        """What adds a constant vector to an fp32 product, and the vector; or the product itself."""
+        added = self.graph.reader(node.output[0], "Add")
+        for name in added.input if added is not None else ():
+            vector = self.graph.constant(name)
+            if added is not None and vector is not None and vector.shape == (columns,):
+                return added, vector
+        return node, np.zeros(columns, dtype=np.float32)
+
+    def _apart(self, node: NodeProto, columns: int) -> tuple[Array, Array]:
         """Channels that are multiplied in fp32 and added; most products have none."""
         added = self.graph.reader(node.output[0], "Add")
         for name in added.input if added is not None else ():
@@ -231,6 +251,8 @@ class _Reader:
         )
 
     def _check_scales(self, query: NodeProto, heads: int, width: int) -> None:
+        if not self.eight_bit:
+            query, _ = self._added(query, heads * width)
         scaled = self.graph.reader(query.output[0], "Mul")
         factors = [None if scaled is None else self.graph.scalar(scaled.input[1])]
         for node in self._kind("Attention"):
@@ -363,7 +385,8 @@ def _check_sizes(layer: LayerWeights, hidden: int, last: bool) -> None:
     found = [product.weight.shape for product in layer.products]
     _expect(found == expected, f"a layer's products are {found}")
     for product in layer.products[:3]:
-        _expect(not product.apart.size, "a product but a layer's last has channels apart")
+        apart = product.rounding is not None and product.rounding.apart.size
+        _expect(not apart, "a product but a layer's last has channels apart")
 
 
 def _expect(holds: bool, otherwise: str) -> None:

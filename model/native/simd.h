@@ -38,27 +38,29 @@ INLINE __m512 tanh_of(__m512 x) {
     return _mm512_div_ps(_mm512_sub_ps(grown, one), _mm512_add_ps(grown, one));
 }
 
-/* x/2 (1 + erf(x / sqrt 2)), to 1e-5 between -8 and 8.
+/* x/2 (1 + erf(x / sqrt 2)), to 2e-6 between -8 and 8.
  *
- * erf(z) / z is a polynomial of degree 10 in z², fitted at Chebyshev points for |z| up to 3.4 and
- * written in 2 (z / 3.4)² - 1, where its terms do not cancel; beyond, erf is 1 to 2e-6. */
+ * erf(z) / z is a polynomial of degree 12 in z², fitted at Chebyshev points for |z| up to 3.6 and
+ * written in 2 (z / 3.6)² - 1, where its terms do not cancel; beyond, erf is 1 to 4e-7. */
 INLINE __m512 gelu_of(__m512 x) {
-    const __m512 end = _mm512_set1_ps(3.4f);
+    const __m512 end = _mm512_set1_ps(3.6f);
     __m512 z = _mm512_mul_ps(x, _mm512_set1_ps(0.70710678f));
     z = _mm512_min_ps(_mm512_max_ps(z, _mm512_sub_ps(_mm512_setzero_ps(), end)), end);
-    const __m512 at = _mm512_fmsub_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(2.0f / (3.4f * 3.4f)),
+    const __m512 at = _mm512_fmsub_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(2.0f / (3.6f * 3.6f)),
                                       _mm512_set1_ps(1.0f));
-    __m512 sum = _mm512_set1_ps(0.00503487187f);
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.0128923561f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0138358213f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.0196974743f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0403857194f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.0638732687f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0868234262f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.114548132f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.149489447f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.206105605f));
-    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.415665686f));
+    __m512 sum = _mm512_set1_ps(0.00217865012f);
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.00576723227f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0058275098f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.00824517105f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.019951921f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.0344128124f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0489023514f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.0675356537f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.0896837786f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.113849431f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.143820629f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(-0.195488751f));
+    sum = _mm512_fmadd_ps(sum, at, _mm512_set1_ps(0.392711997f));
     const __m512 half = _mm512_mul_ps(x, _mm512_set1_ps(0.5f));
     return _mm512_fmadd_ps(half, _mm512_mul_ps(z, sum), half);
 }

@@ -28,7 +28,8 @@ class Product(ctypes.Structure):
     """products.h."""
 
     _fields_ = _fields(
-        "weight scale shift multiplier apart_rows apart", "inner columns zero apart_count"
+        "weight shift scale multiplier apart_rows apart",
+        "inner columns zero apart_count eight_bit",
     )
 
 
@@ -113,7 +114,7 @@ class Keeper:
     def __init__(self) -> None:
         self._kept: list[Any] = []
 
-    def pointer(self, value: NDArray[Any], kind: type[np.generic]) -> int:
+    def pointer(self, value: NDArray[Any], kind: Any) -> int:
         """The address of a copy in C's order that begins a cache line."""
         value = np.ascontiguousarray(value, dtype=kind)
         memory = np.zeros(value.nbytes + 64, dtype=np.uint8)
@@ -130,8 +131,10 @@ class Keeper:
         return kept
 
 
-def pack(weight: NDArray[np.int8]) -> NDArray[np.int8]:
-    """[K, N] → [N / 64, K / 4, 64, 4], as products.h reads it."""
+def pack(weight: NDArray[Any]) -> NDArray[Any]:
+    """[K, N] → [N / 64, K / 4, 64, 4] in int8 or [N / 64, K, 64] in float32, as products.h reads
+    it."""
     inner, columns = weight.shape
-    panels = weight.reshape(inner // 4, 4, columns // PANEL, PANEL)
+    four = 4 if weight.dtype == np.int8 else 1
+    panels = weight.reshape(inner // four, four, columns // PANEL, PANEL)
     return np.ascontiguousarray(panels.transpose(2, 0, 3, 1))

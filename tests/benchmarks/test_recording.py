@@ -36,10 +36,10 @@ def test_a_replay_computes_what_the_engine_did(watched: Engine) -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_passes_of_the_compiled_matcher_are_replayed_too(
-    int8_bundle: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch
+    form_bundle: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "NativeMatcher", RecordingMatcher)
-    engine = Engine(int8_bundle("split"), threads=1)
+    engine = Engine(form_bundle("split"), threads=1)
     assert engine.is_native
     texts = engine.encode_texts(["red dress"]).states
     images = states(50, engine.patches, engine.hidden_size)

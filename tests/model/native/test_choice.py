@@ -24,16 +24,17 @@ def session_of(bundle: Bundle) -> Any:
 
 
 @pytest.mark.usefixtures("compiled")
-def test_it_is_taken_for_every_form(int8_bundle: Bundles, form: str) -> None:
-    bundle = int8_bundle(form)
+def test_it_is_taken_for_every_form(form_bundle: Bundles, form: str) -> None:
+    bundle = form_bundle(form)
     matcher = open_native(bundle.path / "matcher.onnx", session_of(bundle), bundle.manifest.patches)
     assert matcher is not None
-    assert compare(matcher, session_of(bundle), bundle.manifest.patches) < choice.TOLERANCE / 4
+    most = choice.TOLERANCE[matcher.precision]
+    assert compare(matcher, session_of(bundle), bundle.manifest.patches) < most / 4
 
 
 @pytest.mark.usefixtures("compiled")
-def test_an_engine_scores_the_same_with_it(int8_bundle: Bundles) -> None:
-    bundle = int8_bundle("released")
+def test_an_engine_scores_the_same_with_it(form_bundle: Bundles) -> None:
+    bundle = form_bundle("released")
     native, plain = Engine(bundle, threads=2), Engine(bundle, threads=2, native=False)
     assert native.is_native
     assert not plain.is_native
@@ -47,7 +48,7 @@ def test_an_engine_scores_the_same_with_it(int8_bundle: Bundles) -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_one_that_gives_other_logits_is_not_taken(
-    int8_bundle: Bundles,
+    form_bundle: Bundles,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -57,7 +58,7 @@ def test_one_that_gives_other_logits_is_not_taken(
 
     monkeypatch.setattr(choice, "NativeMatcher", Wrong)
     with caplog.at_level(logging.WARNING, "fashionbert.engine"):
-        engine = Engine(int8_bundle("released"), threads=1)
+        engine = Engine(form_bundle("released"), threads=1)
     assert not engine.is_native
     assert "differ from ONNX Runtime's" in caplog.text
     samples = noise(engine.image_size, 2)
@@ -76,7 +77,7 @@ def test_a_graph_that_it_does_not_know_is_left_to_onnx_runtime(
 
 
 def test_a_machine_without_it_says_why(
-    int8_bundle: Bundles,
+    form_bundle: Bundles,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -85,5 +86,5 @@ def test_a_machine_without_it_says_why(
 
     monkeypatch.setattr(choice, "NativeMatcher", missing)
     with caplog.at_level(logging.INFO, "fashionbert.engine"):
-        assert not Engine(int8_bundle("split"), threads=1).is_native
+        assert not Engine(form_bundle("split"), threads=1).is_native
     assert "it was not compiled" in caplog.text

@@ -14,8 +14,8 @@ from model.native.reading import UnknownGraphError, read_matcher
 Bundles = Callable[[str], Bundle]
 
 
-def test_the_parts_of_each_form(int8_bundle: Bundles, form: str) -> None:
-    bundle = int8_bundle(form)
+def test_the_parts_of_each_form(form_bundle: Bundles, form: str) -> None:
+    bundle = form_bundle(form)
     weights = read_matcher(bundle.path / "matcher.onnx")
     config = bundle.manifest.config
     hidden = config["hidden_size"]
@@ -38,36 +38,49 @@ def test_the_parts_of_each_form(int8_bundle: Bundles, form: str) -> None:
         assert alignment.salience.shape == (hidden,)
 
 
-def test_channels_that_are_apart(int8_bundle: Bundles) -> None:
-    weights = read_matcher(int8_bundle("released").path / "matcher.onnx")
-    counts = [len(product.apart) for layer in weights.layers for product in layer.products]
-    assert sum(counts) == counts[3] > 0
-    output = weights.layers[0].products[3]
-    assert not output.weight[output.apart].any()
-    assert output.apart_rows.any()
+def test_channels_that_are_apart(form_bundle: Bundles) -> None:
+    weights = read_matcher(form_bundle("released").path / "matcher.onnx")
+    products = [product for layer in weights.layers for product in layer.products]
+    output = products[3]
+    for product in products:
+        assert product.weight.dtype == np.int8
+        assert product.rounding is not None
+        assert bool(product.rounding.apart.size) == (product is output)
+    assert output.rounding is not None
+    assert not output.weight[output.rounding.apart].any()
+    assert output.rounding.apart_rows.any()
 
 
-def test_an_fp32_graph_is_not_one(bundle: Bundle) -> None:
-    with pytest.raises(UnknownGraphError, match="0 8-bit products"):
+def test_an_fp32_graph_has_its_own_matrices(form_bundle: Bundles) -> None:
+    weights = read_matcher(form_bundle("split, fp32").path / "matcher.onnx")
+    for layer in weights.layers:
+        for product in layer.products:
+            assert product.weight.dtype == np.float32
+            assert product.rounding is None
+            assert product.bias.shape == product.weight.shape[1:]
+
+
+def test_a_graph_that_is_not_fused_is_not_one(bundle: Bundle) -> None:
+    with pytest.raises(UnknownGraphError, match="large products"):
         read_matcher(bundle.path / "matcher.onnx")
 
 
-def test_a_graph_that_measures_its_inputs_is_not_one(int8_bundle: Bundles) -> None:
+def test_a_graph_that_measures_its_inputs_is_not_one(form_bundle: Bundles) -> None:
     """int8 without a calibration."""
 
     def measured(model: ModelProto) -> None:
         node = first(model, "QuantizeLinear")
         node.CopyFrom(helper.make_node("DynamicQuantizeLinear", node.input[:1], node.output))
 
-    refuse(int8_bundle, measured, "does not come of QuantizeLinear")
+    refuse(form_bundle, measured, "does not come of QuantizeLinear")
 
 
 def first(model: ModelProto, kind: str) -> NodeProto:
     return next(node for node in model.graph.node if node.op_type == kind)
 
 
-def refuse(int8_bundle: Bundles, change: Callable[[ModelProto], None], told: str) -> None:
-    source = int8_bundle("aligned").path / "matcher.onnx"
+def refuse(form_bundle: Bundles, change: Callable[[ModelProto], None], told: str) -> None:
+    source = form_bundle("aligned").path / "matcher.onnx"
     model = onnx.load(str(source))
     change(model)
     changed = source.with_name("changed.onnx")
@@ -79,32 +92,32 @@ def refuse(int8_bundle: Bundles, change: Callable[[ModelProto], None], told: str
         changed.unlink()
 
 
-def test_another_scale_of_attention_is_refused(int8_bundle: Bundles) -> None:
+def test_another_scale_of_attention_is_refused(form_bundle: Bundles) -> None:
     def scaled(model: ModelProto) -> None:
         for attribute in first(model, "Attention").attribute:
             if attribute.name == "scale":
                 attribute.f = 0.5
 
-    refuse(int8_bundle, scaled, r"attention is scaled by 0\.5")
+    refuse(form_bundle, scaled, r"attention is scaled by 0\.5")
 
 
-def test_another_activation_is_refused(int8_bundle: Bundles) -> None:
+def test_another_activation_is_refused(form_bundle: Bundles) -> None:
     def replaced(model: ModelProto) -> None:
         first(model, "Erf").op_type = "Tanh"
 
-    refuse(int8_bundle, replaced, "not the exact GELU")
+    refuse(form_bundle, replaced, "not the exact GELU")
 
 
-def test_a_matrix_with_a_zero_point_is_refused(int8_bundle: Bundles) -> None:
+def test_a_matrix_with_a_zero_point_is_refused(form_bundle: Bundles) -> None:
     def shifted(model: ModelProto) -> None:
         zero = numpy_helper.from_array(np.array(3, dtype=np.int8), "weight_zero")
         model.graph.initializer.append(zero)
         first(model, "MatMulIntegerToFloat").input[5] = "weight_zero"
 
-    refuse(int8_bundle, shifted, "zero point")
+    refuse(form_bundle, shifted, "zero point")
 
 
-def test_another_score_in_the_sum_is_refused(int8_bundle: Bundles) -> None:
+def test_another_score_in_the_sum_is_refused(form_bundle: Bundles) -> None:
     def added(model: ModelProto) -> None:
         output = model.graph.output[0].name
         for node in model.graph.node:
@@ -114,7 +127,7 @@ def test_another_score_in_the_sum_is_refused(int8_bundle: Bundles) -> None:
         model.graph.node.append(helper.make_node("Neg", ["before"], ["negative"]))
         model.graph.node.append(helper.make_node("Add", ["before", "negative"], [output]))
 
-    refuse(int8_bundle, added, "does not come of ReduceSum")
+    refuse(form_bundle, added, "does not come of ReduceSum")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
