@@ -20,6 +20,10 @@ class SnapshotReport(BaseModel):
     pictures: int
     model: str
     precision: str
+    matcher: str = Field(
+        description="what scores pairs: compiled, or onnxruntime where the processor, the bundle "
+        "or FASHIONBERT_NATIVE_MATCHER rules that out"
+    )
     stuck: bool = Field(description="a newer one is there and cannot be shown; the log says why")
 
 
@@ -121,6 +125,7 @@ def _snapshot(service: Service) -> SnapshotReport | None:
         pictures=snapshot.pictures,
         model=snapshot.model_id,
         precision=service.live.engine.bundle.manifest.precision,
+        matcher="compiled" if service.live.engine.is_native else "onnxruntime",
         stuck=index.problem is not None,
     )
 

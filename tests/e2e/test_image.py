@@ -84,12 +84,22 @@ def test_contained(stack: Stack) -> None:
 
 
 def test_holds_what_serving_needs_and_no_more(stack: Stack) -> None:
-    modules = "pip", "setuptools", "torch", "transformers", "onnxruntime", "faiss"
+    modules = "pip", "setuptools", "torch", "transformers", "ziglang", "onnxruntime", "faiss"
     found = stack.python(
         "import importlib.util as u\n"
         f"print(json.dumps([name for name in {modules} if u.find_spec(name)]))"
     )
     assert found == ["onnxruntime", "faiss"]
+    # The compiled matcher, as far as this processor runs it.
+    why = (
+        "from model.native import library\n"
+        "why = None\n"
+        "try: library.load()\n"
+        "except library.NotCompiledError as error: why = str(error)\n"
+        "print(json.dumps(why))"
+    )
+    told = stack.python(why)
+    assert told is None or "processor" in told
     assert stack.sh("ls /catalogue").returncode != 0
     assert stack.sh("printenv ORT_DISABLE_TELEMETRY").stdout.strip() == "1"
 

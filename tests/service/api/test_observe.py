@@ -200,6 +200,7 @@ def test_status(serve: Serve, snapshot: Snapshot, settings: Settings) -> None:
     assert body["snapshot"]["name"] == snapshot.name
     assert body["snapshot"]["products"] == len(snapshot)
     assert body["snapshot"]["model"] == snapshot.model_id
+    assert body["snapshot"]["matcher"] == "onnxruntime"  # the bundle is not fused
     assert body["requests"][f"POST {TEXT} 200"] == 1
     rerank = body["milliseconds"]["rerank"]
     assert 0 < rerank["p50"] <= rerank["p95"] <= rerank["p99"]
