@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-# The compiled matcher (setup.py). Where a machine has no C compiler, one comes from the index; -I, as
-# pip hides what is installed from what it builds.
+# The compiled matcher (setup.py). Where a processor runs it and there is no C compiler, one comes
+# from the index; -I, as pip hides what is installed from what it builds.
 COMPILED := setup.py $(wildcard model/native/*.[ch])
 ifeq ($(shell command -v $(CC)),)
-ifeq ($(shell uname -m),x86_64)
+ifneq ($(shell grep -m 1 -o avx512_vnni /proc/cpuinfo 2>/dev/null),)
 COMPILER := $(PIP) ziglang
 ZIG := $(abspath $(BIN))/python -I -m ziglang cc -target x86_64-linux-gnu
 INSTALL := CC="$(ZIG)" LDSHARED="$(ZIG) -shared" $(PIP)
