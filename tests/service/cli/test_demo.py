@@ -14,7 +14,7 @@ from model.bundle import Bundle
 from model.card import write_card
 
 SMALL = ("--products", "64", "--held-out", "24", "--no-serve")
-TRAINING = ("torch", "transformers", "accelerate", "onnx", "safetensors", "h5py", "matplotlib")
+TRAINING = ("torch", "transformers", "accelerate", "safetensors", "h5py", "matplotlib")
 
 
 def demo(folder: Path, *arguments: object, path: Path | None = None) -> str:
