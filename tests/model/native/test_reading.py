@@ -52,7 +52,7 @@ def test_channels_that_are_apart(form_bundle: Bundles) -> None:
 
 
 def test_an_fp32_graph_has_its_own_matrices(form_bundle: Bundles) -> None:
-    weights = read_matcher(form_bundle("split, fp32").path / "matcher.onnx")
+    weights = read_matcher(form_bundle("aligned, fp32").path / "matcher.onnx")
     for layer in weights.layers:
         for product in layer.products:
             assert product.weight.dtype == np.float32
