@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # The compiled matcher (setup.py). Where a processor runs it and there is no C compiler, one comes
 # from the index; -I, as pip hides what is installed from what it builds.
-COMPILED := setup.py $(wildcard model/native/*.[ch])
+COMPILED := setup.py model/native/structures.py $(wildcard model/native/*.[ch])
 ifeq ($(shell command -v $(CC)),)
 ifneq ($(shell grep -m 1 -o avx512_vnni /proc/cpuinfo 2>/dev/null),)
 COMPILER := $(PIP) ziglang
@@ -18,7 +18,8 @@ INSTALL := CC="$(ZIG)" LDSHARED="$(ZIG) -shared" $(PIP)
 endif
 endif
 COMPILER ?= @true
-INSTALL ?= $(PIP)
+# Python may have been built by a compiler of another name, which pip would look for.
+INSTALL ?= CC="$(CC)" $(PIP)
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-header \
 	--annotation-style line

@@ -220,7 +220,10 @@ def _work(connection: Connection, task: _Task) -> None:
     threading.Thread(target=_receive, args=(connection, chunks), daemon=True).start()
     try:
         engine = Engine(
-            Bundle.open(task.bundle, verify=False), threads=task.threads, device=task.device
+            Bundle.open(task.bundle, verify=False),
+            threads=task.threads,
+            device=task.device,
+            native=False,  # nothing is scored here
         )
         with open_pictures(task.pictures) as pictures:
             for encoded in encode_chunks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ ENCODE_BATCH = {"cpu": 8, "cuda": 128}
 MATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
 #: The same of the compiled matcher, which keeps a few pairs at a time in cache whatever it gets.
 NATIVE_TOKENS = 1024
+
+
+_logger = logging.getLogger("fashionbert.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,13 @@ class Engine:
             self._native = open_native(file, self._matcher, self.patches)
             if self._native is not None:
                 self._matcher = None  # it was there to compare with, and takes memory
+            if self._native is not None and self.workers < self.threads:
+                _logger.warning(
+                    "%d passes at a time were asked for, and the compiled matcher takes one core "
+                    "each: leave that out, so that pairs are scored by all %d",
+                    self.workers,
+                    self.threads,
+                )
         self.match_tokens = MATCH_TOKENS[device] if self._native is None else NATIVE_TOKENS
         by_rows = self._native is None and takes_rows(self._matcher)
         self._rows = RowMatcher(self._matcher) if by_rows else None

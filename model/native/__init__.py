@@ -6,6 +6,7 @@ in int8 the places where it rounds, are those of the bundle's `matcher.onnx`.
 
     structures  the weights as C reads them
     reading     a graph's weights, where it is one that is known
+    sources     what it is compiled from, for setup.py and for who loads it
     library     the compiled code, where there is one and the processor runs it
     matcher     pairs to logits
 """

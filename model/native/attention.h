@@ -29,15 +29,16 @@ INLINE float soften(float *row, int length, float factor) {
     __m512 most = _mm512_mask_loadu_ps(_mm512_set1_ps(-FLT_MAX), there, row + last);
     for (int at = 0; at < last; at += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(row + at));
     const __m512 by = _mm512_set1_ps(factor);
-    const __m512 less = _mm512_set1_ps(factor * _mm512_reduce_max_ps(most));
+    const __m512 less = _mm512_set1_ps(_mm512_reduce_max_ps(most));
     __m512 sum = _mm512_setzero_ps();
     for (int at = 0; at < last; at += LANES) {
-        const __m512 share = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(row + at), by, less));
+        const __m512 below = _mm512_sub_ps(_mm512_loadu_ps(row + at), less);
+        const __m512 share = exp2_of(_mm512_mul_ps(below, by));
         _mm512_storeu_ps(row + at, share);
         sum = _mm512_add_ps(sum, share);
     }
-    const __m512 end = _mm512_maskz_loadu_ps(there, row + last);
-    const __m512 share = _mm512_maskz_mov_ps(there, exp2_of(_mm512_fmsub_ps(end, by, less)));
+    const __m512 end = _mm512_sub_ps(_mm512_mask_loadu_ps(less, there, row + last), less);
+    const __m512 share = _mm512_maskz_mov_ps(there, exp2_of(_mm512_mul_ps(end, by)));
     _mm512_storeu_ps(row + last, share);
     return 1.0f / _mm512_reduce_add_ps(_mm512_add_ps(sum, share));
 }

@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 
 from model.eight_bit import processor_flags
-from model.native.structures import STRUCTURES
+from model.native.sources import digest
 
 #: What the code is compiled for (setup.py), as Linux names it.
 NEEDED = frozenset(("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma"))
@@ -31,7 +31,10 @@ def check_processor(machine: str = platform.machine(), cpus: Path = Path("/proc/
     """
     if machine.lower() not in ("x86_64", "amd64"):
         raise NotCompiledError(f"it is not for this {machine} processor")
-    missing = NEEDED - processor_flags(cpus)
+    flags = processor_flags(cpus)
+    if not flags:
+        raise NotCompiledError(f"{cpus} does not tell what this processor can do")
+    missing = NEEDED - flags
     if missing:
         raise NotCompiledError(f"this processor has no {', '.join(sorted(missing))}")
 
@@ -48,18 +51,19 @@ def load() -> ctypes.CDLL:
     found = importlib.util.find_spec("model._matcher")
     if found is None or found.origin is None:
         raise NotCompiledError(
-            "it was not compiled when fashionbert was installed: install a C compiler (cc), then "
-            "fashionbert again"
+            "it was not compiled when fashionbert was installed: with a C compiler there, install "
+            "it again (pip install --force-reinstall --no-deps --no-cache-dir)"
         )
     try:
         library = ctypes.CDLL(found.origin)
-        sizes = (ctypes.c_int64 * len(STRUCTURES))()
-        library.structure_sizes(sizes)
+        library.matcher_sources.restype = ctypes.c_char_p
+        sources = library.matcher_sources().decode()
     except (OSError, AttributeError) as error:
         raise NotCompiledError(f"{found.origin} cannot be loaded: {error}") from error
-    if list(sizes) != [ctypes.sizeof(kind) for kind in STRUCTURES]:
+    if sources != digest():
         raise NotCompiledError(
-            f"{found.origin} was compiled from other sources: install fashionbert again"
+            f"{found.origin} was compiled from other sources than those that are here: install "
+            "fashionbert again"
         )
     library.match_room.restype = ctypes.c_size_t
     library.match_pairs.restype = None

@@ -59,20 +59,20 @@ static void *cut(uintptr_t *at, size_t bytes) {
     return (void *)here;
 }
 
-#define CUT(type, count) ((type *)cut(&at, (size_t)(count) * sizeof(type)))
+#define CUT(type, rows, width) ((type *)cut(&at, (size_t)(rows) * (size_t)(width) * sizeof(type)))
 
 static int tile_pairs(int length) { return length < TILE_TARGET ? TILE_TARGET / length : 1; }
 
 static void cut_segment(const Matcher *m, Segment *segment, int items, int length, uintptr_t *end) {
     uintptr_t at = *end;
     const int rows = items * length;
-    segment->states = CUT(float, rows * m->hidden);
-    segment->input = CUT(char, rows * m->hidden * input_bytes(&m->last.query));
-    segment->heads = CUT(float, 3 * rows * m->hidden);
-    segment->tokens = CUT(float, rows * m->alignment.size);
-    segment->embeddings = CUT(float, items * m->recall.size);
-    segment->shares = CUT(float, rows + LANES);
-    segment->mean = CUT(float, m->hidden);
+    segment->states = CUT(float, rows, m->hidden);
+    segment->input = CUT(char, rows, m->hidden * input_bytes(&m->last.query));
+    segment->heads = CUT(float, rows, 3 * m->hidden);
+    segment->tokens = CUT(float, rows, m->alignment.size);
+    segment->embeddings = CUT(float, items, m->recall.size);
+    segment->shares = CUT(float, rows + LANES, 1);
+    segment->mean = CUT(float, 1, m->hidden);
     segment->capacity = rows;
     *end = at;
 }
@@ -94,26 +94,26 @@ static uintptr_t arrange(const Matcher *m, const Side *text, const Side *image, 
     const int turned = hidden > m->alignment.size ? hidden : m->alignment.size;
     cut_segment(m, &room->text, text->rows ? tile : 1, longest, &at);
     cut_segment(m, &room->image, image->rows ? tile : 1, image->length, &at);
-    room->layer.middle = CUT(float, most * hidden);
-    room->layer.input = CUT(char, most * hidden * bytes);
-    room->layer.inner = CUT(char, most * inner * bytes);
-    room->layer.apart = CUT(float, most * MOST_APART);
-    room->layer.added = CUT(const float *, most);
-    room->attention.keys = CUT(float, width * (whole(length) + LANES));
-    room->attention.values = CUT(float, length * width);
-    room->attention.scores = CUT(float, DENSE_ROWS * whole(length));
-    room->attention.mixed = CUT(float, DENSE_ROWS * width);
-    room->heads = CUT(float, (size_t)3 * rows * hidden);
-    room->attended = CUT(char, most * hidden * bytes);
-    room->states = CUT(float, (size_t)pairs * length * hidden);
-    room->turned = CUT(float, (size_t)turned * (whole(length) + LANES));
-    room->scores = CUT(float, scored * whole(length));
-    room->query = CUT(float, pairs * hidden);
-    room->asked = CUT(float, (size_t)pairs * m->heads * hidden);
-    room->mixed = CUT(float, (size_t)pairs * m->heads * hidden);
-    room->cls = CUT(float, pairs * hidden);
-    room->first = CUT(int, pairs + 1);
-    room->stacked = CUT(float, pairs);
+    room->layer.middle = CUT(float, most, hidden);
+    room->layer.input = CUT(char, most, hidden * bytes);
+    room->layer.inner = CUT(char, most, inner * bytes);
+    room->layer.apart = CUT(float, most, MOST_APART);
+    room->layer.added = CUT(const float *, most, 1);
+    room->attention.keys = CUT(float, width, whole(length) + LANES);
+    room->attention.values = CUT(float, length, width);
+    room->attention.scores = CUT(float, DENSE_ROWS, whole(length));
+    room->attention.mixed = CUT(float, DENSE_ROWS, width);
+    room->heads = CUT(float, rows, 3 * hidden);
+    room->attended = CUT(char, most, hidden * bytes);
+    room->states = CUT(float, pairs, (size_t)length * hidden);
+    room->turned = CUT(float, turned, whole(length) + LANES);
+    room->scores = CUT(float, scored, whole(length));
+    room->query = CUT(float, pairs, hidden);
+    room->asked = CUT(float, pairs, m->heads * hidden);
+    room->mixed = CUT(float, pairs, m->heads * hidden);
+    room->cls = CUT(float, pairs, hidden);
+    room->first = CUT(int, pairs + 1, 1);
+    room->stacked = CUT(float, pairs, 1);
     return at;
 }
 
@@ -369,12 +369,7 @@ PUBLIC void match_pairs(const Matcher *m, const Side *text, const int32_t *lengt
     }
 }
 
-/* Bytes of the structures, for the other side of the call to compare its own with. */
-PUBLIC void structure_sizes(int64_t sizes[6]) {
-    sizes[0] = sizeof(Product);
-    sizes[1] = sizeof(AfterAttention);
-    sizes[2] = sizeof(Layer);
-    sizes[3] = sizeof(LastLayer);
-    sizes[4] = sizeof(Matcher);
-    sizes[5] = sizeof(Side);
-}
+/* What this was compiled from: setup.py gives a hash of the sources. */
+#define TEXT_OF(name) #name
+#define QUOTED(name) TEXT_OF(name)
+PUBLIC const char *matcher_sources(void) { return QUOTED(SOURCES); }

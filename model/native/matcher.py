@@ -22,6 +22,9 @@ from model.native.reading import (
 )
 from model.states import QuantisedStates
 
+#: Pairs of one call to C; more are done in several.
+MOST_PAIRS = 4096
+
 
 class NativeMatcher:
     """A bundle's `matcher.onnx`, compiled. Safe to use from several threads: each has memory of its
@@ -68,8 +71,15 @@ class NativeMatcher:
             MemoryError: there is no room for the pass.
         """
         logits = np.empty(len(rows), dtype=np.float32)
+        if len(rows) > MOST_PAIRS:
+            for at in range(0, len(rows), MOST_PAIRS):
+                block = rows[at : at + MOST_PAIRS]
+                logits[at : at + MOST_PAIRS] = self.match(texts, images, lengths, block)
+            return logits
         if not len(rows):
             return logits
+        if rows.dtype.kind not in "iu":
+            raise ValueError(f"rows are {rows.dtype}, not numbers of pairs")
         rows = np.ascontiguousarray(rows, dtype=np.int64)
         if rows.min() < 0 or rows.max() >= len(lengths):
             raise ValueError(f"pairs {rows.min()} to {rows.max()} of {len(lengths)}")
@@ -77,6 +87,8 @@ class NativeMatcher:
         text = self._side(texts, rows, "texts")
         image = self._side(images, rows, "pictures")
         longest = int(chosen.max())
+        if text.is_shared and chosen.min() != longest:
+            raise ValueError(f"one text of {chosen.min()} and of {longest} states")
         if chosen.min() < 1 or longest > text.length or image.length < 1:
             raise ValueError(
                 f"texts of {chosen.min()} to {longest} states in {text.length}, pictures of "
@@ -92,8 +104,9 @@ class NativeMatcher:
         return logits
 
     def _side(self, states: QuantisedStates, rows: NDArray[np.int64], name: str) -> _Side:
-        values = np.ascontiguousarray(states.values, dtype=np.int8)
-        scales = np.ascontiguousarray(states.scales, dtype=np.float32)
+        if states.values.dtype != np.int8 or states.scales.dtype != np.float32:
+            raise ValueError(f"{name} of {states.values.dtype} and {states.scales.dtype}")
+        values, scales = np.ascontiguousarray(states.values), np.ascontiguousarray(states.scales)
         if (
             values.ndim != 3
             or values.shape[2] != self.hidden_size
@@ -195,6 +208,7 @@ class _Side:
         rows: NDArray[np.int64] | None,
     ) -> None:
         self.length = values.shape[1]
+        self.is_shared = rows is None
         self._kept = (values, scales, rows)
         self.structure = c.Side(
             values.ctypes.data,

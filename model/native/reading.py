@@ -22,6 +22,9 @@ from model.quantise_products import products
 
 Array = NDArray[Any]
 
+#: H, at most.
+MOST_HIDDEN = 4096
+
 
 class UnknownGraphError(Exception):
     """The graph is not one that the compiled matcher computes; says in what."""
@@ -143,8 +146,10 @@ class _Reader:
         for layer in layers:
             _check_sizes(layer, hidden, layer is layers[-1])
         _expect(hidden == heads * width and width % LANES == 0, f"its heads are {width} wide")
+        _expect(hidden <= MOST_HIDDEN, f"it is {hidden} wide")
         weights = MatcherWeights(hidden, heads, layers, keys, values, self._value_bias())
         self._add_heads(weights)
+        _check_arrays(weights)
         return weights
 
     def _kind(self, kind: str) -> list[NodeProto]:
@@ -189,10 +194,16 @@ class _Reader:
             by = self.graph.constant(smoothed.input[1])
             if by is not None and by.shape == (inner,):
                 factors = by
+        _expect(list(rounded.input[1:3]) == [names[2], names[4]], f"{node.name} has other scales")
         scale, zero = (self._constant(name) for name in rounded.input[1:3])
-        apart = self._apart(node, columns)
+        _expect(
+            scale.size == zero.size == 1 and zero.dtype == np.uint8,
+            f"{node.name} rounds its input to {zero.dtype}, by {scale.size} scales",
+        )
+        _expect(self._added(node, columns)[0] is node, f"a constant is added after {node.name}")
+        apart = self._apart(node, columns, rounded.input[0])
         return ProductWeights(
-            weight, bias, Rounding(scales, factors, float(scale), int(zero), *apart)
+            weight, bias, Rounding(scales, factors, scale.item(), zero.item(), *apart)
         )
 
     def _added(self, node: NodeProto, columns: int) -> tuple[NodeProto, Array]:
@@ -204,7 +215,7 @@ class _Reader:
                 return added, vector
         return node, np.zeros(columns, dtype=np.float32)
 
-    def _apart(self, node: NodeProto, columns: int) -> tuple[Array, Array]:
+    def _apart(self, node: NodeProto, columns: int, source: str) -> tuple[Array, Array]:
         """Channels that are multiplied in fp32 and added; most products have none."""
         added = self.graph.reader(node.output[0], "Add")
         for name in added.input if added is not None else ():
@@ -212,6 +223,7 @@ class _Reader:
             taken = None if beside is None else self.graph.maker(beside.input[0], "Gather")
             if beside is None or taken is None:
                 continue
+            _expect(taken.input[0] == source, f"{node.name} has channels of something else apart")
             channels = self._constant(taken.input[1]).reshape(-1)
             rows = self._constant(beside.input[1])
             _expect(
@@ -258,6 +270,11 @@ class _Reader:
         for node in self._kind("Attention"):
             given = attributes(node)
             factors.append(given.get("scale"))
+            known = {"scale", "q_num_heads", "kv_num_heads"}
+            _expect(
+                set(given) <= known and len(node.input) == 4 and all(node.input),
+                f"its attention has {', '.join(sorted(set(given) - known)) or 'other inputs'}",
+            )
             _expect(
                 given.get("q_num_heads") == given.get("kv_num_heads") == heads,
                 "its layers have different numbers of heads",
@@ -319,6 +336,9 @@ class _Reader:
         last = self._made(squeezed.input[0], "Gemm")
         pooler = self._made(last.input[0], "Tanh", "Gemm")
         norm = self._made(pooler.input[0], "Gather", "LayerNormalization")
+        gather = self._made(pooler.input[0], "Gather")
+        first = self.graph.scalar(gather.input[1]) == 0 and attributes(gather).get("axis") == 1
+        _expect(first, "it does not pool the first state")
         _expect(norm is self._kind("LayerNormalization")[-1], "it pools another layer")
         weights.pooler, weights.pooler_bias = self._gemm(pooler)
         classifier, bias = self._gemm(last)
@@ -387,6 +407,37 @@ def _check_sizes(layer: LayerWeights, hidden: int, last: bool) -> None:
     for product in layer.products[:3]:
         apart = product.rounding is not None and product.rounding.apart.size
         _expect(not apart, "a product but a layer's last has channels apart")
+
+
+def _check_arrays(weights: MatcherWeights) -> None:
+    """Every array that C reads has the size that C takes it to have."""
+    hidden = weights.hidden
+    sized: list[tuple[Array, tuple[int, ...]]] = [
+        (weights.value_bias, (hidden,)),
+        (weights.pooler, (hidden, hidden)),
+        (weights.pooler_bias, (hidden,)),
+        (weights.classifier, (hidden,)),
+    ]
+    for layer in weights.layers:
+        sized += [(part, (hidden,)) for norm in layer.norms for part in (norm.weight, norm.bias)]
+        for product in layer.products:
+            inner, columns = product.weight.shape
+            sized.append((product.bias, (columns,)))
+            if (rounding := product.rounding) is not None:
+                sized += [(rounding.scales, (columns,)), (rounding.factors, (inner,))]
+                _expect(
+                    all(0 <= channel < inner for channel in rounding.apart.tolist()),
+                    f"channels {rounding.apart} of {inner} are apart",
+                )
+    for score in (weights.recall, weights.alignment):
+        if score is not None:
+            size = score.text.shape[1]
+            sized += [(part, (hidden, size)) for part in (score.text, score.image)]
+            sized += [(part, (size,)) for part in (score.text_bias, score.image_bias)]
+            if score.salience is not None:
+                sized.append((score.salience, (hidden,)))
+    for array, shape in sized:
+        _expect(array.shape == shape, f"an array of {shape} is {array.shape}")
 
 
 def _expect(holds: bool, otherwise: str) -> None:

@@ -14,6 +14,11 @@ INLINE int smaller(int a, int b) { return a < b ? a : b; }
 /* x rounded up to whole vectors. */
 INLINE int whole(int x) { return (x + LANES - 1) / LANES * LANES; }
 
+/* NaN stays NaN here and below: max and min give their second operand if one is. */
+INLINE __m512 between(float least, __m512 x, float most) {
+    return _mm512_min_ps(_mm512_set1_ps(most), _mm512_max_ps(_mm512_set1_ps(least), x));
+}
+
 /* 2^x, to about 2e-7 of it; 0 where that is too small for a float. */
 INLINE __m512 exp2_of(__m512 x) {
     const __m512 steps = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -31,9 +36,8 @@ INLINE __m512 exp2_of(__m512 x) {
 #define LOG2_E 1.44269504f
 
 INLINE __m512 tanh_of(__m512 x) {
-    const __m512 largest = _mm512_set1_ps(20.0f);
-    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_sub_ps(_mm512_setzero_ps(), largest)), largest);
-    const __m512 grown = exp2_of(_mm512_mul_ps(x, _mm512_set1_ps(2.0f * LOG2_E)));
+    x = _mm512_mul_ps(between(-20.0f, x, 20.0f), _mm512_set1_ps(2.0f * LOG2_E));
+    const __m512 grown = exp2_of(x);
     const __m512 one = _mm512_set1_ps(1.0f);
     return _mm512_div_ps(_mm512_sub_ps(grown, one), _mm512_add_ps(grown, one));
 }
@@ -43,9 +47,7 @@ INLINE __m512 tanh_of(__m512 x) {
  * erf(z) / z is a polynomial of degree 12 in z², fitted at Chebyshev points for |z| up to 3.6 and
  * written in 2 (z / 3.6)² - 1, where its terms do not cancel; beyond, erf is 1 to 4e-7. */
 INLINE __m512 gelu_of(__m512 x) {
-    const __m512 end = _mm512_set1_ps(3.6f);
-    __m512 z = _mm512_mul_ps(x, _mm512_set1_ps(0.70710678f));
-    z = _mm512_min_ps(_mm512_max_ps(z, _mm512_sub_ps(_mm512_setzero_ps(), end)), end);
+    const __m512 z = between(-3.6f, _mm512_mul_ps(x, _mm512_set1_ps(0.70710678f)), 3.6f);
     const __m512 at = _mm512_fmsub_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(2.0f / (3.6f * 3.6f)),
                                       _mm512_set1_ps(1.0f));
     __m512 sum = _mm512_set1_ps(0.00217865012f);
@@ -68,7 +70,8 @@ INLINE __m512 gelu_of(__m512 x) {
 /* ONNX's QuantizeLinear of 16 numbers that are divided by the scale already: rounded to the nearest
  * even, shifted, and saturated to 0 to 255. */
 INLINE void store_quantised(uint8_t *to, __m512 scaled, __m512i zero) {
-    const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(scaled), zero);
+    const __m512 held = _mm512_min_ps(scaled, _mm512_set1_ps(1e6f)); /* an int can hold it */
+    const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(held), zero);
     const __m512i positive = _mm512_max_epi32(rounded, _mm512_setzero_si512());
     _mm_storeu_si128((__m128i *)to, _mm512_cvtusepi32_epi8(positive));
 }

@@ -97,17 +97,6 @@ class Side(ctypes.Structure):
     _fields_ = _fields("values scales rows", "length")
 
 
-#: In the order of `structure_sizes` in matcher.c.
-STRUCTURES: tuple[type[ctypes.Structure], ...] = (
-    Product,
-    AfterAttention,
-    Layer,
-    LastLayer,
-    Matcher,
-    Side,
-)
-
-
 class Keeper:
     """Arrays that structures point into, kept as long as it is."""
 

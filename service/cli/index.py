@@ -114,7 +114,7 @@ def build(
         note(catalogue.report.summary())
         for line in options.about_columns(catalogue):
             note(str(plain(line)))
-        engine = Engine(model, threads=settings.threads, device=settings.device)
+        engine = Engine(model, threads=settings.threads, device=settings.device, native=False)
         before = list_snapshots(settings.snapshots)
         snapshot = build_snapshot(
             catalogue,

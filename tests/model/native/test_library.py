@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import ctypes
 import importlib.util
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
 
 import pytest
 
 from model.native import library
 from model.native.library import NEEDED, NotCompiledError, check_processor, load
-from model.native.structures import STRUCTURES
+from model.native.sources import digest
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def test_other_processors(machine: str, flags: str, told: str, tmp_path: Path) -
 
 
 def test_where_nothing_tells(tmp_path: Path) -> None:
-    with pytest.raises(NotCompiledError):
+    with pytest.raises(NotCompiledError, match="does not tell"):
         check_processor("x86_64", tmp_path / "none")
 
 
@@ -54,7 +53,7 @@ def test_where_nothing_tells(tmp_path: Path) -> None:
 def test_it_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "check_processor", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(NotCompiledError, match="install a C compiler"):
+    with pytest.raises(NotCompiledError, match="with a C compiler"):
         load()
 
 
@@ -69,10 +68,16 @@ def test_something_else_lies_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("compiled", "fresh")
-def test_code_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Longer(ctypes.Structure):
-        _fields_: ClassVar[Any] = [("all", STRUCTURES[0]), ("more", ctypes.c_double)]
-
-    monkeypatch.setattr(library, "STRUCTURES", (Longer, *STRUCTURES[1:]))
+def test_code_of_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "digest", lambda: "0123456789abcdef")
     with pytest.raises(NotCompiledError, match="compiled from other sources"):
         load()
+
+
+def test_a_changed_source_is_another(tmp_path: Path) -> None:
+    own = Path(shutil.copytree(Path(library.__file__).parent, tmp_path / "native"))
+    assert digest(own) == digest()
+    for name in ("simd.h", "matcher.c", "structures.py"):
+        before = digest(own)
+        (own / name).write_bytes((own / name).read_bytes() + b"\n")
+        assert digest(own) != before

@@ -53,8 +53,8 @@ def assert_same(found: NDArray[np.float32], expected: NDArray[np.float32], preci
     if precision == "fp32":
         np.testing.assert_allclose(found, expected, atol=2e-5, rtol=2e-5)
     else:
-        assert np.abs(found - expected).max() < 0.05 * expected.std()
-        assert np.sqrt(np.mean((found - expected) ** 2)) < 0.02 * expected.std()
+        assert np.abs(found - expected).max() < 0.15 * expected.std()
+        assert np.sqrt(np.mean((found - expected) ** 2)) < 0.05 * expected.std()
 
 
 def test_logits_are_those_of_onnx_runtime(form_bundle: Bundles, form: str) -> None:
@@ -96,17 +96,53 @@ def test_the_rows_that_are_wanted_in_their_order(form_bundle: Bundles) -> None:
     assert matcher.match(texts, images, texts.lengths, rows[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("patches", [1, 15, 16, 17, 64, 200])
-def test_any_number_of_patches(form_bundle: Bundles, patches: int) -> None:
-    """The graph's inputs say 25, its arithmetic does not: a longer pair alone in its cache tile."""
+@pytest.mark.parametrize("length", [1, 7, 39, 55, 120, 300])
+def test_texts_of_any_length(form_bundle: Bundles, length: int) -> None:
+    """With 25 patches: of a whole number of vectors, and longer than what goes through together."""
     bundle = form_bundle("released")
-    matcher, _ = opened(bundle)
+    matcher, session = opened(bundle)
     hidden = bundle.manifest.hidden_size
-    texts, images = drawn(1, 5, 30, hidden), drawn(2, 5, patches, hidden)
-    logits = matcher.match(texts, images, texts.lengths, np.arange(5))
-    assert np.isfinite(logits).all()
-    (alone,) = matcher.match(texts[2:3], images[2:3], texts.lengths[2:3], np.arange(1))
-    assert alone == logits[2]
+    texts, images = drawn(1, 12, length, hidden), drawn(2, 12, bundle.manifest.patches, hidden)
+    found = matcher.match(texts, images, texts.lengths, np.arange(12))
+    assert_same(found, reference(session, texts, images), "int8")
+
+
+def test_more_pairs_than_one_call_takes(
+    form_bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = form_bundle("split")
+    matcher, _ = opened(bundle)
+    texts = drawn(1, 1, 9, bundle.manifest.hidden_size)
+    images = drawn(2, 17, bundle.manifest.patches, bundle.manifest.hidden_size)
+    lengths = np.full(17, 9, dtype=np.int32)
+    together = matcher.match(texts, images, lengths, np.arange(17))
+    monkeypatch.setattr("model.native.matcher.MOST_PAIRS", 5)
+    in_parts = matcher.match(texts, images, lengths, np.arange(17))
+    np.testing.assert_array_equal(in_parts, together)
+
+
+def test_what_is_not_a_number_stays_so(form_bundle: Bundles) -> None:
+    bundle = form_bundle("split, fp32")
+    matcher, _ = opened(bundle)
+    texts = drawn(1, 4, 9, bundle.manifest.hidden_size)
+    images = drawn(2, 4, bundle.manifest.patches, bundle.manifest.hidden_size)
+    images.scales[2, 1] = np.nan
+    logits = matcher.match(texts, images, texts.lengths, np.arange(4))
+    np.testing.assert_array_equal(np.isnan(logits), [False, False, True, False])
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e8])
+@pytest.mark.parametrize("form", ["split, fp32", "split"])
+def test_states_that_are_much_too_large(form_bundle: Bundles, form: str, scale: float) -> None:
+    bundle = form_bundle(form)
+    matcher, session = opened(bundle)
+    texts = drawn(1, 6, 9, bundle.manifest.hidden_size)
+    images = drawn(2, 6, bundle.manifest.patches, bundle.manifest.hidden_size)
+    images.scales[:, 3] = scale
+    found = matcher.match(texts, images, texts.lengths, np.arange(6))
+    expected = reference(session, texts, images)
+    assert np.isfinite(found).all()
+    assert np.abs(found - expected).max() < (1e-3 if "fp32" in form else 0.2)
 
 
 def test_padding_is_not_read(form_bundle: Bundles) -> None:
@@ -172,6 +208,7 @@ def test_views_of_a_memory_map_need_no_copy_to_be_right(
         ({"texts": 3}, "texts 3 of 3"),
         ({"images": 2}, "pictures 3 of 2"),
         ({"hidden": 64}, r"texts of \(4, 6, 64\)"),
+        ({"texts": 1, "lengths": [3, 2, 3, 3]}, "one text of 2 and of 3 states"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -186,3 +223,15 @@ def test_what_does_not_fit_is_refused(
     lengths = np.array(given["lengths"], dtype=np.int32)
     with pytest.raises(ValueError, match=told):
         matcher.match(texts, images, lengths, np.array(given["rows"], dtype=np.int64))
+
+
+def test_other_types_are_refused(form_bundle: Bundles) -> None:
+    bundle = form_bundle("split")
+    matcher, _ = opened(bundle)
+    texts = drawn(1, 4, 6, bundle.manifest.hidden_size)
+    images = drawn(2, 4, bundle.manifest.patches, bundle.manifest.hidden_size)
+    with pytest.raises(ValueError, match="rows are bool"):
+        matcher.match(texts, images, texts.lengths, np.ones(4, dtype=np.bool_))  # type: ignore[arg-type]
+    values: NDArray[np.int8] = images.values.astype(np.float32)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="pictures of float32"):
+        matcher.match(texts, QuantisedStates(values, images.scales), texts.lengths, np.arange(4))

@@ -117,6 +117,45 @@ def test_a_matrix_with_a_zero_point_is_refused(form_bundle: Bundles) -> None:
     refuse(form_bundle, shifted, "zero point")
 
 
+def test_an_attention_with_more_to_it_is_refused(form_bundle: Bundles) -> None:
+    def capped(model: ModelProto) -> None:
+        first(model, "Attention").attribute.append(helper.make_attribute("softcap", 5.0))
+
+    refuse(form_bundle, capped, "its attention has softcap")
+
+
+def test_an_attention_without_mask_is_refused(form_bundle: Bundles) -> None:
+    def unmasked(model: ModelProto) -> None:
+        del first(model, "Attention").input[3]
+
+    refuse(form_bundle, unmasked, "other inputs")
+
+
+def test_a_bias_beside_its_product_is_refused(form_bundle: Bundles) -> None:
+    def moved(model: ModelProto) -> None:
+        node = first(model, "MatMulIntegerToFloat")
+        bias, target = node.input[6], node.output[0]
+        node.input[6] = ""
+        node.output[0] = "unbiased"
+        at = list(model.graph.node).index(node)
+        model.graph.node.insert(at + 1, helper.make_node("Add", ["unbiased", bias], [target]))
+
+    refuse(form_bundle, moved, "a constant is added after")
+
+
+def test_arrays_of_other_sizes_are_refused(form_bundle: Bundles) -> None:
+    """C takes them to be as long as they should be."""
+
+    def broadcast(model: ModelProto) -> None:
+        classifier, pooler = [node for node in model.graph.node if node.op_type == "Gemm"][:-3:-1]
+        assert classifier.output != pooler.output
+        one = numpy_helper.from_array(np.zeros(1, dtype=np.float32), "one_bias")
+        model.graph.initializer.append(one)
+        pooler.input[2] = "one_bias"
+
+    refuse(form_bundle, broadcast, r"an array of \(128,\) is \(1,\)")
+
+
 def test_another_score_in_the_sum_is_refused(form_bundle: Bundles) -> None:
     def added(model: ModelProto) -> None:
         output = model.graph.output[0].name
