@@ -5,7 +5,6 @@
 #include <float.h>
 #include <string.h>
 
-#include "dense.h"
 #include "products.h"
 
 /* Rows of queries, keys and values: [3, heads, capacity, width], of which `count` from `first`. */

@@ -7,15 +7,18 @@
 #define DENSE_ROWS 6
 #define DENSE_VECTORS 4
 
-/* c [rows, 16 vectors] = a [rows, inner] times b [inner, 16 vectors], plus a bias or NULL. */
+/* c [rows, 16 vectors] = a [rows, inner] times b [inner, 16 vectors], plus a bias or NULL; or added
+ * to c. */
 INLINE void dense_tile(int rows, int vectors, const float *a, int a_stride, const float *b,
-                       int b_stride, int inner, const float *bias, float *c, int c_stride) {
+                       int b_stride, int inner, const float *bias, int add, float *c,
+                       int c_stride) {
     __m512 acc[DENSE_ROWS][DENSE_VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
         const __m512 first = bias ? _mm512_loadu_ps(bias + v * LANES) : _mm512_setzero_ps();
 #pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) acc[r][v] = first;
+        for (int r = 0; r < rows; r++)
+            acc[r][v] = add ? _mm512_loadu_ps(c + (size_t)r * c_stride + v * LANES) : first;
     }
     for (int k = 0; k < inner; k++) {
         __m512 of_b[DENSE_VECTORS];
@@ -39,7 +42,7 @@ INLINE void dense_tile(int rows, int vectors, const float *a, int a_stride, cons
 #define ROWS_OF(rows, vectors)                                                                    \
     case rows:                                                                                    \
         dense_tile(rows, vectors, from, a_stride, b + column, b_stride, inner,                    \
-                   bias ? bias + column : NULL, to, c_stride);                                    \
+                   bias ? bias + column : NULL, 0, to, c_stride);                                 \
         break;
 
 #define VECTORS_OF(vectors)                                                                       \

@@ -10,10 +10,10 @@
 
 #include <string.h>
 
-#include "simd.h"
+#include "dense.h"
 
-#define TILE_ROWS 6
-#define TILE_VECTORS 4
+#define TILE_ROWS DENSE_ROWS
+#define TILE_VECTORS DENSE_VECTORS
 #define TILE_COLUMNS (TILE_VECTORS * LANES)
 
 /* Mirrored by model/native/structures.py, field by field; so are all other structures. */
@@ -99,36 +99,8 @@ INLINE void multiply_tile(int rows, const uint8_t *a, const int8_t *panel, int i
             _mm512_storeu_si512(sums + r * TILE_COLUMNS + v * LANES, acc[r][v]);
 }
 
-/* The same in fp32, of `count` values of K that are `stride` apart in a; added to sums, unless
- * `first`. */
-INLINE void multiply_tile_fp32(int rows, int first, const float *a, int stride, const float *panel,
-                               int count, float *sums) {
-    __m512 acc[TILE_ROWS][TILE_VECTORS];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; v++)
-            acc[r][v] = first ? _mm512_setzero_ps()
-                              : _mm512_load_ps(sums + r * TILE_COLUMNS + v * LANES);
-    for (int k = 0; k < count; k++, panel += TILE_COLUMNS) {
-        __m512 b[TILE_VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; v++) b[v] = _mm512_loadu_ps(panel + v * LANES);
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            const __m512 x = _mm512_set1_ps(a[(size_t)r * stride + k]);
-#pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = _mm512_fmadd_ps(x, b[v], acc[r][v]);
-        }
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; v++)
-            _mm512_store_ps(sums + r * TILE_COLUMNS + v * LANES, acc[r][v]);
-}
-
-/* Functions for each number of rows, so that each has all registers for itself. */
+/* Functions for each number of rows, so that each has all registers for itself. Those in fp32 take
+ * `count` values of K, `stride` apart in a, and add to sums unless they are the `first`. */
 #define TILE_OF(rows)                                                                             \
     static __attribute__((noinline)) void multiply_##rows(const uint8_t *a, const int8_t *panel,  \
                                                           int inner, int32_t *sums) {             \
@@ -136,7 +108,8 @@ INLINE void multiply_tile_fp32(int rows, int first, const float *a, int stride, 
     }                                                                                             \
     static __attribute__((noinline)) void multiply_fp32_##rows(                                   \
         int first, const float *a, int stride, const float *panel, int count, float *sums) {      \
-        multiply_tile_fp32(rows, first, a, stride, panel, count, sums);                           \
+        dense_tile(rows, TILE_VECTORS, a, stride, panel, TILE_COLUMNS, count, NULL, !first, sums, \
+                   TILE_COLUMNS);                                                                 \
     }
 TILE_OF(1)
 TILE_OF(2)
