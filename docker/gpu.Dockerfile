@@ -21,7 +21,7 @@ RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r build.txt \
 
 FROM dependencies AS build
 
-# int8 bundles are for processors: without a compiler the matcher for them is left out.
+# What setup.py compiles is for processors: without a compiler it is left out.
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY model model
 COPY index index

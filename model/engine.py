@@ -115,9 +115,9 @@ class Engine:
         self._native = None
         if native and device == "cpu" and manifest.precision in ("int8", "fp32"):
             self._native = open_native(file, self._matcher, self.patches)
-            if self._native is not None:
-                self._matcher = None  # it was there to compare with, and takes memory
-            if self._native is not None and self.workers < self.threads:
+        if self._native is not None:
+            self._matcher = None  # it was there to compare with, and takes memory
+            if self.workers < self.threads:
                 _logger.warning(
                     "%d passes at a time were asked for, and the compiled matcher takes one core "
                     "each: leave that out, so that pairs are scored by all %d",

@@ -43,8 +43,6 @@ class NativeMatcher:
         weights = read_matcher(file)
         self._keeper = c.Keeper()
         self.hidden_size = weights.hidden
-        rounded = weights.layers[0].products[0].rounding is not None
-        self.precision = "int8" if rounded else "fp32"
         self._matcher = ctypes.byref(self._structure(weights))
         self._memory = threading.local()
 

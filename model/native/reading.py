@@ -139,7 +139,8 @@ class _Reader:
             )
             for i in range(count)
         ]
-        keys, values = self._of_last_layer()
+        by_head = self._by_head()
+        keys, values = (self._constant(node.input[1]) for node in by_head)
         heads, width, hidden = keys.shape
         _expect(values.shape == (heads, hidden, width), "its last layer's values are of other size")
         self._check_scales(nodes[-4], heads, width)
@@ -147,7 +148,7 @@ class _Reader:
             _check_sizes(layer, hidden, layer is layers[-1])
         _expect(hidden == heads * width and width % LANES == 0, f"its heads are {width} wide")
         _expect(hidden <= MOST_HIDDEN, f"it is {hidden} wide")
-        weights = MatcherWeights(hidden, heads, layers, keys, values, self._value_bias())
+        weights = MatcherWeights(hidden, heads, layers, keys, values, self._value_bias(by_head[1]))
         self._add_heads(weights)
         _check_arrays(weights)
         return weights
@@ -240,27 +241,29 @@ class _Reader:
             float(attributes(node)["epsilon"]),
         )
 
-    def _of_last_layer(self) -> list[Array]:
-        """The two products by head with constant matrices, of keys and of values."""
-        found = [self.graph.constant(node.input[1]) for node in self._kind("MatMul")]
-        by_head = [value for value in found if value is not None and value.ndim == 3]
-        _expect(len(by_head) == 2, f"it has {len(by_head)} products by head in its last layer")
-        return by_head
+    def _by_head(self) -> list[NodeProto]:
+        """The last layer's two products by head with constant matrices, of keys and of values."""
+        found = []
+        for node in self._kind("MatMul"):
+            matrix = self.graph.constant(node.input[1])
+            if matrix is not None and matrix.ndim == 3:
+                found.append(node)
+        _expect(len(found) == 2, f"it has {len(found)} products by head in its last layer")
+        return found
 
-    def _value_bias(self) -> Array:
-        node = next(
-            node
-            for node in reversed(self._kind("MatMul"))
-            if (value := self.graph.constant(node.input[1])) is not None and value.ndim == 3
-        )
+    def _value_bias(self, values: NodeProto) -> Array:
+        """What is added to the heads' values, joined."""
+        node = values
         for kind in ("Transpose", "Reshape", "Add"):
             after = self.graph.reader(node.output[0], kind)
             _expect(after is not None, f"no {kind} follows its last layer's values")
             assert after is not None
             node = after
-        return next(
+        constants = [
             value for name in node.input if (value := self.graph.constant(name)) is not None
-        )
+        ]
+        _expect(len(constants) == 1, "its last layer's values have no constant bias")
+        return constants[0]
 
     def _check_scales(self, query: NodeProto, heads: int, width: int) -> None:
         if not self.eight_bit:

@@ -49,6 +49,36 @@ def test_an_engine_scores_the_same_with_it(form_bundle: Bundles) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
+def test_fewer_passes_than_cores_are_warned_of(
+    form_bundle: Bundles, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "fashionbert.engine"):
+        Engine(form_bundle("split"), threads=2, workers=1)
+    assert "takes one core each" in caplog.text
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_pass_without_memory_is_halved(
+    form_bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(form_bundle("split"), threads=1)
+    samples = noise(engine.image_size, 8)
+    texts, images = engine.encode_texts(samples.texts), engine.encode_images(samples.pixels)
+    expected = engine.match(texts.states[:1], images.states)
+    match, sizes = NativeMatcher.match, []
+
+    def poor(self: NativeMatcher, *given: Any) -> Any:
+        sizes.append(len(given[-1]))
+        if sizes[-1] > 4:
+            raise MemoryError
+        return match(self, *given)
+
+    monkeypatch.setattr(NativeMatcher, "match", poor)
+    np.testing.assert_array_equal(engine.match(texts.states[:1], images.states), expected)
+    assert sizes == [8, 4, 4]
+
+
+@pytest.mark.usefixtures("compiled")
 def test_one_that_gives_other_logits_is_not_taken(
     form_bundle: Bundles,
     monkeypatch: pytest.MonkeyPatch,
