@@ -8,9 +8,10 @@ makes of its work. `install` before an engine is made.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import groupby
@@ -29,10 +30,11 @@ _Session: Any = ort.InferenceSession
 
 @dataclass(slots=True)
 class Run:
-    """One pass: how to do it once more, which gives its outputs or None where they are bound, and
-    the thread it was in."""
+    """One pass: how to do it once more, which gives its outputs or None where they are bound, the
+    thread it was in, and whether it was the matcher's."""
 
     again: Callable[[], Any]
+    is_match: bool = False
     thread: int = field(default_factory=threading.get_ident)
 
 
@@ -56,18 +58,37 @@ class Recording:
     def replay(self) -> list[Any]:
         """Make the passes again, by as many threads as made them; gives what each gave.
 
-        What the recording thread made itself is made in its turn, as what follows may need it: the
-        matcher's passes come after the query's encoding. Only other threads' passes go together.
+        What the recording thread encoded itself is made in its turn, as what follows may need it:
+        the matcher's passes come after the query's encoding. Only those and other threads' passes
+        go together.
         """
         outputs: list[Any] = []
-        for is_own, group in groupby(self.runs, key=lambda run: run.thread == self.own):
+        for together, group in groupby(self.runs, key=self._is_shared):
             runs = list(group)
-            outputs += map(_again, runs) if is_own else self._pool.map(_again, runs)
+            outputs += self._together(runs) if together else [run.again() for run in runs]
         return outputs
 
+    def _is_shared(self, run: Run) -> bool:
+        return run.is_match or run.thread != self.own
 
-def _again(run: Run) -> Any:
-    return run.again()
+    def _together(self, runs: list[Run]) -> list[Any]:
+        """Passes of several threads, of which this one is one if the recording thread was."""
+        left = deque(enumerate(runs))
+        outputs: list[Any] = [None] * len(runs)
+
+        def work() -> None:
+            with suppress(IndexError):
+                while True:
+                    place, run = left.popleft()
+                    outputs[place] = run.again()
+
+        threads = {run.thread for run in runs}
+        others = [self._pool.submit(work) for _ in threads - {self.own}]
+        if self.own in threads:
+            work()
+        for other in others:
+            other.result()
+        return outputs
 
 
 _current: Recording | None = None
@@ -81,14 +102,20 @@ class RecordingSession(_Session):  # type: ignore[misc]
         if _current is not None:
             # Copies: the caller may use its arrays again.
             feeds = {name: np.array(value, order="C") for name, value in input_feed.items()}
-            _current.runs.append(Run(partial(_Session.run, self, output_names, feeds)))
+            again = partial(_Session.run, self, output_names, feeds)
+            _current.runs.append(Run(again, self._is_matcher))
         return _Session.run(self, output_names, input_feed, run_options)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As the class it stands for; what is bound must stay as it is until the replay."""
         if _current is not None:
-            _current.runs.append(Run(partial(_Session.run_with_iobinding, self, iobinding)))
+            again = partial(_Session.run_with_iobinding, self, iobinding)
+            _current.runs.append(Run(again, self._is_matcher))
         _Session.run_with_iobinding(self, iobinding, run_options)
+
+    @property
+    def _is_matcher(self) -> bool:
+        return any(output.name == "logit" for output in self.get_outputs())
 
 
 class RecordingMatcher(NativeMatcher):
@@ -105,7 +132,7 @@ class RecordingMatcher(NativeMatcher):
         if _current is not None:
             sides = [QuantisedStates(side.values.copy(), side.scales) for side in (texts, images)]
             bare = partial(NativeMatcher.match, self, *sides, lengths.copy(), rows.copy())
-            _current.runs.append(Run(lambda: [bare()]))
+            _current.runs.append(Run(lambda: [bare()], is_match=True))
         return super().match(texts, images, lengths, rows)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from model.preprocess import DEFAULT_LIMITS, ImageLimits, decode_image, open_image
+from model.preprocess import DEFAULT_LIMITS, ImageLimits, decode_sized, open_image
 
 SERVED_SIDE = 512
 SERVED_BYTES = 200 * 1024
@@ -36,7 +36,8 @@ def prepare_image(data: bytes, size: int, limits: ImageLimits = DEFAULT_LIMITS) 
     Raises:
         ImageError: it cannot be decoded.
     """
-    return Prepared(decode_image(data, size, limits), served_image(data, limits))
+    pixels, own = decode_sized(data, size, limits)
+    return Prepared(pixels, data if _is_small(own, data) else served_image(data, limits))
 
 
 def served_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
@@ -50,7 +51,7 @@ def served_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
         ImageError: it cannot be decoded.
     """
     with Image.open(io.BytesIO(data)) as image:
-        if max(image.size) <= SERVED_SIDE and len(data) <= SERVED_BYTES:
+        if _is_small(image.size, data):
             return data
         if image.format == "JPEG":
             # Lazily opened, so that it is decoded at the nearest scale above what is needed.
@@ -62,6 +63,11 @@ def served_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()
+
+
+def _is_small(size: tuple[int, int], data: bytes) -> bool:
+    """Whether a picture is served as it is."""
+    return max(size) <= SERVED_SIDE and len(data) <= SERVED_BYTES
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -8,6 +8,9 @@ the operators; the passes of one request run on all cores when it is alone; and 
 several, they take turns a pass at a time: a request with 1,000 candidates holds up one with 16 by
 one pass, not by a thousand pairs.
 
+Whoever finds a core free runs passes of its own in its own thread for as long as it is its turn: to
+wake a thread that sleeps takes a tenth of a millisecond, and so does being woken by it.
+
 On a GPU a pass of thousands of tokens is what pays, and there the rows of those who wait do go into
 one, as far as it has room: the next pass of the one whose turn it is, and then of each of the
 others. That counts as their turn.
@@ -98,6 +101,7 @@ class PassPool:
         self.workers = workers
         self.shared = shared
         self._jobs: deque[_Job] = deque()  # those with passes left; the first one is next
+        self._running = 0  # threads that run a pass, callers' own among them
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._closed = False
@@ -135,7 +139,10 @@ class PassPool:
                 raise RuntimeError("the pool is closed")
             self._start()
             self._jobs.append(job)
-            self._changed.notify(len(passes))
+            # This thread is the first of them, if nobody else waits.
+            wanted = min(len(passes), self.workers - self._running)
+            self._changed.notify(wanted - (self._jobs[0] is job))
+        self._help(job)
         job.finished.wait()
         if job.error is not None:
             raise job.error
@@ -162,16 +169,43 @@ class PassPool:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while (task := self._next()) is None:
-                    if self._closed:
+                while not (tasks := self._take()):
+                    if self._closed and not self._jobs:
+                        self._changed.notify()  # the next one, which may have waited for a core
                         return
                     self._changed.wait()
-                tasks = [task, *self._company(*task)]
+            self._run(tasks)
+            del tasks  # an idle thread keeps nobody's states
+
+    def _help(self, job: _Job) -> None:
+        """Run a caller's passes in its own thread while a core is free and it is their turn."""
+        while True:
+            with self._changed:
+                mine = bool(self._jobs) and self._jobs[0] is job
+                tasks = self._take() if mine else []
+                if not tasks:
+                    if self._jobs and self._running < self.workers:
+                        self._changed.notify()  # it is another's turn on this core
+                    return
+            self._run(tasks)
+
+    def _take(self) -> list[tuple[_Job, int]]:
+        """The next pass and those that go into one with it; none if no core is free."""
+        if self._running >= self.workers or (task := self._next()) is None:
+            return []
+        self._running += 1
+        return [task, *self._company(*task)]
+
+    def _run(self, tasks: list[tuple[_Job, int]]) -> None:
+        """Run what was taken."""
+        try:
             if len(tasks) == 1:
-                self._run_one(*task)
+                self._run_one(*tasks[0])
             else:
                 self._run_shared(tasks)
-            del task, tasks  # an idle thread keeps nobody's states
+        finally:
+            with self._changed:
+                self._running -= 1
 
     def _next(self) -> tuple[_Job, int] | None:
         """The next pass of the caller whose turn it is; jobs nobody waits for fall out.

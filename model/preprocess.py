@@ -181,10 +181,18 @@ def decode_image(data: bytes, size: int, limits: ImageLimits = DEFAULT_LIMITS) -
     Raises:
         ImageError: as `open_image`.
     """
+    return decode_sized(data, size, limits)[0]
+
+
+def decode_sized(
+    data: bytes, size: int, limits: ImageLimits = DEFAULT_LIMITS
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """As `decode_image`, and the picture's own width and height: to open it takes its time too."""
     image = _open(data, limits)
+    own = image.size
     image.draft("RGB", (2 * size, 2 * size))
     _load(image)
-    return image_to_array(_to_rgb(image), size)
+    return image_to_array(_to_rgb(image), size), own
 
 
 def check_text(text: str, max_characters: int = MAX_TEXT_CHARACTERS) -> str:

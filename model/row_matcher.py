@@ -9,7 +9,6 @@ copies is a few texts' or written products' states.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.cuts import Rows
+from model.spares import Spares
 from model.states import QuantisedStates
 from model.tables import States, Table, TableRows
 
@@ -79,10 +79,10 @@ class _Side:
             self.rows = self.rows[:1]
 
 
-class _Buffers(threading.local):
-    """Memory of a thread that passes are gathered into, by what it is for."""
+class _Buffers:
+    """Memory that a pass is gathered into, by what it is for."""
 
-    def __init__(self) -> None:  # threading.local calls it in each thread
+    def __init__(self) -> None:
         self.arrays: dict[str, NDArray[Any]] = {}
 
     def take(self, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
@@ -103,7 +103,7 @@ class RowMatcher:
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self._buffers = _Buffers()
+        self._buffers = Spares(_Buffers)
 
     def run(self, parts: Sequence[tuple[Pairs, Rows]]) -> None:
         """One pass over some rows of each caller's pairs, which are all of the same tables.
@@ -117,15 +117,22 @@ class RowMatcher:
                 chosen = rows[(texts == key[0]) & (images == key[1])]
                 if len(chosen):
                     groups.setdefault(key, []).append((pairs, chosen))
-        for (text_table, image_table), group in groups.items():
-            self._run_group(group, text_table, image_table)
+        with self._buffers.one() as buffers:
+            for (text_table, image_table), group in groups.items():
+                self._run_group(buffers, group, text_table, image_table)
 
     def _run_group(
-        self, group: list[tuple[Pairs, Rows]], text_table: bool, image_table: bool
+        self,
+        buffers: _Buffers,
+        group: list[tuple[Pairs, Rows]],
+        text_table: bool,
+        image_table: bool,
     ) -> None:
         length = max(int(pairs.lengths[rows].max()) for pairs, rows in group)
-        texts = self._side("text", [(p.texts, rows) for p, rows in group], text_table, length)
-        images = self._side("image", [(p.images, rows) for p, rows in group], image_table)
+        of_texts = [(pairs.texts, rows) for pairs, rows in group]
+        of_images = [(pairs.images, rows) for pairs, rows in group]
+        texts = _side(buffers, "text", of_texts, text_table, length)
+        images = _side(buffers, "image", of_images, image_table)
         logits = self._run(
             {
                 "text_states": texts.values,
@@ -143,40 +150,6 @@ class RowMatcher:
         for (pairs, rows), part in zip(group, parts, strict=True):
             pairs.logits[rows] = part
 
-    def _side(
-        self, name: str, parts: list[tuple[States, Rows]], in_table: bool, length: int | None = None
-    ) -> _Side:
-        """What all parts have on one side: the table they share, or their rows one after another.
-
-        Args:
-            name: of the side.
-            parts: each one's states, and the pairs whose rows are wanted.
-            in_table: whether those are in the table.
-            length: of the longest text.
-        """
-        if in_table:
-            table, rows = _table_rows(parts)
-            return _Side(table.values, table.scales, rows)
-        pieces, numbers, first = [], [], 0
-        for states, rows in parts:
-            piece, places = _others(states, rows)
-            pieces.append(piece)
-            numbers.append(places + first)
-            first += len(piece)
-        length = length or pieces[0].values.shape[1]
-        width = pieces[0].values.shape[2]
-        values = self._buffers.take(f"{name} values", (first, length, width), np.int8)
-        scales = self._buffers.take(f"{name} scales", (first, length), np.float32)
-        at = 0
-        for piece in pieces:
-            there = min(length, piece.values.shape[1])
-            span = slice(at, at + len(piece))
-            values[span, :there] = piece.values[:, :there]
-            scales[span, :there] = piece.scales[:, :there]
-            values[span, there:], scales[span, there:] = 0, 0
-            at = span.stop
-        return _Side(values, scales, np.concatenate(numbers))
-
     def _run(self, feeds: dict[str, Value]) -> NDArray[np.float32]:
         binding = self._session.io_binding()
         for name, value in feeds.items():
@@ -190,6 +163,46 @@ class RowMatcher:
         (logits,) = binding.copy_outputs_to_cpu()
         found: NDArray[np.float32] = logits
         return found
+
+
+def _side(
+    buffers: _Buffers,
+    name: str,
+    parts: list[tuple[States, Rows]],
+    in_table: bool,
+    length: int | None = None,
+) -> _Side:
+    """What all parts have on one side: the table they share, or their rows one after another.
+
+    Args:
+        buffers: what is in no table goes there.
+        name: of the side.
+        parts: each one's states, and the pairs whose rows are wanted.
+        in_table: whether those are in the table.
+        length: of the longest text.
+    """
+    if in_table:
+        table, rows = _table_rows(parts)
+        return _Side(table.values, table.scales, rows)
+    pieces, numbers, first = [], [], 0
+    for states, rows in parts:
+        piece, places = _others(states, rows)
+        pieces.append(piece)
+        numbers.append(places + first)
+        first += len(piece)
+    length = length or pieces[0].values.shape[1]
+    width = pieces[0].values.shape[2]
+    values = buffers.take(f"{name} values", (first, length, width), np.int8)
+    scales = buffers.take(f"{name} scales", (first, length), np.float32)
+    at = 0
+    for piece in pieces:
+        there = min(length, piece.values.shape[1])
+        span = slice(at, at + len(piece))
+        values[span, :there] = piece.values[:, :there]
+        scales[span, :there] = piece.scales[:, :there]
+        values[span, there:], scales[span, there:] = 0, 0
+        at = span.stop
+    return _Side(values, scales, np.concatenate(numbers))
 
 
 def _of_pairs(states: States, rows: Rows) -> Rows:

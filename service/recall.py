@@ -16,14 +16,13 @@ class Recalled:
     """What FAISS found: rows (of pictures or texts) and the distinct products among them.
 
     `rows`, `similarities`, `products` [n], best first: `products[i]` is the one `rows[i]` belongs
-    to. `order` [m] are the distinct products, and `first` [m] where in `rows` each one begins.
+    to. `first` has the distinct products, in that order, and where in `rows` each one begins.
     """
 
     rows: NDArray[np.int64]
     similarities: NDArray[np.float32]
     products: NDArray[np.int64]
-    order: NDArray[np.int64]
-    first: NDArray[np.int64]
+    first: dict[int, int]
 
     @classmethod
     def of(
@@ -33,14 +32,15 @@ class Recalled:
         products: NDArray[np.int64],
     ) -> Recalled:
         """Find the distinct products."""
-        first = np.sort(np.unique(products, return_index=True)[1])
-        return cls(rows, similarities, products, products[first], first)
+        first: dict[int, int] = {}
+        for at, product in enumerate(products.tolist()):
+            first.setdefault(product, at)
+        return cls(rows, similarities, products, first)
 
     def until(self, products: int) -> int:
         """How many rows there are up to the one where the last of `products` products begins."""
-        if not len(self.first):
-            return 0
-        return int(self.first[min(products, len(self.first)) - 1]) + 1
+        starts = [*self.first.values()]
+        return starts[min(products, len(starts)) - 1] + 1 if starts else 0
 
 
 def recall_images(
@@ -68,7 +68,7 @@ def recall_images(
     while True:
         rows, similarities = snapshot.search_images(embedding, wanted, among=among_pictures)
         recalled = Recalled.of(rows, similarities, product_of[rows].astype(np.int64))
-        if len(recalled.order) >= products or wanted >= pictures:
+        if len(recalled.first) >= products or wanted >= pictures:
             return recalled
         wanted = min(pictures, 2 * wanted)
 

@@ -230,14 +230,14 @@ class Searcher:
         """What a search answers; `with_views` where the rows of `recalled` are pictures."""
         best = _best(recalled, reranked)
         return SearchResult(
-            self._hits(recalled, k, reranked.logits, best, with_views=with_views),
+            self._hits(recalled, k, reranked.logits.tolist(), best, with_views=with_views),
             False,
             watch.finish(),
             reranked.degraded,
             pairs=int(np.count_nonzero(reranked.done)),
             matching=selected.matching,
             facets=selected.facets,
-            candidates=len(np.unique(recalled.products[: len(reranked.done)])),
+            candidates=sum(first < len(reranked.done) for first in recalled.first.values()),
             reranked=len(best),
         )
 
@@ -245,7 +245,7 @@ class Searcher:
         self,
         recalled: Recalled,
         k: int,
-        scores: NDArray[np.float32],
+        scores: Sequence[float],
         best: Mapping[int, int],
         *,
         with_views: bool,
@@ -259,26 +259,28 @@ class Searcher:
             best: the row of each product that was reranked, as `_best` has it.
             with_views: the rows are pictures.
         """
-        probabilities = self.engine.probability(scores)
         # `best` is in recall order and the sort is stable: equal logits stay in that order.
-        ranked = sorted(best, key=lambda product: -scores[best[product]])
-        ranked += [product for product in recalled.order.tolist() if product not in best]
-        places = {product: place for place, product in enumerate(recalled.order.tolist())}
+        ranked = sorted(best, key=lambda product: -scores[best[product]])[:k]
+        logits = np.array([scores[best[product]] for product in ranked], dtype=np.float32)
+        probabilities = self.engine.probability(logits).tolist()
+        ranked += [product for product in recalled.first if product not in best]
+        recall_ranks = {product: rank for rank, product in enumerate(recalled.first, start=1)}
         hits = []
         for rank, product in enumerate(ranked[:k], start=1):
-            first = int(recalled.first[places[product]])
+            first = recalled.first[product]
             at = best.get(product, first)
-            image_row = int(recalled.rows[at])
-            reranked = product in best
+            view = None
+            if with_views:
+                view = int(recalled.rows[at]) - self.snapshot.image_rows(product)[0]
             hits.append(
                 Hit(
                     rank=rank,
                     item=self.snapshot.item(product),
-                    score=float(scores[at]) if reranked else None,
-                    probability=float(probabilities[at]) if reranked else None,
+                    score=scores[at] if product in best else None,
+                    probability=probabilities[rank - 1] if product in best else None,
                     recall_score=float(recalled.similarities[first]),
-                    recall_rank=places[product] + 1,
-                    view=image_row - self.snapshot.image_rows(product)[0] if with_views else None,
+                    recall_rank=recall_ranks[product],
+                    view=view,
                 )
             )
         return hits
@@ -287,9 +289,9 @@ class Searcher:
 def _best(recalled: Recalled, reranked: Reranked) -> dict[int, int]:
     """Of each product that was reranked the row with the highest logit, the earlier if equal."""
     best: dict[int, int] = {}
-    scores = reranked.logits
+    scores, products = reranked.logits.tolist(), recalled.products.tolist()
     for at in np.flatnonzero(reranked.done).tolist():
-        product = int(recalled.products[at])
+        product = products[at]
         if product not in best or scores[at] > scores[best[product]]:
             best[product] = at
     return best

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from model.native.reading import (
     StackedWeights,
     read_matcher,
 )
+from model.spares import Spares
 from model.states import QuantisedStates
 
 #: Pairs of one call to C; more are done in several.
@@ -27,8 +27,8 @@ MOST_PAIRS = 4096
 
 
 class NativeMatcher:
-    """A bundle's `matcher.onnx`, compiled. Safe to use from several threads: each has memory of its
-    own, kept from one call to the next, and runs without Python's lock.
+    """A bundle's `matcher.onnx`, compiled. Safe to use from several threads: each call has memory
+    of its own, which a later one uses again, and runs without Python's lock.
 
     Args:
         file: the graph.
@@ -44,7 +44,7 @@ class NativeMatcher:
         self._keeper = c.Keeper()
         self.hidden_size = weights.hidden
         self._matcher = ctypes.byref(self._structure(weights))
-        self._memory = threading.local()
+        self._memory = Spares(_Memory)
 
     def match(
         self,
@@ -94,11 +94,18 @@ class NativeMatcher:
             )
         sides = (self._matcher, ctypes.byref(text.structure), ctypes.byref(image.structure))
         count = (ctypes.c_int32(len(rows)), ctypes.c_int32(longest))
-        memory = self._room(self._library.match_room(*sides, *count))
         matcher, *both = sides
-        self._library.match_pairs(
-            matcher, both[0], _pointer(chosen), both[1], *count, _pointer(logits), _pointer(memory)
-        )
+        with self._memory.one() as memory:
+            room = memory.of(self._library.match_room(*sides, *count))
+            self._library.match_pairs(
+                matcher,
+                both[0],
+                _pointer(chosen),
+                both[1],
+                *count,
+                _pointer(logits),
+                _pointer(room),
+            )
         return logits
 
     def _side(self, states: QuantisedStates, rows: NDArray[np.int64], name: str) -> _Side:
@@ -116,15 +123,6 @@ class NativeMatcher:
         if rows.max() >= len(values):
             raise ValueError(f"{name} {rows.max()} of {len(values)}")
         return _Side(values, scales, rows)
-
-    def _room(self, size: int) -> NDArray[np.uint8]:
-        """Memory for a pass, of this thread alone."""
-        memory: NDArray[np.uint8] | None = getattr(self._memory, "room", None)
-        if memory is None or len(memory) < size:
-            self._memory.room = None  # first the old one goes
-            memory = np.zeros(size, dtype=np.uint8)
-            self._memory.room = memory
-        return memory
 
     # The weights, as C reads them.
 
@@ -194,6 +192,20 @@ class NativeMatcher:
         parts = (score.text, score.text_bias, score.image, score.image_bias, salience)
         pointers = [self._float32(part) for part in parts]
         return c.Stacked(*pointers, score.weight, score.text.shape[1])
+
+
+class _Memory:
+    """What one pass at a time computes in."""
+
+    def __init__(self) -> None:
+        self._bytes: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+
+    def of(self, size: int) -> NDArray[np.uint8]:
+        """At least so many bytes."""
+        if len(self._bytes) < size:
+            self._bytes = np.zeros(0, dtype=np.uint8)  # first the old ones go
+            self._bytes = np.zeros(size, dtype=np.uint8)
+        return self._bytes
 
 
 class _Side:

@@ -78,20 +78,23 @@ def _sent(written: bytes) -> Response:
     return Response(written, media_type="application/json")
 
 
-async def encoded_query(service: Service, searcher: Searcher, query: str) -> EncodedTexts | None:
-    """The query as it was encoded before, None if that was not or not lately."""
-    data = await service.queries.get(_query_key(service, searcher, query))
-    return None if data is None else unpack(data, searcher.engine)
+class EncodedQuery:
+    """A query's place among those that were encoded before."""
 
+    def __init__(self, service: Service, searcher: Searcher, query: str) -> None:
+        self._cache = service.queries
+        self._engine = searcher.engine
+        self._key = _hashed([service.version, searcher.engine.model_id, query.strip()])
 
-def keep_encoded(service: Service, searcher: Searcher, query: str, result: SearchResult) -> None:
-    """Keep the encoded query of a result."""
-    if result.encoded is not None:
-        service.queries.put(_query_key(service, searcher, query), pack(result.encoded))
+    async def find(self) -> EncodedTexts | None:
+        """The query as it was encoded before, None if that was not or not lately."""
+        data = await self._cache.get(self._key)
+        return None if data is None else unpack(data, self._engine)
 
-
-def _query_key(service: Service, searcher: Searcher, query: str) -> str:
-    return _hashed([service.version, searcher.engine.model_id, query.strip()])
+    def keep(self, result: SearchResult) -> None:
+        """Keep the encoded query of a result."""
+        if result.encoded is not None:
+            self._cache.put(self._key, pack(result.encoded))
 
 
 def _key(service: Service, searcher: Searcher, kind: str, request: dict[str, Any]) -> str:

@@ -47,13 +47,15 @@ def install(app: FastAPI, policy: Policy, *, open_metrics: bool) -> None:
 
 def _describe(document: dict[str, Any], policy: Policy, open_metrics: bool) -> None:
     """Add `Problem`, and take out FastAPI's own 422, which is answered nowhere."""
+    schemas = document["components"]["schemas"]
     for address, path in document["paths"].items():
         for method, operation in path.items():
             scope = required_scope(method.upper(), address, open_metrics=open_metrics)
             _describe_answers(operation["responses"], scope, counted(method.upper()))
             if policy.keys and scope is not None:
                 operation["security"] = _security(policy, scope)
-    schemas = document["components"]["schemas"]
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                schemas.update(content["schema"].pop("$defs", {}))
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     problem = Problem.model_json_schema(ref_template=REFERENCE + "{model}")

@@ -223,6 +223,16 @@ async def _searcher(service: Annotated[Service, Depends(_ready_service)]) -> Sea
     return service.live.searcher()
 
 
+async def ready(request: Request) -> tuple[Service, Searcher]:
+    """What a search depends on, without FastAPI's way there.
+
+    Raises:
+        ProblemError: `not_ready`.
+    """
+    service = await _ready_service(await get_service(request))
+    return service, await _searcher(service)
+
+
 async def _writer(service: Annotated[Service, Depends(_ready_service)]) -> Writer:
     assert service.writer is not None  # likewise
     return service.writer

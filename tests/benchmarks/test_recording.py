@@ -49,6 +49,22 @@ def test_passes_of_the_compiled_matcher_are_replayed_too(
     np.testing.assert_array_equal(np.sort(again), np.sort(logits))
 
 
+def test_a_caller_that_ran_passes_does_so_again(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "InferenceSession", RecordingSession)
+    engine = Engine(bundle, threads=2, native=False)
+    texts = engine.encode_texts(["red dress"]).states
+    images = states(300, engine.patches, engine.hidden_size)
+    with recording() as passes:
+        logits = engine.match(texts, images)
+    threads = {run.thread for run in passes.runs}
+    assert passes.own in threads
+    assert len(threads) == passes.helpers + 1
+    again = np.concatenate([logit for (logit,) in passes.replay()])
+    np.testing.assert_allclose(np.sort(again), np.sort(logits), rtol=1e-5)
+
+
 def test_nothing_is_recorded_outside(watched: Engine) -> None:
     with recording() as passes:
         watched.encode_texts(["red dress"])

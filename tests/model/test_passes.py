@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,115 @@ def test_a_closed_pool_ends_its_threads() -> None:
         pool.run(rows(0), [1], lambda part: None)
 
 
+def settled(workers: int) -> PassPool:
+    """A pool whose threads have nothing to do: new ones look for passes before they wait."""
+    pool = PassPool(workers)
+    pool.run(rows(0), [1], lambda part: None)
+    while len(pool._changed._waiters) < workers:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    return pool
+
+
+def test_a_caller_that_is_alone_takes_part() -> None:
+    """With as many threads as there are workers, its own among them."""
+    pool = settled(2)
+    together = threading.Barrier(2, timeout=60)
+    seen: set[threading.Thread] = set()
+
+    def compute(part: Rows) -> None:
+        seen.add(threading.current_thread())
+        together.wait()
+
+    passes = rows(*range(6))
+    assert pool.run(passes, costs(passes), compute) == list(range(6))
+    assert threading.current_thread() in seen
+    assert len(seen) == 2
+    pool.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_more_passes_at_a_time_than_workers(workers: int) -> None:
+    pool = PassPool(workers)
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def compute(part: Rows) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.0005)
+        with lock:
+            running -= 1
+
+    def call() -> None:
+        for _ in range(10):
+            passes = rows(*range(7))
+            assert pool.run(passes, costs(passes), compute) == list(range(7))
+
+    callers = [threading.Thread(target=call) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+        assert not caller.is_alive()
+    assert most == workers
+    assert pool.waiting == 0
+    pool.close()
+
+
+def test_a_caller_that_takes_part_lets_others_have_their_turn() -> None:
+    pool = settled(1)
+    order: list[str] = []
+    started, go = threading.Event(), threading.Event()
+    threads: set[str] = set()
+
+    def first(part: Rows) -> None:
+        threads.add(threading.current_thread().name)
+        started.set()
+        go.wait()
+        order.append("first")
+
+    def caller(name: str, compute: Any) -> threading.Thread:
+        passes = rows(*range(3))
+        thread = threading.Thread(target=pool.run, args=(passes, costs(passes), compute), name=name)
+        thread.start()
+        return thread
+
+    one = caller("one", first)
+    started.wait()
+    two = caller("two", lambda part: order.append("second"))
+    while pool.waiting < 2 + 3:
+        time.sleep(0.001)
+    go.set()
+    one.join(timeout=60)
+    two.join(timeout=60)
+    assert order == ["first", "first", "second", "first", "second", "second"]
+    assert threads == {"one", "matcher"}, "it began in its own thread and gave up the core"
+    pool.close()
+
+
+def test_a_pool_that_is_closed_while_a_caller_takes_part_ends_all_its_threads() -> None:
+    pool = PassPool(3)
+    before = set(threading.enumerate())
+    started, go = threading.Event(), threading.Event()
+
+    def compute(part: Rows) -> None:
+        started.set()
+        go.wait()
+
+    passes = rows(*range(12))
+    caller = threading.Thread(target=pool.run, args=(passes, costs(passes), compute))
+    caller.start()
+    started.wait()
+    own = set(threading.enumerate()) - before
+    pool.close()
+    go.set()
+    for thread in own:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+
+
 def padded(passes: list[Rows], lengths: NDArray[np.int32], extra: int) -> list[int]:
     return [len(part) * (int(lengths[part].max()) + extra) for part in passes]
 
@@ -170,6 +280,18 @@ def test_all_workers_end_at_about_the_same_time(workers: int) -> None:
     assert sorted(np.concatenate(passes).tolist()) == list(range(300))
     assert max(padded(passes, mixed, 25)) <= 512
     assert [part.tolist() for part in cut(alike[:2], 25, 512, workers=workers)] == [[0, 1]]
+
+
+def test_rows_alike_keep_the_budget_and_one_beyond_it_is_alone() -> None:
+    for count in (1, 2, 7, 64, 300):
+        for cost in (1, 9, 33, 300, 512):
+            for workers in (1, 2, 8):
+                alike = np.full(count, cost, dtype=np.int32)
+                passes = cut(alike, 0, 512, workers=workers)
+                assert np.concatenate(passes).tolist() == list(range(count))
+                assert max(padded(passes, alike, 0)) <= 512
+    long = np.full(3, 600, dtype=np.int32)
+    assert [part.tolist() for part in cut(long, 0, 512, workers=2)] == [[0], [1], [2]]
 
 
 def test_windows_keep_the_first_first() -> None:

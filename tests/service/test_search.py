@@ -212,5 +212,5 @@ def test_until_takes_every_row_up_to_the_last_candidates_first() -> None:
     rows = np.arange(6)
     products = np.array([3, 3, 1, 3, 2, 1])
     recalled = Recalled.of(rows, np.linspace(1, 0, 6, dtype=np.float32), products)
-    assert recalled.order.tolist() == [3, 1, 2]
+    assert [*recalled.first] == [3, 1, 2]
     assert [recalled.until(n) for n in (1, 2, 3, 4)] == [1, 3, 5, 5]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from service.api.bodies import JSON_BODY
+from service.api.bodies import describe_json, json_body
 from service.api.problems import responses
 from service.api.schemas import MatchRequest, MatchResponse, PairScore, decode_base64
-from service.api.state import ReadySearcher, ReadyService
+from service.api.state import ready
 from service.records import MatchResult, Pair
 
 router = APIRouter(prefix="/v1", tags=["search"])
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
 
 @router.post(
     "/match",
-    dependencies=[JSON_BODY],
+    openapi_extra=describe_json(MatchRequest),
     responses=responses(
         "bad_request",
         "malformed_json",
@@ -36,10 +36,10 @@ router = APIRouter(prefix="/v1", tags=["search"])
         "not_ready",
     ),
 )
-async def match(
-    body: MatchRequest, service: ReadyService, searcher: ReadySearcher
-) -> MatchResponse:
+async def match(request: Request) -> MatchResponse:
     """Score pairs of a text and a picture."""
+    service, searcher = await ready(request)
+    body = await json_body(request, MatchRequest)
 
     def work() -> MatchResult:
         return searcher.match(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from service.api.answers import cached_answer, encoded_query, keep_encoded
-from service.api.bodies import JSON_BODY, check_form, content_type, validated
+from service.api.answers import EncodedQuery, cached_answer
+from service.api.bodies import check_form, content_type, describe_json, json_body, validated
 from service.api.filtering import FacetOut
 from service.api.problems import ProblemError, responses
 from service.api.schemas import (
@@ -24,7 +25,7 @@ from service.api.schemas import (
     TextSearch,
     decode_base64,
 )
-from service.api.state import ReadySearcher, ReadyService, Service
+from service.api.state import Service, ready
 from service.logs import note_query
 from service.records import SearchResult
 from service.search import Searcher
@@ -86,22 +87,24 @@ _IMAGE_BODY = {
 
 @router.post(
     "/text",
-    dependencies=[JSON_BODY],
+    openapi_extra=describe_json(TextSearch),
     response_model=SearchResponse,
     responses={
         200: _CACHED,
         **responses(*_BASE, "empty_text", "invalid_text", "text_too_long", "out_of_range"),
     },
 )
-async def search_text(body: TextSearch, service: ReadyService, searcher: ReadySearcher) -> Response:
+async def search_text(request: Request) -> Response:
     """Find the products whose pictures match a text."""
-    body = _with_k(body, service)
+    service, searcher = await ready(request)
+    body = _with_k(await json_body(request, TextSearch), service)
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     deadline = _deadline(body.budget_ms)
     note_query(body.query)
 
     async def search() -> SearchResponse:
-        encoded = await encoded_query(service, searcher, body.query)
+        query = EncodedQuery(service, searcher, body.query)
+        encoded = await query.find()
         result = await service.search(
             partial(
                 searcher.search_text,
@@ -116,7 +119,8 @@ async def search_text(body: TextSearch, service: ReadyService, searcher: ReadySe
             deadline,
         )
         if encoded is None:
-            keep_encoded(service, searcher, body.query, result)
+            # When the answer is sent: writing it does not wait.
+            asyncio.get_running_loop().call_soon(query.keep, result)
         return _answer(searcher, result)
 
     return await cached_answer(service, searcher, "text", body, search, candidates=candidates)
@@ -159,13 +163,10 @@ async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, by
         ),
     },
 )
-async def search_image(
-    query: Annotated[tuple[ImageSearch | ImageUpload, bytes | None], Depends(_image_search)],
-    service: ReadyService,
-    searcher: ReadySearcher,
-) -> Response:
+async def search_image(request: Request) -> Response:
     """Find the products whose texts match a picture: a file, base64, or an item's."""
-    body, image = query
+    service, searcher = await ready(request)
+    body, image = await _image_search(request)
     body = _with_k(body, service)
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     options = (body.k, candidates, body.rerank, body.selection())
