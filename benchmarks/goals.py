@@ -78,8 +78,9 @@ def _resident(steps: dict[str, Any]) -> Found:
 
 
 def _encoded(processes: str, steps: dict[str, Any]) -> Found:
-    share = steps[SHIPPED]["share_percent"][processes]
-    return f"{shown(share)} %", share["median"] >= 90
+    shares = steps[SHIPPED]["share_percent"][processes]
+    told = f"{shown(shares['wide'])} % of each by all cores, {shown(shares['sessions'])} % of one a"
+    return f"{told} core", all(share["median"] >= 90 for share in shares.values())
 
 
 _PEERS = ("sentence-transformers", "fastembed")

@@ -8,13 +8,13 @@ makes of its work. `install` before an engine is made.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,12 @@ _Session: Any = ort.InferenceSession
 @dataclass(slots=True)
 class Run:
     """One pass: how to do it once more, which gives its outputs or None where they are bound, the
-    thread it was in, and whether it was the matcher's."""
+    thread it was in, and from when to when."""
 
     again: Callable[[], Any]
-    is_match: bool = False
     thread: int = field(default_factory=threading.get_ident)
+    began: float = field(default_factory=time.perf_counter)
+    ended: float = float("inf")
 
 
 @dataclass
@@ -44,6 +45,16 @@ class Recording:
 
     runs: list[Run] = field(default_factory=list)
     own: int = field(default_factory=threading.get_ident)
+
+    @contextmanager
+    def noting(self, again: Callable[[], Any]) -> Iterator[None]:
+        """Note the pass that a `with` block makes."""
+        run = Run(again)
+        self.runs.append(run)
+        try:
+            yield
+        finally:
+            run.ended = time.perf_counter()
 
     @property
     def helpers(self) -> int:
@@ -58,18 +69,32 @@ class Recording:
     def replay(self) -> list[Any]:
         """Make the passes again, by as many threads as made them; gives what each gave.
 
-        What the recording thread encoded itself is made in its turn, as what follows may need it:
-        the matcher's passes come after the query's encoding. Only those and other threads' passes
-        go together.
+        A pass that was made while no other was is made alone, as what follows may need it: the
+        matcher's passes come after the query's encoding.
         """
         outputs: list[Any] = []
-        for together, group in groupby(self.runs, key=self._is_shared):
-            runs = list(group)
-            outputs += self._together(runs) if together else [run.again() for run in runs]
+        for runs in self._groups():
+            outputs += self._together(runs) if len(runs) > 1 else [runs[0].again()]
         return outputs
 
-    def _is_shared(self, run: Run) -> bool:
-        return run.is_match or run.thread != self.own
+    def _groups(self) -> list[list[Run]]:
+        """Passes that went together, in turn; each is begun before all that began earlier ended."""
+        groups: list[list[Run]] = []
+        end = 0.0
+        for run in sorted(self.runs, key=lambda run: run.began):
+            if run.began < end:
+                groups[-1].append(run)
+            else:
+                groups.append([run])
+            end = max(end, run.ended)
+        # Between two such groups all threads were idle for a moment, as bare sessions need not be.
+        merged: list[list[Run]] = []
+        for group in groups:
+            if merged and len(merged[-1]) > 1 and len(group) > 1:
+                merged[-1] += group
+            else:
+                merged.append(group)
+        return merged
 
     def _together(self, runs: list[Run]) -> list[Any]:
         """Passes of several threads, of which this one is one if the recording thread was."""
@@ -99,23 +124,20 @@ class RecordingSession(_Session):  # type: ignore[misc]
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         """As the class it stands for."""
-        if _current is not None:
-            # Copies: the caller may use its arrays again.
-            feeds = {name: np.array(value, order="C") for name, value in input_feed.items()}
-            again = partial(_Session.run, self, output_names, feeds)
-            _current.runs.append(Run(again, self._is_matcher))
-        return _Session.run(self, output_names, input_feed, run_options)
+        if _current is None:
+            return _Session.run(self, output_names, input_feed, run_options)
+        # Copies: the caller may use its arrays again.
+        feeds = {name: np.array(value, order="C") for name, value in input_feed.items()}
+        with _current.noting(partial(_Session.run, self, output_names, feeds)):
+            return _Session.run(self, output_names, input_feed, run_options)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As the class it stands for; what is bound must stay as it is until the replay."""
-        if _current is not None:
-            again = partial(_Session.run_with_iobinding, self, iobinding)
-            _current.runs.append(Run(again, self._is_matcher))
-        _Session.run_with_iobinding(self, iobinding, run_options)
-
-    @property
-    def _is_matcher(self) -> bool:
-        return any(output.name == "logit" for output in self.get_outputs())
+        if _current is None:
+            _Session.run_with_iobinding(self, iobinding, run_options)
+            return
+        with _current.noting(partial(_Session.run_with_iobinding, self, iobinding)):
+            _Session.run_with_iobinding(self, iobinding, run_options)
 
 
 class RecordingMatcher(NativeMatcher):
@@ -129,11 +151,12 @@ class RecordingMatcher(NativeMatcher):
         rows: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """As the class it stands for."""
-        if _current is not None:
-            sides = [QuantisedStates(side.values.copy(), side.scales) for side in (texts, images)]
-            bare = partial(NativeMatcher.match, self, *sides, lengths.copy(), rows.copy())
-            _current.runs.append(Run(lambda: [bare()], is_match=True))
-        return super().match(texts, images, lengths, rows)
+        if _current is None:
+            return super().match(texts, images, lengths, rows)
+        sides = [QuantisedStates(side.values.copy(), side.scales) for side in (texts, images)]
+        bare = partial(NativeMatcher.match, self, *sides, lengths.copy(), rows.copy())
+        with _current.noting(lambda: [bare()]):
+            return super().match(texts, images, lengths, rows)
 
 
 def install() -> None:

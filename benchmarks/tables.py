@@ -257,11 +257,12 @@ def offline(steps: Steps) -> str:
                     f"{name_of(name)}: {about}",
                     f"{facts['pictures']:,}",
                     shown(rates[level]),
-                    shown(rates["sessions"]),
-                    shown(shares[level]),
+                    *(shown(rates[bare]) for bare in ("wide", "sessions")),
+                    *(shown(shares[level][bare]) for bare in ("wide", "sessions")),
                 ]
             )
-    head = ["", "pictures", "pictures/s", "bare sessions, pictures/s", "share, %"]
+    bare = ("bare sessions, each pass by all cores", "bare sessions, a pass a core")
+    head = ["", "pictures", "pictures/s", *bare, "share of the former, %", "of the latter, %"]
     return table(head, rows)
 
 

@@ -25,7 +25,7 @@ from typing import Self
 
 from index.chunks import Chunk, EncodedChunk, encode_chunks
 from model.bundle import Bundle
-from model.engine import Engine
+from model.engine import Engine, offline_engine
 from model.errors import FashionBertError, SnapshotError
 from model.pictures import Pictures, open_pictures
 from model.preprocess import ImageLimits
@@ -219,12 +219,8 @@ def _work(connection: Connection, task: _Task) -> None:
     # By a thread: the build must never wait to give while this waits for it to take.
     threading.Thread(target=_receive, args=(connection, chunks), daemon=True).start()
     try:
-        engine = Engine(
-            Bundle.open(task.bundle, verify=False),
-            threads=task.threads,
-            device=task.device,
-            native=False,  # nothing is scored here
-        )
+        bundle = Bundle.open(task.bundle, verify=False)
+        engine = offline_engine(bundle, threads=task.threads, device=task.device)
         with open_pictures(task.pictures) as pictures:
             for encoded in encode_chunks(
                 engine,

@@ -70,6 +70,8 @@ class Engine:
         device: `cpu` or `cuda`.
         workers: passes of the matcher that run at the same time, with `threads` / `workers` cores
             each; by default on a CPU as many as threads, and on a GPU one.
+        encoder_workers: passes of an encoder that run at the same time, likewise. By default one:
+            a query is one pass, which all cores make sooner than one.
         gpu_memory: most bytes on the GPU that the graphs take together; by default all there are.
         native: on a CPU, score pairs by the compiled matcher where there is one (`model.native`),
             and not by ONNX Runtime.
@@ -86,6 +88,7 @@ class Engine:
         threads: int | None = None,
         device: str = "cpu",
         workers: int | None = None,
+        encoder_workers: int = 1,
         gpu_memory: int | None = None,
         native: bool = True,
     ) -> None:
@@ -103,12 +106,12 @@ class Engine:
         self.threads = threads or os.cpu_count() or 1
         self.workers = workers or (self.threads if device == "cpu" else 1)
         self._encode_batch = ENCODE_BATCH[device]
-        self._text_encoder: Any = open_session(
-            bundle.path / "text_encoder.onnx", using, self.threads
-        )
-        self._image_encoder: Any = open_session(
-            bundle.path / "image_encoder.onnx", using, self.threads
-        )
+        #: Texts or pictures that all its passes at a time have work with, twice over.
+        self.busy_with = 2 * encoder_workers * self._encode_batch
+        self._encoder_passes = PassPool(encoder_workers) if encoder_workers > 1 else None
+        each = max(1, self.threads // encoder_workers)
+        self._text_encoder: Any = open_session(bundle.path / "text_encoder.onnx", using, each)
+        self._image_encoder: Any = open_session(bundle.path / "image_encoder.onnx", using, each)
         each = max(1, self.threads // self.workers)
         file = bundle.path / "matcher.onnx"
         self._matcher: Any = open_session(file, using, each)
@@ -131,7 +134,9 @@ class Engine:
         share_passes = device == "cuda" and self._rows is not None
         self.passes = PassPool(self.workers, self.match_tokens if share_passes else 0)
         self.memory = MemoryWatch()
-        weakref.finalize(self, self.passes.close)
+        for pool in (self.passes, self._encoder_passes):
+            if pool is not None:
+                weakref.finalize(self, pool.close)
 
     def require_recall(self) -> None:
         """Refuse a model that cannot search.
@@ -218,11 +223,17 @@ class Engine:
         compute: Callable[[NDArray[np.int64]], None],
         before_pass: Callable[[], None],
     ) -> None:
+        def run(rows: NDArray[np.int64]) -> None:
+            before_pass()
+            halving(compute)(rows)
+            fits()
+
         with self.memory.watching(graph) as fits:
+            if self._encoder_passes is not None:
+                self._encoder_passes.run(passes, [len(rows) for rows in passes], run)
+                return
             for rows in passes:
-                before_pass()
-                halving(compute)(rows)
-                fits()
+                run(rows)
 
     def match(self, texts: States, images: States) -> NDArray[np.float32]:
         """Raw match logits of pairs, the ranking key.
@@ -320,6 +331,22 @@ class Engine:
         scaled = np.clip(slope * logits + intercept, -60, 60)
         probability: NDArray[np.float32] = (1 / (1 + np.exp(-scaled))).astype(np.float32)
         return probability
+
+
+def offline_engine(bundle: Bundle, *, threads: int | None = None, device: str = "cpu") -> Engine:
+    """An engine to encode a catalogue with.
+
+    It has no compiled matcher, and on a CPU each core makes passes of its own: without barriers
+    between them they encode a quarter more (docs/EXPERIMENTS.md).
+
+    Args:
+        bundle: as of `Engine`, as are the others and what is raised.
+        threads: processor cores.
+        device: `cpu` or `cuda`.
+    """
+    threads = threads or os.cpu_count() or 1
+    workers = threads if device == "cpu" else 1
+    return Engine(bundle, threads=threads, device=device, encoder_workers=workers, native=False)
 
 
 def _quantised(pairs: Pairs) -> tuple[QuantisedStates, QuantisedStates]:

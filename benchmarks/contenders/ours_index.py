@@ -17,33 +17,43 @@ from model.bundle import Bundle
 
 def make() -> tuple[Prepare, dict[str, Any]]:
     """Settings: `bundle`, `feed`, `folder` for the snapshots. Requests: `level` of `job`,
-    `processes` (the job with one a core) and `sessions`.
+    `processes` (the job with one a core), `sessions` (its passes, as it makes them: one a core) and
+    `wide` (the same passes as ONNX Runtime makes them by default: each by all cores).
     """
     recording.install()
     from index.build import build
     from model.catalogue import read_catalogue
-    from model.engine import Engine
+    from model.engine import Engine, offline_engine
 
     given = settings()
-    engine = Engine(Bundle.open(Path(given["bundle"])))
+    bundle = Bundle.open(Path(given["bundle"]))
+    offline, wide = offline_engine(bundle), Engine(bundle, native=False)
     root = Path(given["folder"])
     catalogue = read_catalogue(Path(given["feed"]), check_images=False)
 
-    def job(processes: int = 1) -> object:
+    def job(processes: int = 1, engine: Engine = offline) -> object:
         shutil.rmtree(root, ignore_errors=True)
         build(catalogue, engine, root, progress=False, processes=processes)
         return None
 
-    with recording.recording() as passes:
-        job()
-    pictures = sum(len(product.images) for product in catalogue.products)
+    def recorded(engine: Engine) -> recording.Recording:
+        with recording.recording() as passes:
+            job(engine=engine)
+        return passes
 
-    def sessions() -> object:
+    def replayed(passes: recording.Recording) -> object:
         passes.replay()
         return None
 
+    passes, of_all_cores = recorded(offline), recorded(wide)
+    pictures = sum(len(product.images) for product in catalogue.products)
     cores = len(os.sched_getaffinity(0))
-    levels = {"job": job, "processes": partial(job, cores), "sessions": sessions}
+    levels = {
+        "job": job,
+        "processes": partial(job, cores),
+        "sessions": partial(replayed, passes),
+        "wide": partial(replayed, of_all_cores),
+    }
 
     def prepare(request: dict[str, Any]) -> Callable[[], object]:
         return levels[request["level"]]

@@ -13,7 +13,8 @@ from benchmarks.results import Results
 from benchmarks.settings import Settings
 
 MODELS = (models.SHIPPED, "small-fp32")
-LEVELS = ("job", "processes", "sessions")
+JOBS = ("job", "processes")
+BARE = ("wide", "sessions")
 _ROUNDS = 3
 
 
@@ -36,7 +37,8 @@ def _measure(settings: Settings, name: str) -> dict[str, Any]:
     try:
         with started(partial(Contender, name, "ours_index.py", given)) as (contender,):
             turns = {
-                level: partial(contender.run, level=level, repeats=1, cold=True) for level in LEVELS
+                level: partial(contender.run, level=level, repeats=1, cold=True)
+                for level in (*JOBS, *BARE)
             }
             found = interleave(min(_ROUNDS, settings.rounds), turns, f"offline, {name}")
             facts = contender.facts
@@ -45,8 +47,11 @@ def _measure(settings: Settings, name: str) -> dict[str, Any]:
     spent = medians([{level: one["ms"] for level, one in each.items()} for each in found])
     rates = {level: [1000 * facts["pictures"] / ms for ms in each] for level, each in spent.items()}
     shares = {
-        level: spread([100 * a / b for a, b in zip(rates[level], rates["sessions"], strict=True)])
-        for level in LEVELS[:-1]
+        level: {
+            bare: spread([100 * a / b for a, b in zip(rates[level], rates[bare], strict=True)])
+            for bare in BARE
+        }
+        for level in JOBS
     }
     return {
         "facts": facts,

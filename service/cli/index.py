@@ -53,7 +53,10 @@ def build(
     recall: Annotated[
         str, typer.Option(help="auto, exact, hnsw or ivfpq; auto goes by the catalogue's size.")
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Pictures encoded together.", min=1)] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Pictures encoded together; by default two passes a core.", min=1),
+    ] = None,
     if_changed: Annotated[
         bool,
         typer.Option(
@@ -93,7 +96,7 @@ def build(
     from index.versions import list_snapshots
     from model.bundle import Bundle
     from model.catalogue import read_catalogue
-    from model.engine import Engine
+    from model.engine import offline_engine
 
     settings = load_settings(bundle=bundle, snapshots=snapshots, threads=threads, device=device)
     model = Bundle.open(settings.bundle)
@@ -114,7 +117,7 @@ def build(
         note(catalogue.report.summary())
         for line in options.about_columns(catalogue):
             note(str(plain(line)))
-        engine = Engine(model, threads=settings.threads, device=settings.device, native=False)
+        engine = offline_engine(model, threads=settings.threads, device=settings.device)
         before = list_snapshots(settings.snapshots)
         snapshot = build_snapshot(
             catalogue,

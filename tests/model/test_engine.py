@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 from model.backbones import new_config, new_model
 from model.bundle import Bundle, write_manifest
 from model.catalogue import read_catalogue
-from model.engine import EncodedImages, EncodedTexts, Engine
+from model.engine import ENCODE_BATCH, EncodedImages, EncodedTexts, Engine, offline_engine
 from model.errors import BundleError, FashionBertError
 from model.export import export_bundle
 from model.passes import Limits
@@ -165,19 +164,60 @@ def test_workers_share_the_passes(
     np.testing.assert_allclose(logits, one_by_one.diagonal(), atol=1e-4)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_engine_for_the_offline_job_encodes_the_same(
+    threads: int,
+    bundle: Bundle,
+    engine: Engine,
+    sentences: list[str],
+    pixels: np.ndarray,
+) -> None:
+    """In as many passes at a time as there are threads."""
+    offline = offline_engine(bundle, threads=threads)
+    assert not offline.is_native
+    assert offline.busy_with == 2 * threads * ENCODE_BATCH["cpu"]
+    many, pictures = sentences * 4, np.concatenate([pixels] * 4)
+    texts, images = engine.encode_texts(many), engine.encode_images(pictures)
+    texts_too, images_too = offline.encode_texts(many), offline.encode_images(pictures)
+    np.testing.assert_array_equal(texts_too.lengths, texts.lengths)
+    np.testing.assert_allclose(texts_too.embeddings, texts.embeddings, atol=1e-5)
+    np.testing.assert_allclose(images_too.embeddings, images.embeddings, atol=1e-5)
+    for ours, theirs in ((texts_too, texts), (images_too, images)):
+        difference = ours.states.dequantise() - theirs.states.dequantise()
+        assert np.abs(difference).max() < 0.05
+
+
+def test_the_offline_job_stops_at_what_is_raised_before_a_pass(
+    bundle: Bundle, sentences: list[str]
+) -> None:
+    class UnwantedError(Exception):
+        pass
+
+    passes: list[str] = []
+
+    def once() -> None:
+        passes.append("")
+        raise UnwantedError
+
+    with pytest.raises(UnwantedError):
+        offline_engine(bundle, threads=2).encode_texts(sentences * 50, once)
+    assert len(passes) <= 2
+
+
 def test_a_forgotten_engine_ends_its_threads(
     bundle: Bundle, texts: EncodedTexts, images: EncodedImages
 ) -> None:
-    before = threading.active_count()
-    engine = Engine(bundle, threads=2)
+    before = set(threading.enumerate())
+    engine = Engine(bundle, threads=2, encoder_workers=2)
     engine.match(texts.states, images.states)
-    assert threading.active_count() > before
+    engine.encode_texts(["red", "blue"])
+    own = set(threading.enumerate()) - before
+    assert len(own) == 4, "two of the matcher's and two of the encoders'"
     del engine
     gc.collect()
-    deadline = time.monotonic() + 60
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    for thread in own:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
 
 
 def test_the_order_within_a_batch_does_not_count(
