@@ -8,6 +8,7 @@ both.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -23,7 +24,7 @@ from service.api.schemas import SearchResponse
 from service.api.state import Service
 from service.logs import current_request
 from service.queries import pack, unpack
-from service.records import SearchResult
+from service.records import SearchLimits, SearchResult
 from service.search import Searcher
 
 
@@ -110,10 +111,16 @@ def _key(service: Service, searcher: Searcher, kind: str, request: dict[str, Any
             snapshot.manifest.key,
             snapshot.created,
             snapshot.delta.fingerprint if isinstance(snapshot, LiveSnapshot) else "",
-            repr(searcher.limits),
+            _shown(searcher.limits),
             request,
         ]
     )
+
+
+@functools.cache
+def _shown(limits: SearchLimits) -> str:
+    """A service has one."""
+    return repr(limits)
 
 
 def _hashed(parts: list[Any]) -> str:
