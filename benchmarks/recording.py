@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -57,21 +58,24 @@ class Recording:
             run.ended = time.perf_counter()
 
     @property
-    def helpers(self) -> int:
-        """How many other threads made some of them."""
-        return len({run.thread for run in self.runs} - {self.own})
+    def at_once(self) -> int:
+        """How many of them went on at the same time, at most."""
+        return _most_at_once(self.runs)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        """As many threads as helped; kept, as the engine keeps its own."""
-        return ThreadPoolExecutor(max(1, self.helpers))
+        """Kept, as the engine keeps its own."""
+        return ThreadPoolExecutor(max(1, self.at_once))
 
-    def replay(self) -> list[Any]:
-        """Make the passes again, by as many threads as made them; gives what each gave.
+    def replay(self, *, in_turn: bool = True) -> list[Any]:
+        """Make the passes again, as many at a time as there were; gives what each gave.
 
-        A pass that was made while no other was is made alone, as what follows may need it: the
-        matcher's passes come after the query's encoding.
+        Args:
+            in_turn: make a pass alone that was made while no other was, as what follows may need
+                it: the matcher's passes come after the query's encoding.
         """
+        if not in_turn:
+            return self._together(self.runs)
         outputs: list[Any] = []
         for runs in self._groups():
             outputs += self._together(runs) if len(runs) > 1 else [runs[0].again()]
@@ -97,7 +101,7 @@ class Recording:
         return merged
 
     def _together(self, runs: list[Run]) -> list[Any]:
-        """Passes of several threads, of which this one is one if the recording thread was."""
+        """Passes that went together; this thread makes some if the recording one did."""
         left = deque(enumerate(runs))
         outputs: list[Any] = [None] * len(runs)
 
@@ -107,13 +111,18 @@ class Recording:
                     place, run = left.popleft()
                     outputs[place] = run.again()
 
-        threads = {run.thread for run in runs}
-        others = [self._pool.submit(work) for _ in threads - {self.own}]
-        if self.own in threads:
+        takes_part = any(run.thread == self.own for run in runs)
+        others = [self._pool.submit(work) for _ in range(_most_at_once(runs) - takes_part)]
+        if takes_part:
             work()
         for other in others:
             other.result()
         return outputs
+
+
+def _most_at_once(runs: list[Run]) -> int:
+    changes = sorted([(run.began, 1) for run in runs] + [(run.ended, -1) for run in runs])
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 _current: Recording | None = None

@@ -45,6 +45,8 @@ from model.errors import CatalogueError, SnapshotError
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
 
 CHUNK = 256
+#: Pictures: eight passes on a CPU, for eight cores at a time. More cores are for several processes.
+BATCH = 64
 
 
 def build(
@@ -52,7 +54,7 @@ def build(
     engine: Engine,
     root: Path,
     *,
-    batch_size: int | None = None,
+    batch_size: int = BATCH,
     progress: bool = True,
     recall: str = "auto",
     max_bad: float = 0.05,
@@ -73,8 +75,7 @@ def build(
         catalogue: what to encode; its pictures are read once.
         engine: the model.
         root: the folder of all snapshots; made if need be.
-        batch_size: pictures that are decoded ahead and encoded together; by default what keeps the
-            engine busy.
+        batch_size: pictures that are decoded ahead and encoded together.
         progress: show bars with rate and time left on standard error.
         recall: `auto`, `exact`, `hnsw` or `ivfpq`; see `index.recall`.
         max_bad: the share of the pictures that may be left out (0 to 1).
@@ -96,8 +97,6 @@ def build(
         SnapshotError: another build is running here, the disk is full, a process was ended, or
             `recall` does not fit.
     """
-    if batch_size is None:
-        batch_size = engine.busy_with
     if min(batch_size, chunk, processes) < 1 or not 0 <= max_bad <= 1:
         raise SnapshotError(
             f"batch_size {batch_size}, chunk {chunk}, processes {processes}, max_bad {max_bad}: "

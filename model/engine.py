@@ -106,9 +106,9 @@ class Engine:
         self.threads = threads or os.cpu_count() or 1
         self.workers = workers or (self.threads if device == "cpu" else 1)
         self._encode_batch = ENCODE_BATCH[device]
-        #: Texts or pictures that all its passes at a time have work with, twice over.
-        self.busy_with = 2 * encoder_workers * self._encode_batch
-        self._encoder_passes = PassPool(encoder_workers) if encoder_workers > 1 else None
+        self._encoder_passes = None
+        if encoder_workers > 1:
+            self._encoder_passes = PassPool(encoder_workers, name="encoder")
         each = max(1, self.threads // encoder_workers)
         self._text_encoder: Any = open_session(bundle.path / "text_encoder.onnx", using, each)
         self._image_encoder: Any = open_session(bundle.path / "image_encoder.onnx", using, each)
@@ -358,8 +358,11 @@ def _quantised(pairs: Pairs) -> tuple[QuantisedStates, QuantisedStates]:
 
 
 def _by_length(lengths: NDArray[np.int32], batch: int) -> list[NDArray[np.int64]]:
-    """Row numbers in batches of like length, so that little of a pass is padding."""
-    order = np.argsort(lengths, kind="stable")
+    """Row numbers in batches of like length, so that little of a pass is padding.
+
+    The longest come first: with several passes at a time a short one at the end keeps nobody idle.
+    """
+    order = np.argsort(-lengths, kind="stable")
     return [order[start : start + batch] for start in range(0, len(order), batch)]
 
 

@@ -8,8 +8,9 @@ the operators; the passes of one request run on all cores when it is alone; and 
 several, they take turns a pass at a time: a request with 1,000 candidates holds up one with 16 by
 one pass, not by a thousand pairs.
 
-Whoever finds a core free runs passes of its own in its own thread for as long as it is its turn: to
-wake a thread that sleeps takes a tenth of a millisecond, and so does being woken by it.
+Whoever finds a core free runs passes of its own in its own thread for as long as it is its turn,
+and another's only together with them: to wake a thread that sleeps takes a tenth of a millisecond,
+and so does being woken by it.
 
 On a GPU a pass of thousands of tokens is what pays, and there the rows of those who wait do go into
 one, as far as it has room: the next pass of the one whose turn it is, and then of each of the
@@ -95,10 +96,12 @@ class PassPool:
         workers: passes that run at the same time.
         shared: most tokens, padding included, of a pass that several callers share; 0 where none
             is to be shared.
+        name: of the threads.
     """
 
-    def __init__(self, workers: int, shared: int = 0) -> None:
+    def __init__(self, workers: int, shared: int = 0, name: str = "matcher") -> None:
         self.workers = workers
+        self._name = name
         self.shared = shared
         self._jobs: deque[_Job] = deque()  # those with passes left; the first one is next
         self._running = 0  # threads that run a pass, callers' own among them
@@ -162,7 +165,7 @@ class PassPool:
 
     def _start(self) -> None:
         while len(self._threads) < self.workers:
-            thread = threading.Thread(target=self._work, name="matcher", daemon=True)
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -171,7 +174,6 @@ class PassPool:
             with self._changed:
                 while not (tasks := self._take()):
                     if self._closed and not self._jobs:
-                        self._changed.notify()  # the next one, which may have waited for a core
                         return
                     self._changed.wait()
             self._run(tasks)
@@ -181,20 +183,21 @@ class PassPool:
         """Run a caller's passes in its own thread while a core is free and it is their turn."""
         while True:
             with self._changed:
-                mine = bool(self._jobs) and self._jobs[0] is job
-                tasks = self._take() if mine else []
+                tasks = self._take(job)
                 if not tasks:
                     if self._jobs and self._running < self.workers:
                         self._changed.notify()  # it is another's turn on this core
                     return
             self._run(tasks)
 
-    def _take(self) -> list[tuple[_Job, int]]:
-        """The next pass and those that go into one with it; none if no core is free."""
-        if self._running >= self.workers or (task := self._next()) is None:
+    def _take(self, only: _Job | None = None) -> list[tuple[_Job, int]]:
+        """The next pass and those that go into one with it; none if no core is free, or if it is
+        not the turn of the `only` caller."""
+        if self._running >= self.workers or (task := self._next(only)) is None:
             return []
+        tasks = [task, *self._company(*task)]
         self._running += 1
-        return [task, *self._company(*task)]
+        return tasks
 
     def _run(self, tasks: list[tuple[_Job, int]]) -> None:
         """Run what was taken."""
@@ -206,15 +209,18 @@ class PassPool:
         finally:
             with self._changed:
                 self._running -= 1
+                if self._closed:  # whoever waits for a core may find that nothing is left to do
+                    self._changed.notify_all()
 
-    def _next(self) -> tuple[_Job, int] | None:
-        """The next pass of the caller whose turn it is; jobs nobody waits for fall out.
+    def _next(self, only: _Job | None) -> tuple[_Job, int] | None:
+        """The next pass of the caller whose turn it is, if that is `only` or there is none such;
+        jobs nobody waits for fall out.
 
         Passes that are not begun are not measured. So that one slow pass does not keep all later
         ones from being tried, the mean shrinks each time that it alone is why nothing is begun.
         """
         kept_off = False
-        while self._jobs:
+        while self._jobs and only in (None, self._jobs[0]):
             job = self._jobs.popleft()
             number = job.left[0]
             now, deadline = time.perf_counter(), job.limits.deadline
@@ -287,7 +293,11 @@ class PassPool:
         start = time.perf_counter()
         try:
             first.compute([(job.together.part, job.passes[n]) for job, n in tasks if job.together])
-        except BaseException:  # too large, or the fault of one: each by itself tells
+        except BaseException as error:  # too large, or the fault of one: each by itself tells
+            if not isinstance(error, Exception):  # Ctrl-C, in the thread of the first one's caller
+                job, number = tasks.pop(0)
+                with self._changed:
+                    self._ended(job, number, error)
             for job, number in tasks:
                 self._run_one(job, number)
             return

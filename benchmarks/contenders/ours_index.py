@@ -42,7 +42,7 @@ def make() -> tuple[Prepare, dict[str, Any]]:
         return passes
 
     def replayed(passes: recording.Recording) -> object:
-        passes.replay()
+        passes.replay(in_turn=False)  # none needs another
         return None
 
     passes, of_all_cores = recorded(offline), recorded(wide)
@@ -63,7 +63,7 @@ def make() -> tuple[Prepare, dict[str, Any]]:
         "products": len(catalogue.products),
         "pictures": pictures,
         "passes": len(passes.runs),
-        "threads": max(1, passes.helpers),
+        "threads": passes.at_once,
     }
     return prepare, facts
 

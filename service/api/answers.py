@@ -119,7 +119,7 @@ def _key(service: Service, searcher: Searcher, kind: str, request: dict[str, Any
 
 @functools.cache
 def _shown(limits: SearchLimits) -> str:
-    """A service has one."""
+    """Limits as text; made once, as a service has one of them."""
     return repr(limits)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from python_multipart.multipart import parse_options_header
 
 from service.api.problems import REFERENCE, ProblemError
@@ -45,19 +46,23 @@ async def json_body(request: Request, schema: type[M]) -> M:
             [{"type": "json_invalid", "loc": ("body", error.pos), "msg": error.msg}],
             body=error.doc,
         ) from error
-    except (ValueError, RecursionError) as error:  # no text, or a number of 10,000 digits
-        raise ProblemError("bad_request", "the body cannot be read") from error
+    except UnicodeDecodeError as error:
+        raise ProblemError("bad_request", "the body is no text: send JSON in UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(
+            "bad_request", "the body nests too deeply, or has a number of too many digits"
+        ) from error
     return validated(schema, fields)
 
 
 def describe_json(schema: type[BaseModel]) -> dict[str, Any]:
     """For OpenAPI (`openapi_extra`), what `json_body` reads, which FastAPI cannot tell."""
     described = schema.model_json_schema(ref_template=REFERENCE + "{model}")
+    # `service.api.openapi` puts these where the references lead.
+    defined = described.pop("$defs", {}) | {schema.__name__: described}
+    reference = {"$ref": REFERENCE + schema.__name__, "$defs": defined}
     return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": described}},
-        }
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
     }
 
 
@@ -98,7 +103,12 @@ def validated(schema: type[M], data: Any, *where: str) -> M:
     except ValidationError as error:
         raise RequestValidationError(
             [
-                {**one, "loc": ("body", *where, *one["loc"])}
+                {**one, "msg": _message(one), "loc": ("body", *where, *one["loc"])}
                 for one in error.errors(include_url=False)
             ]
         ) from error
+
+
+def _message(error: ErrorDetails) -> str:
+    """What pydantic says, less the names of Python's classes."""
+    return "Input should be an object" if error["type"] == "model_type" else error["msg"]

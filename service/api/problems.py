@@ -227,7 +227,7 @@ def _reason(found: dict[str, Any], body: Any) -> str:
     """Why something is no JSON, and where."""
     reason = str(found.get("ctx", {}).get("error", found["msg"]))
     at = found["loc"][-1]
-    if isinstance(at, int) and isinstance(body, str):  # FastAPI's; pydantic's reason has the place
+    if isinstance(at, int) and isinstance(body, str):  # of `json`; pydantic's reason has the place
         line, column = body.count("\n", 0, at) + 1, at - body.rfind("\n", 0, at)
         reason += f" at line {line} column {column}"
     return reason

@@ -54,9 +54,8 @@ def build(
         str, typer.Option(help="auto, exact, hnsw or ivfpq; auto goes by the catalogue's size.")
     ] = "auto",
     batch_size: Annotated[
-        int | None,
-        typer.Option(help="Pictures encoded together; by default two passes a core.", min=1),
-    ] = None,
+        int, typer.Option(help="Pictures decoded ahead and encoded together.", min=1)
+    ] = 64,
     if_changed: Annotated[
         bool,
         typer.Option(

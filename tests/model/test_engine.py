@@ -14,7 +14,7 @@ import torch
 from model.backbones import new_config, new_model
 from model.bundle import Bundle, write_manifest
 from model.catalogue import read_catalogue
-from model.engine import ENCODE_BATCH, EncodedImages, EncodedTexts, Engine, offline_engine
+from model.engine import EncodedImages, EncodedTexts, Engine, offline_engine
 from model.errors import BundleError, FashionBertError
 from model.export import export_bundle
 from model.passes import Limits
@@ -175,7 +175,6 @@ def test_an_engine_for_the_offline_job_encodes_the_same(
     """In as many passes at a time as there are threads."""
     offline = offline_engine(bundle, threads=threads)
     assert not offline.is_native
-    assert offline.busy_with == 2 * threads * ENCODE_BATCH["cpu"]
     many, pictures = sentences * 4, np.concatenate([pixels] * 4)
     texts, images = engine.encode_texts(many), engine.encode_images(pictures)
     texts_too, images_too = offline.encode_texts(many), offline.encode_images(pictures)

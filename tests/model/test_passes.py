@@ -225,9 +225,83 @@ def test_a_caller_that_takes_part_lets_others_have_their_turn() -> None:
     pool.close()
 
 
-def test_a_pool_that_is_closed_while_a_caller_takes_part_ends_all_its_threads() -> None:
-    pool = PassPool(3)
-    before = set(threading.enumerate())
+def test_a_caller_that_is_gone_does_not_run_what_others_wait_for() -> None:
+    pool = settled(1)
+    started, go = threading.Event(), threading.Event()
+    gone = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def hold(part: Rows) -> None:
+        started.set()
+        go.wait()
+
+    passes = rows(0, 1)
+    first = threading.Thread(
+        target=pool.run, args=(passes, costs(passes), hold, Limits(cancelled=gone.is_set))
+    )
+    first.start()
+    started.wait()
+    second = threading.Thread(
+        target=pool.run,
+        args=(rows(0), [1], lambda part: threads.append(threading.current_thread())),
+    )
+    second.start()
+    while pool.waiting < 1 + 1:
+        time.sleep(0.001)
+    gone.set()
+    go.set()
+    first.join(timeout=60)
+    second.join(timeout=60)
+    assert not first.is_alive()
+    assert [thread.name for thread in threads] == ["matcher"]
+    pool.close()
+
+
+def test_an_interrupt_is_its_own_caller_s_and_the_others_are_served() -> None:
+    pool = settled(1)
+    pool.shared = 1000
+    started, go = threading.Event(), threading.Event()
+    served: list[list[int]] = []
+    raised: list[BaseException] = []
+
+    def interrupted(parts: Any) -> None:
+        raise KeyboardInterrupt
+
+    def caller() -> None:
+        def hold(part: Rows) -> None:
+            started.set()
+            go.wait()
+
+        try:
+            together = Together("", "first", interrupted)
+            pool.run(rows(0, 1), [1, 1], hold, Limits(), together)
+        except BaseException as error:
+            raised.append(error)
+
+    first = threading.Thread(target=caller)
+    first.start()
+    started.wait()
+    second = threading.Thread(
+        target=lambda: served.append(
+            pool.run(rows(0), [1], lambda part: None, Limits(), Together("", "second", interrupted))
+        )
+    )
+    second.start()
+    while pool.waiting < 1 + 1:
+        time.sleep(0.001)
+    go.set()
+    first.join(timeout=60)
+    second.join(timeout=60)
+    assert [type(error) for error in raised] == [KeyboardInterrupt]
+    assert served == [[0]]
+    pool.close()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_pool_that_is_closed_while_a_caller_takes_part_ends_all_its_threads(
+    workers: int,
+) -> None:
+    pool = settled(workers)
     started, go = threading.Event(), threading.Event()
 
     def compute(part: Rows) -> None:
@@ -238,10 +312,9 @@ def test_a_pool_that_is_closed_while_a_caller_takes_part_ends_all_its_threads() 
     caller = threading.Thread(target=pool.run, args=(passes, costs(passes), compute))
     caller.start()
     started.wait()
-    own = set(threading.enumerate()) - before
     pool.close()
     go.set()
-    for thread in own:
+    for thread in (caller, *pool._threads):
         thread.join(timeout=60)
         assert not thread.is_alive()
 

@@ -128,6 +128,15 @@ def test_the_examples_work(
                 assert response.status_code == 200
 
 
+def test_bodies_have_names(document: dict[str, Any]) -> None:
+    """Which clients that are generated from the document call their types by."""
+    for path, name in (("/v1/search/text", "TextSearch"), ("/v1/match", "MatchRequest")):
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        assert content == {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+        assert document["components"]["schemas"][name]["additionalProperties"] is False
+    assert "MatchPair" in document["components"]["schemas"]
+
+
 def test_a_picture_search_takes_a_form_and_json(document: dict[str, Any]) -> None:
     content = document["paths"]["/v1/search/image"]["post"]["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]

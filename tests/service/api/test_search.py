@@ -168,6 +168,25 @@ def test_bodies_that_are_not_json(path: str, content: bytes, client: httpx.Clien
     assert code_of(response) in ("bad_request", "malformed_json", "invalid_request", "invalid_text")
 
 
+@pytest.mark.parametrize("path", [TEXT, "/v1/match"])
+@pytest.mark.parametrize(
+    ("content", "code", "detail"),
+    [
+        (b"", "malformed_json", "the body is not JSON: Expecting value at line 1 column 1"),
+        (b'{"query": "\xff"}', "bad_request", "the body is no text: send JSON in UTF-8"),
+        (b"[" * 50_000, "bad_request", "the body nests too deeply, or has a number of too many "),
+        (b"[]", "invalid_request", "body: Input should be an object"),
+        (b'"red"', "invalid_request", "body: Input should be an object"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_told_in_plain_words(
+    path: str, content: bytes, code: str, detail: str, client: httpx.Client
+) -> None:
+    problem = client.post(path, content=content, headers=JSON).json()
+    assert problem["code"] == code
+    assert problem["detail"].startswith(detail)
+
+
 @pytest.mark.parametrize(
     ("path", "content", "detail"),
     [
