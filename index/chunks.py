@@ -1,7 +1,9 @@
 """A catalogue's products, encoded chunk by chunk while the pictures that follow are decoded.
 
-What is ahead of the model is bounded: one batch of decoded pictures. A batch is always made of the
-same pictures, whoever encodes it, because an int8 model may round differently in other company.
+What is ahead of the model is bounded: one batch of decoded pictures, and where it makes several
+passes at a time a second one that it has begun, so that no core waits for a batch to end. A batch
+is always made of the same pictures, whoever encodes it, because an int8 model may round differently
+in other company.
 """
 
 from __future__ import annotations
@@ -45,6 +47,14 @@ class EncodedBatch:
     products: list[int]
     encoded: EncodedImages
     served: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of a batch: pictures that cannot be read, and the others, if there are any."""
+
+    skipped: list[Skipped]
+    good: EncodedBatch | None
 
 
 @dataclass(slots=True)
@@ -101,7 +111,7 @@ def encode_chunks(
     threads: int,
     advance: Callable[[int], None] | None = None,
 ) -> Generator[EncodedChunk, None, None]:
-    """Encode chunks in their order; the batch that follows is decoded meanwhile.
+    """Encode chunks in their order; the batches that follow are decoded meanwhile.
 
     Args:
         engine: the model.
@@ -126,14 +136,16 @@ def encode_chunks(
             error.add_note(f"while reading the picture {view.name!r} of product {view.id!r}")
             raise
 
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    at_once = 1 if engine.encoder_workers == 1 else 2
+    decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    encoders = ThreadPoolExecutor(at_once, thread_name_prefix="encode")
     try:
         encoded: EncodedChunk | None = None
-        for batch, prepared in _ahead(pool, prepare, _batches(chunks, batch_size)):
+        ready = _ahead(decoders, prepare, _batches(chunks, batch_size))
+        for batch, outcome in _encoding(encoders, engine, at_once, ready):
             if encoded is None:
                 encoded = EncodedChunk(batch.chunk.start, batch.chunk.stop)
-            with _naming(batch.views[0].id, batch.views[-1].id):
-                _add_pictures(engine, batch.views, prepared, encoded)
+            _add_pictures(outcome, encoded)
             if advance is not None:
                 advance(batch.views[-1].product)
             if batch.is_last:
@@ -142,7 +154,8 @@ def encode_chunks(
                 yield encoded
                 encoded = None
     finally:
-        pool.shutdown(cancel_futures=True)
+        for pool in (decoders, encoders):
+            pool.shutdown(cancel_futures=True)
 
 
 def _batches(chunks: Iterable[Chunk], size: int) -> Iterator[_Batch]:
@@ -180,26 +193,46 @@ def _finished(
     return batch, [future.result() for future in futures]
 
 
-def _add_pictures(
+def _encoding(
+    pool: ThreadPoolExecutor,
     engine: Engine,
-    views: list[_View],
-    prepared: list[Prepared | Skipped],
-    encoded: EncodedChunk,
-) -> None:
-    products: list[int] = []
-    good: list[Prepared] = []
-    for view, outcome in zip(views, prepared, strict=True):
-        if isinstance(outcome, Skipped):
-            encoded.skipped.append(outcome)
-            continue
-        products.append(view.product)
-        good.append(outcome)
-        # A product is kept with its first good picture, so none is left empty.
-        if view.product not in encoded.kept[-1:]:
-            encoded.kept.append(view.product)
-    if good:
+    at_once: int,
+    batches: Iterable[tuple[_Batch, list[Prepared | Skipped]]],
+) -> Iterator[tuple[_Batch, _Outcome]]:
+    """Each batch encoded, in order; so many are under way at once."""
+    pending: deque[tuple[_Batch, Future[_Outcome]]] = deque()
+    for batch, prepared in batches:
+        pending.append((batch, pool.submit(_encode, engine, batch.views, prepared)))
+        if len(pending) == at_once:
+            batch, outcome = pending.popleft()
+            yield batch, outcome.result()
+    for batch, outcome in pending:
+        yield batch, outcome.result()
+
+
+def _encode(engine: Engine, views: list[_View], prepared: list[Prepared | Skipped]) -> _Outcome:
+    skipped = [one for one in prepared if isinstance(one, Skipped)]
+    products = [
+        view.product
+        for view, one in zip(views, prepared, strict=True)
+        if not isinstance(one, Skipped)
+    ]
+    good = [one for one in prepared if not isinstance(one, Skipped)]
+    if not good:
+        return _Outcome(skipped, None)
+    with _naming(views[0].id, views[-1].id):
         images = engine.encode_images(np.stack([each.pixels for each in good]))
-        encoded.batches.append(EncodedBatch(products, images, [each.served for each in good]))
+    return _Outcome(skipped, EncodedBatch(products, images, [each.served for each in good]))
+
+
+def _add_pictures(outcome: _Outcome, encoded: EncodedChunk) -> None:
+    encoded.skipped += outcome.skipped
+    if outcome.good is not None:
+        encoded.batches.append(outcome.good)
+        # A product is kept with its first good picture, so none is left empty.
+        for product in outcome.good.products:
+            if product not in encoded.kept[-1:]:
+                encoded.kept.append(product)
 
 
 def _add_texts(engine: Engine, chunk: Chunk, encoded: EncodedChunk) -> None:

@@ -30,9 +30,9 @@ from model.errors import FashionBertError, SnapshotError
 from model.pictures import Pictures, open_pictures
 from model.preprocess import ImageLimits
 
-#: Chunks that a process is given before the first is done: it decodes a batch ahead, which may be
-#: the next chunk's.
-_AHEAD = 2
+#: Chunks that a process is given before the first is done: it has up to two batches ahead
+#: (`encode_chunks`), which may be the next chunks', and waits for them.
+_AHEAD = 3
 _END_SECONDS = 10
 _GPUS = Path("/proc/driver/nvidia/gpus")
 

@@ -106,6 +106,7 @@ class Engine:
         self.threads = threads or os.cpu_count() or 1
         self.workers = workers or (self.threads if device == "cpu" else 1)
         self._encode_batch = ENCODE_BATCH[device]
+        self.encoder_workers = encoder_workers
         self._encoder_passes = None
         if encoder_workers > 1:
             self._encoder_passes = PassPool(encoder_workers, name="encoder")

@@ -10,7 +10,7 @@ import pytest
 
 from index.chunks import Chunk, chunks_of, encode_chunks
 from model.catalogue import Catalogue
-from model.engine import Engine
+from model.engine import Engine, offline_engine
 from model.pictures import TarPictures
 from model.preprocess import DEFAULT_LIMITS
 
@@ -44,7 +44,11 @@ def test_chunks_are_all_products_in_order(catalogue: Catalogue) -> None:
     assert chunks[2].texts[-1] == catalogue.products[95].text
 
 
-def test_what_is_decoded_ahead_is_a_batch_and_no_more(catalogue: Catalogue, engine: Engine) -> None:
+@pytest.mark.parametrize("encoders", [1, 2])
+def test_what_is_ahead_is_a_batch_and_one_more_where_two_go_on_at_once(
+    encoders: int, catalogue: Catalogue, engine: Engine
+) -> None:
+    engine = engine if encoders == 1 else offline_engine(engine.bundle, threads=encoders)
     taken: list[Chunk] = []
 
     def source() -> object:
@@ -57,8 +61,8 @@ def test_what_is_decoded_ahead_is_a_batch_and_no_more(catalogue: Catalogue, engi
         done = 0
         for number, chunk in enumerate(encoded):
             done += sum(len(batch.served) for batch in chunk.batches)
-            assert pictures.reads <= done + 3
-            assert len(taken) <= number + 2
+            assert pictures.reads <= done + 3 * encoders
+            assert len(taken) <= number + 1 + encoders
         assert number == 23
         assert pictures.reads == done == sum(len(one.images) for one in catalogue.products)
 
@@ -69,6 +73,22 @@ def test_one_that_is_left_in_the_middle_stops_reading(catalogue: Catalogue, engi
         with closing(encode_chunks(engine, pictures, source, **_given(3))) as encoded:  # type: ignore[arg-type]
             next(encoded)
         assert pictures.reads <= 12
+
+
+def test_two_batches_at_once_make_what_one_makes(catalogue: Catalogue, engine: Engine) -> None:
+    several = offline_engine(engine.bundle, threads=2)
+    chunks = [
+        list(encode_chunks(one, catalogue.pictures, source, **_given(8)))  # type: ignore[arg-type]
+        for one in (engine, several)
+        for source in (chunks_of(catalogue.products, 0, 20),)
+    ]
+    for ours, theirs in zip(*chunks, strict=True):
+        assert (ours.start, ours.stop, ours.kept) == (theirs.start, theirs.stop, theirs.kept)
+        for batch, other in zip(ours.batches, theirs.batches, strict=True):
+            assert (batch.products, batch.served) == (other.products, other.served)
+            np.testing.assert_allclose(
+                batch.encoded.embeddings, other.encoded.embeddings, atol=1e-5
+            )
 
 
 def test_batches_are_those_of_the_chunk(catalogue: Catalogue, engine: Engine) -> None:
