@@ -108,7 +108,7 @@ def test_no_more_are_made_again_at_a_time_than_there_were() -> None:
     passes.runs = [Run(work, thread, *span) for thread, span in enumerate(spans)]
     assert passes.at_once == 2
     passes.replay()
-    assert most == 2
+    assert most <= 2
     passes.runs[1].thread = passes.own
     passes.replay(in_turn=False)
-    assert most == 2
+    assert most <= 2
