@@ -211,13 +211,15 @@ def _encoding(
 
 
 def _encode(engine: Engine, views: list[_View], prepared: list[Prepared | Skipped]) -> _Outcome:
-    skipped = [one for one in prepared if isinstance(one, Skipped)]
-    products = [
-        view.product
-        for view, one in zip(views, prepared, strict=True)
-        if not isinstance(one, Skipped)
-    ]
-    good = [one for one in prepared if not isinstance(one, Skipped)]
+    skipped: list[Skipped] = []
+    good: list[Prepared] = []
+    products: list[int] = []
+    for view, one in zip(views, prepared, strict=True):
+        if isinstance(one, Skipped):
+            skipped.append(one)
+        else:
+            good.append(one)
+            products.append(view.product)
     if not good:
         return _Outcome(skipped, None)
     with _naming(views[0].id, views[-1].id):
