@@ -72,6 +72,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "+ alignment, without MLM": ({**_ALIGNED, "mlm": False}, _HARD),
     _TEACHER: (_JOINT, _HARD),
     "+ alignment, k = 3, distilled from k = 0": (_ALIGNED, {**_HARD, "teacher": _TEACHER}),
+    "+ CNN's last stage trained, no mirror images": (
+        {**_ALIGNED, **_END_TO_END},
+        {**_HARD, "keep_maps": True, "augment": False},
+    ),
+    "+ alignment, without the rank loss": (_ALIGNED, {**_HARD, "rank_loss": False}),
 }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from model.processor import CPUS, processor_flags
+
 #: How Linux lists instructions that sum uint8 × int8 products in 32 bits.
 _EXACT = frozenset(("avx512_vnni", "avx_vnni", "amx_int8"))
 
@@ -24,7 +26,7 @@ def exact_8_bit(options: ort.SessionOptions) -> None:
 
 
 @functools.cache
-def sums_exactly(machine: str = platform.machine(), cpus: Path = Path("/proc/cpuinfo")) -> bool:
+def sums_exactly(machine: str = platform.machine(), cpus: Path = CPUS) -> bool:
     """Whether the fast kernels are exact: not on x86 without VNNI, nor where nothing tells.
 
     Args:
@@ -34,17 +36,3 @@ def sums_exactly(machine: str = platform.machine(), cpus: Path = Path("/proc/cpu
     if machine.lower() not in ("x86_64", "amd64", "i386", "i686"):
         return True
     return not _EXACT.isdisjoint(processor_flags(cpus))
-
-
-def processor_flags(cpus: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What the processor's instructions are, as Linux names them; nothing where nothing tells.
-
-    Args:
-        cpus: Linux's list of processors.
-    """
-    try:
-        lines = cpus.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
-    return frozenset(flags.split())

@@ -18,6 +18,7 @@ from model.errors import FashionBertError
 from model.evaluate import EncodedCatalogue
 from model.inputs import prepare_inputs
 from model.malloc import keep_freed_memory
+from model.mixed_precision import computes_bf16
 from model.states import QuantisedStates
 from model.validate import encode_products, torch_match
 
@@ -26,7 +27,8 @@ _TOKENS = 16_384
 
 
 class EvaluatedCheckpoint:
-    """A checkpoint for `model.evaluate.evaluate`, in bf16 as its training validates it.
+    """A checkpoint for `model.evaluate.evaluate`, in bf16 where the device computes in that and else
+    in fp32, as its training validates it.
 
     Its heads, which rank, are in float32: see `model.heads`.
 
@@ -69,8 +71,13 @@ class EvaluatedCheckpoint:
         torch.nn.Module.eval(self.network)
         training = read_training(folder)
         step = training.get("step")
-        self.about: dict[str, Any] = {"checkpoint": str(folder), "step": step, "precision": "bf16"}
-        self.name = f"{folder} ({'' if step is None else f'step {step:,}, '}bf16)"
+        precision = "bf16" if computes_bf16(chosen) else "fp32"
+        self.about: dict[str, Any] = {
+            "checkpoint": str(folder),
+            "step": step,
+            "precision": precision,
+        }
+        self.name = f"{folder} ({'' if step is None else f'step {step:,}, '}{precision})"
         self.text_template: str | None = training.get("text_template")
         self.has_recall = self.network.config.recall_size > 0
         self.fitted = "calibration" in training or not self.network.config.stack_recall

@@ -29,6 +29,7 @@ from rich.progress import Progress
 from model.catalogue import Catalogue
 from model.errors import TrainingError
 from model.files import take_lock, write_json
+from model.mixed_precision import autocast
 from model.network import FashionBertModel
 from model.patches import GridPatches
 from model.preprocess import decode_image
@@ -260,7 +261,7 @@ def _write(
         rows = slice(done, done + len(batch))
         sums[rows] = [_checksum(picture) for picture in batch]
         if kind.compute is not None:
-            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16):
+            with torch.inference_mode(), autocast(device):
                 features = kind.compute(torch.from_numpy(batch).to(device))
             array[rows] = features.half().cpu().numpy()
         else:

@@ -31,6 +31,7 @@ from model.files import sha256_of
 from model.inputs import prepare_inputs
 from model.malloc import keep_freed_memory
 from model.masking import Masking, WordMasker
+from model.mixed_precision import fitting_precision
 from model.network import FashionBertModel
 from model.objective import TrainingModel
 from model.progress import progress_bars
@@ -96,10 +97,13 @@ class Trainer:
         show_progress: bool = False,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        self.settings = settings
         self.text_template = text_template
         self.show_progress = show_progress
         check_settings(settings)
+        if settings.mixed_precision == "auto":
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            settings = dataclasses.replace(settings, mixed_precision=fitting_precision(device))
+        self.settings = settings
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             cpu=not torch.cuda.is_available(),

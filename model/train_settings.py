@@ -34,7 +34,8 @@ class TrainSettings:
     CNN's frozen stages put out once and keeps it. `start_from` is a checkpoint whose weights the
     run begins with, but for the heads `fresh` (of `model.checkpoint.HEADS`), which are drawn anew;
     `teacher` is one whose ranking of the match's pairs is learnt too, as the task
-    `distillation` (`model.distil`).
+    `distillation` (`model.distil`). `mixed_precision` is accelerate's, or `auto`: bf16 where the
+    device computes in it (`model.mixed_precision`), else none.
     """
 
     preset: str = "small"
@@ -65,7 +66,7 @@ class TrainSettings:
     group_by: str | None = None
     title_share: float = 0.0
     augment: bool = True
-    mixed_precision: str = "bf16"
+    mixed_precision: str = "auto"
     seed: int = 0
     validate_every: float = 1.0
     validate_queries: int = 200
@@ -125,10 +126,10 @@ def check_settings(settings: TrainSettings) -> None:
             )
     if settings.weighting not in WEIGHTINGS:
         raise TrainingError(f"weighting={settings.weighting!r}: choose of {', '.join(WEIGHTINGS)}")
-    if settings.mixed_precision not in ("bf16", "fp16", "no"):
-        raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: bf16, fp16 or no")
+    if settings.mixed_precision not in ("auto", "bf16", "fp16", "no"):
+        raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: auto, bf16, fp16 or no")
     if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise TrainingError("mixed_precision='fp16' needs a GPU: bf16 is for both, no for neither")
+        raise TrainingError("mixed_precision='fp16' needs a GPU: auto is for both")
 
 
 def _check_cnn(settings: TrainSettings) -> None:

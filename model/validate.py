@@ -25,6 +25,7 @@ from model.evaluate import (
     matching_figures,
     sampled_figures,
 )
+from model.mixed_precision import autocast
 from model.network import FashionBertModel
 from model.states import QuantisedStates, quantise
 
@@ -46,10 +47,6 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
         TrainingError: the network has diverged.
     """
     device = next(network.parameters()).device
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-
     count = len(products)
     width, size = network.config.hidden_size, network.config.recall_size
     pictures = int(products.first_image[-1])
@@ -63,7 +60,7 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
         longest = int(products.lengths[rows].max())
         ids = torch.from_numpy(products.input_ids[rows, :longest]).to(device)
         mask = torch.from_numpy(products.attention_mask[rows, :longest]).to(device)
-        with autocast():
+        with autocast(device):
             states, embeddings = network.encode_text(ids, mask)
         text_states[rows, :longest] = _finite(states)
         if embeddings is not None:
@@ -71,7 +68,7 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
     for start in range(0, pictures, _BATCH):
         rows = slice(start, start + _BATCH)
         inputs = products.inputs.batch(np.arange(start, min(start + _BATCH, pictures)))
-        with autocast():
+        with autocast(device):
             states, embeddings = network.encode_image(
                 **{name: value.to(device) for name, value in inputs.items()}
             )
@@ -109,7 +106,7 @@ def torch_match(
     text_states = torch.from_numpy(texts.dequantise()[:, :longest]).to(device)
     mask = torch.from_numpy((texts.scales[:, :longest] > 0).astype(np.int64)).to(device)
     image_states = torch.from_numpy(images.dequantise()).to(device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with autocast(device):
         logits = network.match(
             text_states.expand(pairs, -1, -1),
             mask.expand(pairs, -1),
@@ -128,7 +125,7 @@ def torch_align(
         raise ValueError("the network has no alignment head")
     device = next(network.parameters()).device
     mask = torch.from_numpy((texts.scales > 0).astype(np.int64)).to(device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with autocast(device):
         alignment = head(
             torch.from_numpy(texts.dequantise()).to(device),
             mask,

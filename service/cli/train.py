@@ -190,7 +190,9 @@ def train(
         int, typer.Option(help="Validations without a better rank before it stops.", min=1)
     ] = 3,
     checkpoint_steps: Annotated[int, typer.Option(help="Steps between saved states.", min=1)] = 200,
-    mixed_precision: Annotated[str, typer.Option(help="bf16, fp16 or no.")] = "bf16",
+    mixed_precision: Annotated[
+        str, typer.Option(help="bf16, fp16, no, or auto: bf16 where that is fast.")
+    ] = "auto",
     cache: Annotated[
         Path | None, typer.Option(help="Where picture features are kept; OUT/cache by default.")
     ] = None,

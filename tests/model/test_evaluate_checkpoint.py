@@ -17,9 +17,11 @@ from model.evaluate import evaluate
 from model.evaluate_bundle import EvaluatedBundle
 from model.evaluate_checkpoint import EvaluatedCheckpoint
 from model.export import export_bundle
+from model.mixed_precision import processor_computes_bf16
 from model.network import FashionBertModel
 
 DIRECTIONS = ("text_to_image", "image_to_text")
+PRECISION = "bf16" if processor_computes_bf16() else "fp32"
 
 
 def save(network: FashionBertModel, tokenizer: Path, folder: Path) -> Path:
@@ -51,8 +53,8 @@ def test_a_checkpoint_ranks_as_its_bundle(
     network: FashionBertModel, best: Path, tokenizer: Path, unseen: Catalogue, tmp_path: Path
 ) -> None:
     checkpoint = EvaluatedCheckpoint(best, device="cpu")
-    assert checkpoint.about == {"checkpoint": str(best), "step": 1200, "precision": "bf16"}
-    assert checkpoint.name == f"{best} (step 1,200, bf16)"
+    assert checkpoint.about == {"checkpoint": str(best), "step": 1200, "precision": PRECISION}
+    assert checkpoint.name == f"{best} (step 1,200, {PRECISION})"
     assert (checkpoint.text_template, checkpoint.fitted) == ("{title}", True)
     assert checkpoint.has_recall
     bundle = EvaluatedBundle(export_bundle(network, tokenizer, tmp_path / "b")[0].path, threads=1)
@@ -100,7 +102,7 @@ def test_the_papers_model_is_evaluated_by_its_rerank(
     assert not checkpoint.has_recall
     assert checkpoint.fitted, "nothing is stacked"
     assert checkpoint.about["step"] is None
-    assert checkpoint.name == f"{folder} (bf16)"
+    assert checkpoint.name == f"{folder} ({PRECISION})"
     encoded = checkpoint.encode(unseen, "product_type")
     assert len(list((tmp_path / "features").glob("*.npy"))) == 1
     figures = evaluate(encoded, checkpoint.match, queries=4).figures

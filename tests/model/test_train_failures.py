@@ -91,7 +91,7 @@ def test_too_few_products_to_choose_by(shop: Shop, tmp_path: Path) -> None:
             {"preset": "small", "overrides": {"frozen_cnn_stages": 2, "freeze_cnn": True}},
             "frozen_cnn_stages=2 is of a CNN that is trained",
         ),
-        ({"mixed_precision": "fp8"}, "mixed_precision='fp8': bf16, fp16 or no"),
+        ({"mixed_precision": "fp8"}, "mixed_precision='fp8': auto, bf16, fp16 or no"),
     ],
 )
 def test_settings_that_cannot_be(

@@ -15,6 +15,9 @@ from model.catalogue import read_catalogue
 from model.checkpoint import load_checkpoint
 from model.export import export_bundle
 from model.files import write_json
+from model.mixed_precision import processor_computes_bf16
+
+PRECISION = "bf16" if processor_computes_bf16() else "fp32"
 
 Shell = Callable[..., Any]
 
@@ -133,14 +136,14 @@ def test_a_checkpoint_without_recall_head(
     left_out = "recall, two stages and the ranking among the whole feed are left out"
     assert f"no recall head: {left_out}" in ran.err
     figures = json.loads((tmp_path / "figures.json").read_text())
-    about = {"checkpoint": str(checkpoint), "step": 70, "precision": "bf16"}
+    about = {"checkpoint": str(checkpoint), "step": 70, "precision": PRECISION}
     assert {key: figures[key] for key in about} == about
     assert "model_id" not in figures
     for way in ("text_to_image", "image_to_text"):
         assert {name: set(stages) for name, stages in figures[way].items()} == {
             "sampled": {"rerank"}
         }
-    assert f"{checkpoint} (step 70, bf16) on val.csv, 3 queries each way" in ran.out
+    assert f"{checkpoint} (step 70, {PRECISION}) on val.csv, 3 queries each way" in ran.out
     assert "two stage" not in ran.out
     # Exported, it ranks the same products alike, and the whole feed where one pays for it.
     exported, _ = export_bundle(

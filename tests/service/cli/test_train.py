@@ -199,7 +199,10 @@ def test_a_model_is_taught_by_another(demo_catalogue: Path, shell: Shell, tmp_pa
         (["--preset", "tiny", "--head-learning-rate", "-1"], "head_learning_rate=-1: give a"),
         (["--preset", "tiny", "--hold-out", "nan"], "nan% of 8 different texts cannot be held out"),
         (["--preset", "tiny", "--image-size", "8"], "image_size=8 is patch_grid=8, so a patch"),
-        (["--preset", "tiny", "--mixed-precision", "fp8"], "mixed_precision='fp8': bf16, fp16 or"),
+        (
+            ["--preset", "tiny", "--mixed-precision", "fp8"],
+            "mixed_precision='fp8': auto, bf16, fp16 or",
+        ),
         (["--preset", "tiny", "--joint-from", "4"], "at least one of the 4 layers must be joint"),
         (["--preset", "tiny", "--teacher", "/no/run"], "the teacher /no/run is no checkpoint (it"),
         (["--preset", "tiny", "--cnn", "/no/cnn"], "cnn was given, but the preset 'tiny' has no"),
