@@ -27,8 +27,8 @@ _TOKENS = 16_384
 
 
 class EvaluatedCheckpoint:
-    """A checkpoint for `model.evaluate.evaluate`, in bf16 where the device computes in that and else
-    in fp32, as its training validates it.
+    """A checkpoint for `model.evaluate.evaluate`, in the precision that validates its training:
+    bf16 where the device computes in that, else fp32.
 
     Its heads, which rank, are in float32: see `model.heads`.
 

@@ -4,12 +4,16 @@
 
 #include "simd.h"
 
-/* c [rows, LANES vectors] = a [rows, inner] times b [inner, LANES vectors], plus a bias or NULL; or added
- * to c. */
+/* Of a tile, in any build; what DENSE_ROWS and DENSE_VECTORS do not reach is never called. */
+#define MOST_ROWS 6
+#define MOST_VECTORS 4
+
+/* c [rows, LANES vectors] = a [rows, inner] times b [inner, LANES vectors], plus a bias or NULL; or
+ * added to c. */
 INLINE void dense_tile(int rows, int vectors, const float *a, int a_stride, const float *b,
                        int b_stride, int inner, const float *bias, int add, float *c,
                        int c_stride) {
-    floats acc[DENSE_ROWS][DENSE_VECTORS];
+    floats acc[MOST_ROWS][MOST_VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
         const floats first = bias ? v_load(bias + v * LANES) : v_nought();
@@ -18,10 +22,9 @@ INLINE void dense_tile(int rows, int vectors, const float *a, int a_stride, cons
             acc[r][v] = add ? v_load(c + (size_t)r * c_stride + v * LANES) : first;
     }
     for (int k = 0; k < inner; k++) {
-        floats of_b[DENSE_VECTORS];
+        floats of_b[MOST_VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            of_b[v] = v_load(b + (size_t)k * b_stride + v * LANES);
+        for (int v = 0; v < vectors; v++) of_b[v] = v_load(b + (size_t)k * b_stride + v * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
             const floats x = v_all(a[(size_t)r * a_stride + k]);
@@ -42,12 +45,6 @@ INLINE void dense_tile(int rows, int vectors, const float *a, int a_stride, cons
                    bias ? bias + column : NULL, 0, to, c_stride);                                 \
         break;
 
-#if DENSE_ROWS > 4
-#define MORE_ROWS_OF(vectors) ROWS_OF(5, vectors) ROWS_OF(6, vectors)
-#else
-#define MORE_ROWS_OF(vectors)
-#endif
-
 #define VECTORS_OF(vectors)                                                                       \
     case vectors:                                                                                 \
         switch (count) {                                                                          \
@@ -55,7 +52,8 @@ INLINE void dense_tile(int rows, int vectors, const float *a, int a_stride, cons
             ROWS_OF(2, vectors)                                                                   \
             ROWS_OF(3, vectors)                                                                   \
             ROWS_OF(4, vectors)                                                                   \
-            MORE_ROWS_OF(vectors)                                                                 \
+            ROWS_OF(5, vectors)                                                                   \
+            ROWS_OF(6, vectors)                                                                   \
         }                                                                                         \
         break;
 
@@ -72,17 +70,14 @@ static void dense(const float *a, int a_stride, int rows, const float *b, int b_
             switch (wide) {
                 VECTORS_OF(1)
                 VECTORS_OF(2)
-#if DENSE_VECTORS > 2
                 VECTORS_OF(3)
                 VECTORS_OF(4)
-#endif
             }
         }
     }
 }
 
 #undef ROWS_OF
-#undef MORE_ROWS_OF
 #undef VECTORS_OF
 
 /* to [width, to_stride] = from [rows, width] turned; up to the next whole vector, columns from

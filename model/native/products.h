@@ -1,8 +1,8 @@
-/* Products of activations with constant matrices, and what follows each at once: of uint8 with int8,
- * or all in fp32.
+/* Products of activations with constant matrices, and what follows each at once: all in 8 bits, or
+ * all in fp32.
  *
- * A matrix [K, N] lies packed in panels of TILE_COLUMNS columns: [K / TOGETHER, columns, TOGETHER] in
- * 8 bits, so that an instruction takes TOGETHER values of K for LANES columns, and [K, columns] in
+ * A matrix [K, N] lies packed in panels of TILE_COLUMNS columns: [K / TOGETHER, columns, TOGETHER]
+ * in 8 bits, so that TOGETHER values of K are taken at once for LANES columns, and [K, columns] in
  * fp32. A tile of TILE_ROWS rows by a panel is summed in registers, and goes on in fp32 from there:
  * what would follow in an operation of its own is done before the tile is stored. */
 #ifndef FASHIONBERT_PRODUCTS_H
@@ -19,7 +19,7 @@ typedef struct {
     const void *weight;      /* packed, int8 or float */
     const float *shift;      /* [N]: the bias, less what the activation's zero point adds */
     const float *scale;      /* 8 bits, [N]: the activation's scale times the column's */
-    const float *multiplier; /* 8 bits, [K]: what an input is multiplied by to be rounded to uint8 */
+    const float *multiplier; /* 8 bits, [K]: what an input is multiplied by to be rounded */
     const float *apart_rows; /* [apart, N]: rows of the matrix that are multiplied in fp32 */
     const int32_t *apart;    /* [apart]: their numbers in K; in `weight` they are nought */
     int32_t inner, columns, zero, apart_count, eight_bit;
@@ -65,7 +65,7 @@ INLINE void store_input(const Product *product, void *row, int at, floats x) {
 /* sums [rows, columns] = a [rows, inner] times a panel of 8 bits. */
 INLINE void multiply_tile(int rows, const rounded *a, const int8_t *panel, int inner,
                           int32_t *sums) {
-    integers acc[TILE_ROWS][TILE_VECTORS];
+    integers acc[MOST_ROWS][TILE_VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -104,10 +104,8 @@ TILE_OF(1)
 TILE_OF(2)
 TILE_OF(3)
 TILE_OF(4)
-#if TILE_ROWS > 4
 TILE_OF(5)
 TILE_OF(6)
-#endif
 #undef TILE_OF
 
 /* Values of the channels that are apart, of LANES columns from `column` on of a row. */
@@ -178,12 +176,8 @@ INLINE void end_tile(enum Ending ending, int eight_bit, int rows, const Product 
 /* a [rows, K], rounded, times a product's matrix of 8 bits. */
 INLINE void multiply_eight_bit(enum Ending ending, const Product *product, const rounded *a,
                                int rows, const Target *to) {
-    static void (*const by_rows[TILE_ROWS])(const rounded *, const int8_t *, int, int32_t *) = {
-        multiply_1, multiply_2, multiply_3, multiply_4,
-#if TILE_ROWS > 4
-        multiply_5, multiply_6,
-#endif
-    };
+    static void (*const by_rows[MOST_ROWS])(const rounded *, const int8_t *, int, int32_t *) = {
+        multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6};
     const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int column = 0; column < product->columns; column += TILE_COLUMNS) {
         const int8_t *panel = (const int8_t *)product->weight + (size_t)column * product->inner;
@@ -204,12 +198,9 @@ INLINE void multiply_eight_bit(enum Ending ending, const Product *product, const
 /* a [rows, K] times a product's matrix, in fp32. */
 INLINE void multiply_fp32(enum Ending ending, const Product *product, const float *a, int rows,
                           const Target *to) {
-    static void (*const by_rows[TILE_ROWS])(int, const float *, int, const float *, int, float *) = {
-        multiply_fp32_1, multiply_fp32_2, multiply_fp32_3, multiply_fp32_4,
-#if TILE_ROWS > 4
-        multiply_fp32_5, multiply_fp32_6,
-#endif
-    };
+    static void (*const by_rows[MOST_ROWS])(int, const float *, int, const float *, int, float *) = {
+        multiply_fp32_1, multiply_fp32_2, multiply_fp32_3,
+        multiply_fp32_4, multiply_fp32_5, multiply_fp32_6};
     const int inner = product->inner;
     _Alignas(64) float sums[BLOCK_ROWS * TILE_COLUMNS];
     for (int from = 0; from < rows; from += BLOCK_ROWS) {

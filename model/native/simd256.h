@@ -10,7 +10,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 #define LANES 8
-/* A tile of rows by vectors, summed in 8 of the 16 registers: more is slower (docs/EXPERIMENTS.md). */
+/* A tile of rows by vectors, summed in 8 of the 16 registers: more are slower, docs/EXPERIMENTS.md. */
 #define DENSE_ROWS 4
 #define DENSE_VECTORS 2
 #define TILE_TARGET 128
@@ -71,8 +71,8 @@ INLINE floats v_of_int32(const int32_t *from) {
 
 /* Without VNNI, products of an unsigned byte with a signed one are summed two at a time in 16 bits,
  * which saturate. So activations are signed here, from -128 on, and their signs go over to the
- * weights, which have no -128: 2 * 128 * 127 fits. Four values lie as four absolute ones and the same
- * four with their signs. */
+ * weights, which have no -128: 2 * 128 * 127 fits. Four values lie as four absolute ones and then
+ * the same four with their signs. */
 typedef struct {
     uint8_t bytes[2];
 } rounded;
