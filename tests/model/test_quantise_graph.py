@@ -10,6 +10,7 @@ import pytest
 from onnx import ModelProto
 
 from model.bundle import Bundle
+from model.eight_bit import exact_8_bit
 from model.fuse import fuse
 from model.graphs import Feeds, Graphs
 from model.onnx_graph import attributes
@@ -19,7 +20,11 @@ from model.samples import noise
 
 
 def run(model: ModelProto, feeds: Feeds) -> np.ndarray:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    exact_8_bit(options)
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     states: np.ndarray = session.run(["states"], dict(feeds))[0]
     return states
 

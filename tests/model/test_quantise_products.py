@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from model.eight_bit import exact_8_bit
 from model.onnx_graph import Graph
 from model.quantise_products import activation_ranges, products, quantise_products, symmetric
 
@@ -29,7 +30,11 @@ def linear(weight: Array, bias: Array | None) -> ModelProto:
 
 
 def run(model: ModelProto, x: Array) -> Array:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    exact_8_bit(options)
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     found: Array = session.run(None, {"x": x})[0]
     return found
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from model.bundle import Bundle
+from model.eight_bit import exact_8_bit
 from model.fuse import fuse
 from model.graphs import GRAPHS, Feeds, Graphs
 from model.onnx_graph import Graph
@@ -28,7 +29,11 @@ def feeds(bundle: Bundle) -> dict[str, list[Feeds]]:
 
 
 def run(model: ModelProto, feeds: Feeds) -> list[NDArray[Any]]:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    exact_8_bit(options)
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     outputs: list[NDArray[Any]] = session.run(None, feeds)
     return outputs
 
