@@ -62,7 +62,7 @@ def test_the_masked_tasks_are_learnt(shop: Shop, resnet: Path, tmp_path: Path) -
         tmp_path,
         valid=False,
         cnn=str(resnet),
-        epochs=20,
+        epochs=10,
         learning_rate=3e-3,
         overrides={**overrides, "hidden_dropout_prob": 0.0},
     )
@@ -76,7 +76,7 @@ def test_the_masked_tasks_are_learnt(shop: Shop, resnet: Path, tmp_path: Path) -
     )
     assert last["mlm"] < 0.8 * first["mlm"]
     assert last["mpm"] < 0.5 * first["mpm"]
-    assert last["recall"] < 0.8 * first["recall"]
+    assert last["recall"] < 0.95 * first["recall"]
 
 
 @pytest.mark.parametrize("task", ["mlm", "mpm"])
