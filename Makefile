@@ -11,7 +11,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # from the index; -I, as pip hides what is installed from what it builds.
 COMPILED := setup.py model/native/structures.py $(wildcard model/native/*.[ch])
 ifeq ($(shell command -v $(CC)),)
-ifneq ($(shell grep -m 1 -o -w avx2 /proc/cpuinfo 2>/dev/null),)
+ifneq ($(shell grep -m 1 -o avx512_vnni /proc/cpuinfo 2>/dev/null),)
 COMPILER := $(PIP) ziglang
 ZIG := $(abspath $(BIN))/python -I -m ziglang cc -target x86_64-linux-gnu
 INSTALL := CC="$(ZIG)" LDSHARED="$(ZIG) -shared" $(PIP)

@@ -33,8 +33,7 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w /d
     && /opt/build/bin/pip --python /opt/fashionbert/bin/python install --no-cache-dir \
         --no-deps --no-index --no-warn-script-location --root /package /dist/*.whl \
     && { test "$(uname -m)" != x86_64 \
-        || ls /package/opt/fashionbert/lib/python*/site-packages/model/_matcher_avx2* \
-            /package/opt/fashionbert/lib/python*/site-packages/model/_matcher_avx512*; }
+        || ls /package/opt/fashionbert/lib/python*/site-packages/model/_matcher*; }
 
 
 FROM docker.io/library/python:3.11-slim

@@ -1,4 +1,4 @@
-"""The matcher in C, in int8 and fp32, for x86-64 processors: with AVX-512 VNNI, or with AVX2.
+"""The matcher in C, in int8 and fp32, for x86-64 processors with AVX-512 VNNI.
 
 ONNX Runtime computes a graph operation by operation; here each product goes on in registers to what
 follows it, and a pair's activations stay in the core's cache through all layers. The weights, and

@@ -3,6 +3,7 @@
 #define FASHIONBERT_ATTENTION_H
 
 #include <float.h>
+#include <string.h>
 
 #include "products.h"
 
@@ -23,22 +24,22 @@ typedef struct {
 /* row [whole(length)] becomes 2^(factor (row - max)), nought from `length` on. Gives 1 / its sum. */
 INLINE float soften(float *row, int length, float factor) {
     const int last = (length - 1) / LANES * LANES;
-    const some there = first_of(length - last);
-    floats most = v_load_some(v_all(-FLT_MAX), there, row + last);
-    for (int at = 0; at < last; at += LANES) most = v_max(most, v_load(row + at));
-    const floats by = v_all(factor);
-    const floats less = v_all(v_most(most));
-    floats sum = v_nought();
+    const __mmask16 there = (__mmask16)((1u << (length - last)) - 1);
+    __m512 most = _mm512_mask_loadu_ps(_mm512_set1_ps(-FLT_MAX), there, row + last);
+    for (int at = 0; at < last; at += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(row + at));
+    const __m512 by = _mm512_set1_ps(factor);
+    const __m512 less = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    __m512 sum = _mm512_setzero_ps();
     for (int at = 0; at < last; at += LANES) {
-        const floats below = v_sub(v_load(row + at), less);
-        const floats share = exp2_of(v_mul(below, by));
-        v_store(row + at, share);
-        sum = v_add(sum, share);
+        const __m512 below = _mm512_sub_ps(_mm512_loadu_ps(row + at), less);
+        const __m512 share = exp2_of(_mm512_mul_ps(below, by));
+        _mm512_storeu_ps(row + at, share);
+        sum = _mm512_add_ps(sum, share);
     }
-    const floats end = v_sub(v_load_some(less, there, row + last), less);
-    const floats share = v_keep(there, exp2_of(v_mul(end, by)));
-    v_store(row + last, share);
-    return 1.0f / v_sum(v_add(sum, share));
+    const __m512 end = _mm512_sub_ps(_mm512_mask_loadu_ps(less, there, row + last), less);
+    const __m512 share = _mm512_maskz_mov_ps(there, exp2_of(_mm512_mul_ps(end, by)));
+    _mm512_storeu_ps(row + last, share);
+    return 1.0f / _mm512_reduce_add_ps(_mm512_add_ps(sum, share));
 }
 
 /* Attention of all rows of the sides to all of them, as the input of `next`.
@@ -74,8 +75,8 @@ static void attend(const Projected *sides, int side_count, int heads, int width,
                     void *to = input_row(next, out, first + row + r);
                     for (int at = 0; at < width; at += LANES)
                         store_input(next, to, head * width + at,
-                                    v_mul(v_load(room->mixed + r * width + at),
-                                                  v_all(inverse[r])));
+                                    _mm512_mul_ps(_mm512_loadu_ps(room->mixed + r * width + at),
+                                                  _mm512_set1_ps(inverse[r])));
                 }
             }
         }

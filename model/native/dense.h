@@ -4,39 +4,39 @@
 
 #include "simd.h"
 
-/* Of a tile, in any build; what DENSE_ROWS and DENSE_VECTORS do not reach is never called. */
-#define MOST_ROWS 6
-#define MOST_VECTORS 4
+#define DENSE_ROWS 6
+#define DENSE_VECTORS 4
 
-/* c [rows, LANES vectors] = a [rows, inner] times b [inner, LANES vectors], plus a bias or NULL; or
- * added to c. */
+/* c [rows, 16 vectors] = a [rows, inner] times b [inner, 16 vectors], plus a bias or NULL; or added
+ * to c. */
 INLINE void dense_tile(int rows, int vectors, const float *a, int a_stride, const float *b,
                        int b_stride, int inner, const float *bias, int add, float *c,
                        int c_stride) {
-    floats acc[MOST_ROWS][MOST_VECTORS];
+    __m512 acc[DENSE_ROWS][DENSE_VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
-        const floats first = bias ? v_load(bias + v * LANES) : v_nought();
+        const __m512 first = bias ? _mm512_loadu_ps(bias + v * LANES) : _mm512_setzero_ps();
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
-            acc[r][v] = add ? v_load(c + (size_t)r * c_stride + v * LANES) : first;
+            acc[r][v] = add ? _mm512_loadu_ps(c + (size_t)r * c_stride + v * LANES) : first;
     }
     for (int k = 0; k < inner; k++) {
-        floats of_b[MOST_VECTORS];
+        __m512 of_b[DENSE_VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) of_b[v] = v_load(b + (size_t)k * b_stride + v * LANES);
+        for (int v = 0; v < vectors; v++)
+            of_b[v] = _mm512_loadu_ps(b + (size_t)k * b_stride + v * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            const floats x = v_all(a[(size_t)r * a_stride + k]);
+            const __m512 x = _mm512_set1_ps(a[(size_t)r * a_stride + k]);
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) acc[r][v] = v_fma(x, of_b[v], acc[r][v]);
+            for (int v = 0; v < vectors; v++) acc[r][v] = _mm512_fmadd_ps(x, of_b[v], acc[r][v]);
         }
     }
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++)
-            v_store(c + (size_t)r * c_stride + v * LANES, acc[r][v]);
+            _mm512_storeu_ps(c + (size_t)r * c_stride + v * LANES, acc[r][v]);
 }
 
 #define ROWS_OF(rows, vectors)                                                                    \
@@ -79,6 +79,41 @@ static void dense(const float *a, int a_stride, int rows, const float *b, int b_
 
 #undef ROWS_OF
 #undef VECTORS_OF
+
+/* 16 rows [16, 16] to columns: to[j * to_stride + i] = from[i * from_stride + j], rows from `count`
+ * on being nought. */
+INLINE void turn_block(const float *from, int from_stride, int count, float *to, int to_stride) {
+    __m512 r[LANES], t[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        r[i] = i < count ? _mm512_loadu_ps(from + (size_t)i * from_stride) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 4) {
+        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+        r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        _mm512_storeu_ps(to + (size_t)i * to_stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88));
+        _mm512_storeu_ps(to + (size_t)(i + 8) * to_stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd));
+        _mm512_storeu_ps(to + (size_t)(i + 4) * to_stride, _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88));
+        _mm512_storeu_ps(to + (size_t)(i + 12) * to_stride, _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd));
+    }
+}
 
 /* to [width, to_stride] = from [rows, width] turned; up to the next whole vector, columns from
  * `rows` on are nought. */

@@ -6,6 +6,9 @@
  * several. */
 #include "network.h"
 
+/* Rows that go through the layers together: measured, docs/EXPERIMENTS.md. */
+#define TILE_TARGET 128
+
 #if defined(_WIN32)
 #define PUBLIC __declspec(dllexport)
 #else
@@ -115,17 +118,17 @@ static uintptr_t arrange(const Matcher *m, const Side *text, const Side *image, 
 }
 
 static float dot(const float *a, const float *b, int size) {
-    floats sum = v_nought();
+    __m512 sum = _mm512_setzero_ps();
     for (int at = 0; at < size; at += LANES)
-        sum = v_fma(v_load(a + at), v_load(b + at), sum);
-    return v_sum(sum);
+        sum = _mm512_fmadd_ps(_mm512_loadu_ps(a + at), _mm512_loadu_ps(b + at), sum);
+    return _mm512_reduce_add_ps(sum);
 }
 
 static void to_unit_length(float *x, int size) {
     const float length = sqrtf(dot(x, x, size));
-    const floats by = v_all(1.0f / (length > 1e-12f ? length : 1e-12f));
+    const __m512 by = _mm512_set1_ps(1.0f / (length > 1e-12f ? length : 1e-12f));
     for (int at = 0; at < size; at += LANES)
-        v_store(x + at, v_mul(v_load(x + at), by));
+        _mm512_storeu_ps(x + at, _mm512_mul_ps(_mm512_loadu_ps(x + at), by));
 }
 
 /* The states of one item from row `row` of a segment on: int8 times their scales. */
@@ -134,10 +137,13 @@ static void dequantise(const Matcher *m, const Side *side, int64_t item, int cou
     const int8_t *values = side->values + (size_t)item * side->length * m->hidden;
     const float *scales = side->scales + (size_t)item * side->length;
     for (int i = 0; i < count; i++) {
-        const floats scale = v_all(scales[i]);
+        const __m512 scale = _mm512_set1_ps(scales[i]);
         float *to = segment->states + (size_t)(row + i) * m->hidden;
-        for (int at = 0; at < m->hidden; at += LANES)
-            v_store(to + at, v_mul(v_of_int8(values + at), scale));
+        for (int at = 0; at < m->hidden; at += LANES) {
+            const __m128i eight = _mm_loadu_si128((const __m128i *)(values + at));
+            _mm512_storeu_ps(
+                to + at, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(eight)), scale));
+        }
         values += m->hidden;
     }
 }
@@ -148,10 +154,10 @@ static void project_stacked(const Matcher *m, int is_text, int item, int row, in
     const float *states = segment->states + (size_t)row * m->hidden;
     if (m->recall.size) {
         for (int at = 0; at < m->hidden; at += LANES) {
-            floats sum = v_nought();
+            __m512 sum = _mm512_setzero_ps();
             for (int i = 0; i < count; i++)
-                sum = v_add(sum, v_load(states + (size_t)i * m->hidden + at));
-            v_store(segment->mean + at, v_div(sum, v_all((float)count)));
+                sum = _mm512_add_ps(sum, _mm512_loadu_ps(states + (size_t)i * m->hidden + at));
+            _mm512_storeu_ps(segment->mean + at, _mm512_div_ps(sum, _mm512_set1_ps((float)count)));
         }
         const int size = m->recall.size;
         float *embedding = segment->embeddings + (size_t)item * size;
@@ -216,14 +222,14 @@ static float stack(const Matcher *m, const Room *room, int text_item, int text_r
         dense(room->text.tokens + (size_t)text_row * size, size, count, room->turned, stride, size,
               columns, NULL, room->scores, columns);
         const int last = columns - LANES;
-        const some there = first_of(patches - last);
+        const __mmask16 there = (__mmask16)((1u << (patches - last)) - 1);
         float sum = 0.0f;
         for (int i = 0; i < count; i++) {
             const float *row = room->scores + (size_t)i * columns;
-            floats most = v_load_some(v_all(-FLT_MAX), there, row + last);
+            __m512 most = _mm512_mask_loadu_ps(_mm512_set1_ps(-FLT_MAX), there, row + last);
             for (int at = 0; at < last; at += LANES)
-                most = v_max(most, v_load(row + at));
-            sum += room->text.shares[text_row + i] * v_most(most);
+                most = _mm512_max_ps(most, _mm512_loadu_ps(row + at));
+            sum += room->text.shares[text_row + i] * _mm512_reduce_max_ps(most);
         }
         score += (float)m->alignment.weight * sum;
     }
@@ -307,9 +313,9 @@ static void through_last(const Matcher *m, int pairs, Room *room) {
               columns, NULL, room->scores, columns);
         for (int head = 0; head < heads; head++) {
             float *row = room->scores + (size_t)head * columns;
-            const floats by = v_all(soften(row, length, scale * LOG2_E));
+            const __m512 by = _mm512_set1_ps(soften(row, length, scale * LOG2_E));
             for (int at = 0; at < columns; at += LANES)
-                v_store(row + at, v_mul(v_load(row + at), by));
+                _mm512_storeu_ps(row + at, _mm512_mul_ps(_mm512_loadu_ps(row + at), by));
         }
         dense(room->scores, columns, heads, states, hidden, length, hidden, NULL,
               room->mixed + (size_t)i * hidden, pairs * hidden);
@@ -358,7 +364,7 @@ PUBLIC void match_pairs(const Matcher *m, const Side *text, const int32_t *lengt
     for (int i = 0; i < pairs; i++) {
         float *pooled = room.asked + (size_t)i * hidden;
         for (int at = 0; at < hidden; at += LANES)
-            v_store(pooled + at, tanh_of(v_load(pooled + at)));
+            _mm512_storeu_ps(pooled + at, tanh_of(_mm512_loadu_ps(pooled + at)));
         logits[i] = dot(pooled, m->classifier, hidden) + room.stacked[i] + (float)m->shift;
     }
 }
@@ -367,10 +373,3 @@ PUBLIC void match_pairs(const Matcher *m, const Side *text, const int32_t *lengt
 #define TEXT_OF(name) #name
 #define QUOTED(name) TEXT_OF(name)
 PUBLIC const char *matcher_sources(void) { return QUOTED(SOURCES); }
-
-/* How weights are to be packed: products.h. */
-PUBLIC int32_t matcher_panel(void) { return TILE_COLUMNS; }
-PUBLIC int32_t matcher_together(void) { return TOGETHER; }
-
-/* The least value of an activation of 8 bits: what ONNX calls 0. */
-PUBLIC int32_t matcher_least(void) { return LEAST; }

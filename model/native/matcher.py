@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.native import structures as c
-from model.native.library import Library, load
+from model.native.library import load
 from model.native.reading import (
     LayerWeights,
     MatcherWeights,
@@ -32,15 +32,14 @@ class NativeMatcher:
 
     Args:
         file: the graph.
-        library: the build; the fastest that this processor runs by default.
 
     Raises:
         NotCompiledError: there is no compiled code for this machine.
         UnknownGraphError: the graph is not one that the code computes.
     """
 
-    def __init__(self, file: Path, library: Library | None = None) -> None:
-        self._library = library or load()
+    def __init__(self, file: Path) -> None:
+        self._library = load()
         weights = read_matcher(file)
         self._keeper = c.Keeper()
         self.hidden_size = weights.hidden
@@ -97,8 +96,8 @@ class NativeMatcher:
         count = (ctypes.c_int32(len(rows)), ctypes.c_int32(longest))
         matcher, *both = sides
         with self._memory.one() as memory:
-            room = memory.of(self._library.code.match_room(*sides, *count))
-            self._library.code.match_pairs(
+            room = memory.of(self._library.match_room(*sides, *count))
+            self._library.match_pairs(
                 matcher,
                 both[0],
                 _pointer(chosen),
@@ -157,27 +156,24 @@ class NativeMatcher:
 
     def _product(self, product: ProductWeights) -> c.Product:
         inner, columns = product.weight.shape
+        packed = self._keeper.pointer(c.pack(product.weight), product.weight.dtype)
         rounding = product.rounding
-        together = self._library.together if rounding else 1
-        weight = c.pack(product.weight, self._library.panel, together)
-        packed = self._keeper.pointer(weight, weight.dtype)
         if rounding is None:
             bias = self._float32(product.bias)
             return c.Product(weight=packed, shift=bias, inner=inner, columns=columns)
-        # 8-bit x times int8 w is scale · (Σ x w - zero Σ w): the latter goes into the bias.
-        zero = rounding.zero + self._library.least
+        # uint8 x times int8 w is scale · (Σ x w - zero Σ w): the latter goes into the bias.
         scale = np.float32(rounding.scale) * rounding.scales
         sums = product.weight.sum(axis=0, dtype=np.int64)
         return c.Product(
             weight=packed,
-            shift=self._float32(product.bias - scale * np.float64(zero) * sums),
+            shift=self._float32(product.bias - scale * np.float64(rounding.zero) * sums),
             scale=self._float32(scale),
             multiplier=self._float32(rounding.factors / np.float32(rounding.scale)),
             apart_rows=self._float32(rounding.apart_rows),
             apart=self._keeper.pointer(rounding.apart, np.int32),
             inner=inner,
             columns=columns,
-            zero=zero,
+            zero=rounding.zero,
             apart_count=len(rounding.apart),
             eight_bit=1,
         )

@@ -53,21 +53,21 @@ typedef struct {
 /* x [H] normalised to `out`, which may be x, and as a row of the input of `next` unless NULL. */
 INLINE void normalise_row(const Norm *norm, int hidden, const float *x, float *out,
                           const Product *next, void *row) {
-    floats sum = v_nought();
-    for (int at = 0; at < hidden; at += LANES) sum = v_add(sum, v_load(x + at));
-    const floats mean = v_all(v_sum(sum) / (float)hidden);
-    floats squares = v_nought();
+    __m512 sum = _mm512_setzero_ps();
+    for (int at = 0; at < hidden; at += LANES) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + at));
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)hidden);
+    __m512 squares = _mm512_setzero_ps();
     for (int at = 0; at < hidden; at += LANES) {
-        const floats from = v_sub(v_load(x + at), mean);
-        squares = v_fma(from, from, squares);
+        const __m512 from = _mm512_sub_ps(_mm512_loadu_ps(x + at), mean);
+        squares = _mm512_fmadd_ps(from, from, squares);
     }
-    const float variance = v_sum(squares) / (float)hidden;
-    const floats by = v_all(1.0f / sqrtf(variance + (float)norm->epsilon));
+    const float variance = _mm512_reduce_add_ps(squares) / (float)hidden;
+    const __m512 by = _mm512_set1_ps(1.0f / sqrtf(variance + (float)norm->epsilon));
     for (int at = 0; at < hidden; at += LANES) {
-        const floats from = v_sub(v_load(x + at), mean);
-        const floats y = v_fma(v_mul(from, by), v_load(norm->weight + at),
-                                         v_load(norm->bias + at));
-        v_store(out + at, y);
+        const __m512 from = _mm512_sub_ps(_mm512_loadu_ps(x + at), mean);
+        const __m512 y = _mm512_fmadd_ps(_mm512_mul_ps(from, by), _mm512_loadu_ps(norm->weight + at),
+                                         _mm512_loadu_ps(norm->bias + at));
+        _mm512_storeu_ps(out + at, y);
     }
     if (next) store_row(next, out, row);
 }
@@ -99,11 +99,11 @@ static void after_attention(const AfterAttention *layer, int hidden, int rows,
         float *x = room->middle + (size_t)row * hidden;
         room->added[row] = x;
         for (int i = 0; i < layer->output.apart_count; i++) {
-            const floats value = v_all(room->apart[row * MOST_APART + i]);
+            const __m512 value = _mm512_set1_ps(room->apart[row * MOST_APART + i]);
             const float *by = layer->output.apart_rows + (size_t)i * hidden;
             for (int at = 0; at < hidden; at += LANES)
-                v_store(x + at, v_fma(value, v_load(by + at),
-                                                         v_load(x + at)));
+                _mm512_storeu_ps(x + at, _mm512_fmadd_ps(value, _mm512_loadu_ps(by + at),
+                                                         _mm512_loadu_ps(x + at)));
         }
     }
     const Target end = {.out = out, .added = room->added};

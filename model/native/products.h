@@ -1,12 +1,14 @@
-/* Products of activations with constant matrices, and what follows each at once: all in 8 bits, or
- * all in fp32.
+/* Products of activations with constant matrices, and what follows each at once: of uint8 with int8
+ * (AVX-512 VNNI), or all in fp32.
  *
- * A matrix [K, N] lies packed in panels of TILE_COLUMNS columns: [K / TOGETHER, columns, TOGETHER]
- * in 8 bits, so that TOGETHER values of K are taken at once for LANES columns, and [K, columns] in
- * fp32. A tile of TILE_ROWS rows by a panel is summed in registers, and goes on in fp32 from there:
- * what would follow in an operation of its own is done before the tile is stored. */
+ * A matrix [K, N] lies packed: N / 64 panels of [K / 4, 64, 4] in 8 bits, so that an instruction
+ * takes four values of K for 16 columns, and of [K, 64] in fp32. A tile of 6 rows by 64 columns is
+ * summed in 24 of the 32 registers, and goes on in fp32 from there: what would follow in an
+ * operation of its own is done before the tile is stored. */
 #ifndef FASHIONBERT_PRODUCTS_H
 #define FASHIONBERT_PRODUCTS_H
+
+#include <string.h>
 
 #include "dense.h"
 
@@ -19,7 +21,7 @@ typedef struct {
     const void *weight;      /* packed, int8 or float */
     const float *shift;      /* [N]: the bias, less what the activation's zero point adds */
     const float *scale;      /* 8 bits, [N]: the activation's scale times the column's */
-    const float *multiplier; /* 8 bits, [K]: what an input is multiplied by to be rounded */
+    const float *multiplier; /* 8 bits, [K]: what an input is multiplied by to be rounded to uint8 */
     const float *apart_rows; /* [apart, N]: rows of the matrix that are multiplied in fp32 */
     const int32_t *apart;    /* [apart]: their numbers in K; in `weight` they are nought */
     int32_t inner, columns, zero, apart_count, eight_bit;
@@ -45,7 +47,7 @@ typedef struct {
 
 /* Bytes of each value of a product's input. */
 INLINE size_t input_bytes(const Product *product) {
-    return product->eight_bit ? sizeof(rounded) : sizeof(float);
+    return product->eight_bit ? sizeof(uint8_t) : sizeof(float);
 }
 
 /* Where row `row` of a product's input begins. */
@@ -53,30 +55,39 @@ INLINE void *input_row(const Product *product, void *input, int row) {
     return (char *)input + (size_t)row * product->inner * input_bytes(product);
 }
 
-/* LANES values of a row of a product's input, from channel `at` on: rounded, if it is of 8 bits. */
-INLINE void store_input(const Product *product, void *row, int at, floats x) {
+/* 16 values of a row of a product's input, from channel `at` on: rounded, if it is of 8 bits. */
+INLINE void store_input(const Product *product, void *row, int at, __m512 x) {
     if (product->eight_bit)
-        store_quantised((rounded *)row + at, v_mul(x, v_load(product->multiplier + at)),
-                        i_all(product->zero));
+        store_quantised((uint8_t *)row + at,
+                        _mm512_mul_ps(x, _mm512_loadu_ps(product->multiplier + at)),
+                        _mm512_set1_epi32(product->zero));
     else
-        v_store((float *)row + at, x);
+        _mm512_storeu_ps((float *)row + at, x);
 }
 
-/* sums [rows, columns] = a [rows, inner] times a panel of 8 bits. */
-INLINE void multiply_tile(int rows, const rounded *a, const int8_t *panel, int inner,
+/* acc += x times b, four products of 8 bits a lane. Written out because GCC (12) copies the sum
+ * around the intrinsic, and then has not enough registers for a tile: three times as slow. */
+INLINE void add_products(__m512i *acc, __m512i x, __m512i b) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*acc) : "v"(x), "v"(b));
+}
+
+/* sums [rows, 64] = a [rows, inner] times a panel of 8 bits. */
+INLINE void multiply_tile(int rows, const uint8_t *a, const int8_t *panel, int inner,
                           int32_t *sums) {
-    integers acc[MOST_ROWS][TILE_VECTORS];
+    __m512i acc[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = i_nought();
-    for (int k = 0; k < inner; k += TOGETHER, panel += TOGETHER * TILE_COLUMNS) {
-        integers b[TILE_VECTORS];
+        for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = _mm512_setzero_si512();
+    for (int k = 0; k < inner; k += 4, panel += 4 * TILE_COLUMNS) {
+        __m512i b[TILE_VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; v++) b[v] = load_weights(panel + v * TOGETHER * LANES);
+        for (int v = 0; v < TILE_VECTORS; v++) b[v] = _mm512_loadu_si512(panel + v * 4 * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            const inputs x = load_inputs(a + (size_t)r * inner + k);
+            int32_t four;
+            memcpy(&four, a + (size_t)r * inner + k, 4);
+            const __m512i x = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
             for (int v = 0; v < TILE_VECTORS; v++) add_products(&acc[r][v], x, b[v]);
         }
@@ -85,13 +96,13 @@ INLINE void multiply_tile(int rows, const rounded *a, const int8_t *panel, int i
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < TILE_VECTORS; v++)
-            i_store(sums + r * TILE_COLUMNS + v * LANES, acc[r][v]);
+            _mm512_storeu_si512(sums + r * TILE_COLUMNS + v * LANES, acc[r][v]);
 }
 
 /* Functions for each number of rows, so that each has all registers for itself. Those in fp32 take
  * `count` values of K, `stride` apart in a, and add to sums unless they are the `first`. */
 #define TILE_OF(rows)                                                                             \
-    static __attribute__((noinline)) void multiply_##rows(const rounded *a, const int8_t *panel,  \
+    static __attribute__((noinline)) void multiply_##rows(const uint8_t *a, const int8_t *panel,  \
                                                           int inner, int32_t *sums) {             \
         multiply_tile(rows, a, panel, inner, sums);                                               \
     }                                                                                             \
@@ -108,11 +119,11 @@ TILE_OF(5)
 TILE_OF(6)
 #undef TILE_OF
 
-/* Values of the channels that are apart, of LANES columns from `column` on of a row. */
-static __attribute__((noinline)) void keep_apart(const Product *next, floats x, int column,
+/* Values of the channels that are apart, of 16 columns from `column` on of a row. */
+static __attribute__((noinline)) void keep_apart(const Product *next, __m512 x, int column,
                                                  float *apart) {
     float values[LANES];
-    v_store(values, x);
+    _mm512_storeu_ps(values, x);
     for (int i = 0; i < next->apart_count; i++) {
         const int channel = next->apart[i] - column;
         if (channel >= 0 && channel < LANES) apart[i] = values[channel];
@@ -125,11 +136,11 @@ INLINE int any_apart(const Product *next, int column) {
     return 0;
 }
 
-/* The LANES values of a sum with what the product adds to it. */
-INLINE floats finish(int eight_bit, const void *sum, floats scale, floats shift) {
+/* The 16 values of a sum with what the product adds to it. */
+INLINE __m512 finish(int eight_bit, const void *sum, __m512 scale, __m512 shift) {
     if (eight_bit)
-        return v_fma(v_of_int32(sum), scale, shift);
-    return v_add(v_load(sum), shift);
+        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sum)), scale, shift);
+    return _mm512_add_ps(_mm512_load_ps(sum), shift);
 }
 
 /* Put a tile of rows from `row` and columns from `column` where it belongs. */
@@ -139,44 +150,44 @@ INLINE void end_tile(enum Ending ending, int eight_bit, int rows, const Product 
     const size_t columns = product->columns; /* uint8 that is written may lie anywhere, to C */
     for (int v = 0; v < TILE_VECTORS; v++, sums += LANES) {
         const int at = column + v * LANES;
-        const floats scale =
-            eight_bit ? v_load(product->scale + at) : v_nought();
-        const floats shift = v_load(product->shift + at);
+        const __m512 scale =
+            eight_bit ? _mm512_loadu_ps(product->scale + at) : _mm512_setzero_ps();
+        const __m512 shift = _mm512_loadu_ps(product->shift + at);
         if (ending == STORE_HEADS) {
             const size_t width = to->width;
             float *out = to->out + (at / width * to->capacity + row) * width + at % width;
             for (int r = 0; r < rows; r++, out += width)
-                v_store(out, finish(eight_bit, sums + r * TILE_COLUMNS, scale, shift));
+                _mm512_storeu_ps(out, finish(eight_bit, sums + r * TILE_COLUMNS, scale, shift));
         } else if (ending == ADD_ROWS) {
             const float *const *added = to->added + row;
             float *out = to->out + row * columns + at;
             for (int r = 0; r < rows; r++, out += columns) {
-                const floats x = finish(eight_bit, sums + r * TILE_COLUMNS, scale, shift);
-                v_store(out, v_add(x, v_load(added[r] + at)));
+                const __m512 x = finish(eight_bit, sums + r * TILE_COLUMNS, scale, shift);
+                _mm512_storeu_ps(out, _mm512_add_ps(x, _mm512_loadu_ps(added[r] + at)));
             }
         } else if (eight_bit) {
             const Product *next = to->next;
-            const floats by = v_load(next->multiplier + at);
-            const integers zero = i_all(next->zero);
+            const __m512 by = _mm512_loadu_ps(next->multiplier + at);
+            const __m512i zero = _mm512_set1_epi32(next->zero);
             const int apart = any_apart(next, at);
-            rounded *out = (rounded *)to->input + row * columns + at;
+            uint8_t *out = (uint8_t *)to->input + row * columns + at;
             for (int r = 0; r < rows; r++, out += columns) {
-                const floats x = gelu_of(finish(1, sums + r * TILE_COLUMNS, scale, shift));
-                store_quantised(out, v_mul(x, by), zero);
+                const __m512 x = gelu_of(finish(1, sums + r * TILE_COLUMNS, scale, shift));
+                store_quantised(out, _mm512_mul_ps(x, by), zero);
                 if (apart) keep_apart(next, x, at, to->apart + (row + r) * MOST_APART);
             }
         } else {
             float *out = (float *)to->input + row * columns + at;
             for (int r = 0; r < rows; r++, out += columns)
-                v_store(out, gelu_of(finish(0, sums + r * TILE_COLUMNS, scale, shift)));
+                _mm512_storeu_ps(out, gelu_of(finish(0, sums + r * TILE_COLUMNS, scale, shift)));
         }
     }
 }
 
-/* a [rows, K], rounded, times a product's matrix of 8 bits. */
-INLINE void multiply_eight_bit(enum Ending ending, const Product *product, const rounded *a,
+/* a [rows, K], uint8, times a product's matrix of 8 bits. */
+INLINE void multiply_eight_bit(enum Ending ending, const Product *product, const uint8_t *a,
                                int rows, const Target *to) {
-    static void (*const by_rows[MOST_ROWS])(const rounded *, const int8_t *, int, int32_t *) = {
+    static void (*const by_rows[TILE_ROWS])(const uint8_t *, const int8_t *, int, int32_t *) = {
         multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6};
     const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int column = 0; column < product->columns; column += TILE_COLUMNS) {
@@ -198,7 +209,7 @@ INLINE void multiply_eight_bit(enum Ending ending, const Product *product, const
 /* a [rows, K] times a product's matrix, in fp32. */
 INLINE void multiply_fp32(enum Ending ending, const Product *product, const float *a, int rows,
                           const Target *to) {
-    static void (*const by_rows[MOST_ROWS])(int, const float *, int, const float *, int, float *) = {
+    static void (*const by_rows[TILE_ROWS])(int, const float *, int, const float *, int, float *) = {
         multiply_fp32_1, multiply_fp32_2, multiply_fp32_3,
         multiply_fp32_4, multiply_fp32_5, multiply_fp32_6};
     const int inner = product->inner;
@@ -238,7 +249,7 @@ INLINE void multiply(enum Ending ending, const Product *product, const void *a, 
 /* x [K] as a row of a product's input. */
 INLINE void store_row(const Product *product, const float *x, void *row) {
     for (int at = 0; at < product->inner; at += LANES)
-        store_input(product, row, at, v_load(x + at));
+        store_input(product, row, at, _mm512_loadu_ps(x + at));
 }
 
 #endif

@@ -184,7 +184,6 @@ class _Reader:
         )
         if not self.eight_bit:
             return ProductWeights(weight, self._added(node, columns)[1])
-        _expect(weight.min() > -128, f"{node.name} has a weight of -128")  # simd256.h
         names = [*node.input, "", "", ""][:7]
         _expect(not names[5], f"{node.name} has a zero point for its matrix")
         bias = self._constant(names[6]) if names[6] else np.zeros(columns, dtype=np.float32)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Columns of a packed panel, at most; rows and columns come in whole ones.
+#: Columns of a packed panel; rows and columns come in whole ones.
 PANEL = 64
-#: Floats of a vector, at most.
+#: Floats of a vector.
 LANES = 16
 #: Channels of an activation that may be multiplied in fp32.
 MOST_APART = 8
@@ -120,8 +120,10 @@ class Keeper:
         return kept
 
 
-def pack(weight: NDArray[Any], panel: int, together: int) -> NDArray[Any]:
-    """[K, N] → [N / panel, K / together, panel, together], as products.h reads it."""
+def pack(weight: NDArray[Any]) -> NDArray[Any]:
+    """[K, N] → [N / 64, K / 4, 64, 4] in int8 or [N / 64, K, 64] in float32, as products.h reads
+    it."""
     inner, columns = weight.shape
-    panels = weight.reshape(inner // together, together, columns // panel, panel)
+    four = 4 if weight.dtype == np.int8 else 1
+    panels = weight.reshape(inner // four, four, columns // PANEL, PANEL)
     return np.ascontiguousarray(panels.transpose(2, 0, 3, 1))

@@ -9,10 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from model.native import library
-from model.native.library import BUILDS, NotCompiledError, builds_for_processor, load
+from model.native.library import NEEDED, NotCompiledError, check_processor, load
 from model.native.sources import digest
-
-AVX512 = BUILDS["avx512"]
 
 
 @pytest.fixture
@@ -29,55 +27,41 @@ def cpus(folder: Path, flags: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    ("flags", "builds"),
-    [
-        (" ".join(sorted(AVX512)) + " avx2 amx_int8", ["avx512", "avx2"]),
-        (" ".join(sorted(AVX512 - {"avx512_vnni"})) + " avx2", ["avx2"]),
-        ("sse2 avx2 fma", ["avx2"]),
-    ],
-)
-def test_the_builds_for_a_processor(flags: str, builds: list[str], tmp_path: Path) -> None:
-    assert builds_for_processor("x86_64", cpus(tmp_path, flags)) == builds
+def test_a_processor_with_all_it_needs(tmp_path: Path) -> None:
+    check_processor("x86_64", cpus(tmp_path, " ".join(sorted(NEEDED)) + " amx_int8"))
 
 
 @pytest.mark.parametrize(
     ("machine", "flags", "told"),
     [
-        ("x86_64", "sse2", "no avx2, fma$"),
-        ("x86_64", "sse2 avx2", "no fma$"),
+        ("x86_64", "sse2 avx2", "no avx512_vnni, avx512bw"),
+        ("x86_64", " ".join(sorted(NEEDED - {"avx512_vnni"})), "no avx512_vnni$"),
         ("aarch64", "", "aarch64 processor"),
     ],
 )
 def test_other_processors(machine: str, flags: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(NotCompiledError, match=told):
-        builds_for_processor(machine, cpus(tmp_path, flags))
+        check_processor(machine, cpus(tmp_path, flags))
 
 
 def test_where_nothing_tells(tmp_path: Path) -> None:
     with pytest.raises(NotCompiledError, match="does not tell"):
-        builds_for_processor("x86_64", tmp_path / "none")
+        check_processor("x86_64", tmp_path / "none")
 
 
 @pytest.mark.usefixtures("fresh")
 def test_it_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "builds_for_processor", lambda: ["avx512", "avx2"])
+    monkeypatch.setattr(library, "check_processor", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(NotCompiledError, match="with a C compiler"):
         load()
-
-
-@pytest.mark.usefixtures("compiled", "fresh")
-def test_the_next_build_where_the_first_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "builds_for_processor", lambda: ["avx1024", "avx2"])
-    assert load().build == "avx2"
 
 
 @pytest.mark.usefixtures("fresh")
 def test_something_else_lies_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "_matcher.so"
     file.write_bytes(b"no library")
-    monkeypatch.setattr(library, "builds_for_processor", lambda: ["avx512", "avx2"])
+    monkeypatch.setattr(library, "check_processor", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(file)))
     with pytest.raises(NotCompiledError, match="cannot be loaded"):
         load()
@@ -93,7 +77,7 @@ def test_code_of_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_changed_source_is_another(tmp_path: Path) -> None:
     own = Path(shutil.copytree(Path(library.__file__).parent, tmp_path / "native"))
     assert digest(own) == digest()
-    for name in ("simd.h", "simd256.h", "matcher.c", "structures.py"):
+    for name in ("simd.h", "matcher.c", "structures.py"):
         before = digest(own)
         (own / name).write_bytes((own / name).read_bytes() + b"\n")
         assert digest(own) != before

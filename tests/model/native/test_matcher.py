@@ -5,27 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.native.library import BUILDS, builds_for_processor, load_build
 from model.native.matcher import NativeMatcher
 from model.sessions import open_session, providers
 from model.states import QuantisedStates, quantise
 
 Bundles = Callable[[str], Bundle]
 
-
-@pytest.fixture(params=BUILDS, autouse=True)
-def build(compiled: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test with each build that this processor runs."""
-    if request.param not in builds_for_processor():
-        pytest.skip(f"this processor does not run the build for {request.param}")
-    library = load_build(request.param)
-    monkeypatch.setattr("model.native.matcher.load", lambda: library)
+pytestmark = pytest.mark.usefixtures("compiled")
 
 
 def drawn(
@@ -77,28 +68,6 @@ def test_logits_are_those_of_onnx_runtime(form_bundle: Bundles, form: str) -> No
         counts = np.broadcast_to(some.lengths, (pairs,))
         found = matcher.match(some, others, counts, np.arange(pairs))
         assert_same(found, reference(session, some, others), bundle.manifest.precision)
-
-
-def test_sums_that_16_bits_cannot_hold(form_bundle: Bundles, tmp_path: Path) -> None:
-    """All weights are as large as they can be, and inputs are as often least as largest."""
-    bundle = form_bundle("split")
-    model = onnx.load(str(bundle.path / "matcher.onnx"))
-    rng = np.random.default_rng(0)
-    for initializer in model.graph.initializer:
-        weight = onnx.numpy_helper.to_array(initializer)
-        if weight.dtype == np.int8 and weight.ndim == 2:
-            largest = rng.choice([-127, 127], weight.shape).astype(np.int8)
-            initializer.CopyFrom(onnx.numpy_helper.from_array(largest, initializer.name))
-    onnx.save(model, str(tmp_path / "matcher.onnx"))
-    matcher = NativeMatcher(tmp_path / "matcher.onnx")
-    session = open_session(tmp_path / "matcher.onnx", providers("cpu"), 1)
-    texts = drawn(1, 12, 9, bundle.manifest.hidden_size)
-    images = drawn(2, 12, bundle.manifest.patches, bundle.manifest.hidden_size)
-    for states in (texts, images):
-        states.values[:] = rng.choice([-127, 127], states.values.shape)
-        states.scales[:] = 0.2
-    found = matcher.match(texts, images, texts.lengths, np.arange(12))
-    assert_same(found, reference(session, texts, images), "int8")
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 3, 7, 64, 150])

@@ -117,18 +117,6 @@ def test_a_matrix_with_a_zero_point_is_refused(form_bundle: Bundles) -> None:
     refuse(form_bundle, shifted, "zero point")
 
 
-def test_a_weight_that_has_no_opposite_is_refused(form_bundle: Bundles) -> None:
-    def lowered(model: ModelProto) -> None:
-        name = first(model, "MatMulIntegerToFloat").input[1]
-        for initializer in model.graph.initializer:
-            if initializer.name == name:
-                weight = numpy_helper.to_array(initializer).copy()
-                weight[3, 5] = -128
-                initializer.CopyFrom(numpy_helper.from_array(weight, name))
-
-    refuse(form_bundle, lowered, "a weight of -128")
-
-
 def test_an_attention_with_more_to_it_is_refused(form_bundle: Bundles) -> None:
     def capped(model: ModelProto) -> None:
         first(model, "Attention").attribute.append(helper.make_attribute("softcap", 5.0))
