@@ -31,7 +31,7 @@ from model.files import sha256_of
 from model.inputs import prepare_inputs
 from model.malloc import keep_freed_memory
 from model.masking import Masking, WordMasker
-from model.mixed_precision import fitting_precision
+from model.mixed_precision import computes_bf16, fitting_precision
 from model.network import FashionBertModel
 from model.objective import TrainingModel
 from model.progress import progress_bars
@@ -77,7 +77,8 @@ class Trainer:
         cache: where picture arrays are kept between runs; `out`/cache by default.
         text_template: kept beside the checkpoint.
         show_progress: bars on the terminal.
-        note: told what a person should know of the texts and pictures, in the main process.
+        note: told what a person should know of the texts, the pictures and the processor, in the
+            main process.
 
     Raises:
         TrainingError: too few products, or all of one text or one picture; an impossible
@@ -111,6 +112,11 @@ class Trainer:
         )
         self.note = note if note and self.accelerator.is_main_process else _say_nothing
         self.device = self.accelerator.device
+        if settings.mixed_precision == "bf16" and not computes_bf16(self.device):
+            self.note(
+                f"mixed_precision=bf16: this {self.device.type} only imitates that and may take a "
+                "hundred times as long; auto would be fp32 here"
+            )
         if self.device.type == "cpu":
             keep_freed_memory()
         world = self.accelerator.num_processes

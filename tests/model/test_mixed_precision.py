@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from model.mixed_precision import (
     autocast,
@@ -11,6 +16,10 @@ from model.mixed_precision import (
     fitting_precision,
     processor_computes_bf16,
 )
+from model.train import Trainer
+
+if TYPE_CHECKING:
+    from tests.model.conftest import Shop
 
 CPU = torch.device("cpu")
 
@@ -44,3 +53,32 @@ def test_products_are_in_what_the_device_computes_in(
     with autocast(CPU):
         product = torch.ones(4, 4) @ torch.ones(4, 4)
     assert product.dtype == (torch.bfloat16 if computes else torch.float32)
+
+
+@pytest.fixture
+def other_precision() -> Iterator[None]:
+    """accelerate keeps one precision a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("other_precision")
+@pytest.mark.parametrize(
+    ("asked", "computes", "taken"),
+    [("auto", True, "bf16"), ("auto", False, "no"), ("bf16", False, "bf16"), ("no", True, "no")],
+)
+def test_a_run_says_what_it_computes_in(
+    asked: str,
+    computes: bool,
+    taken: str,
+    shop: Shop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.mixed_precision.processor_computes_bf16", lambda: computes)
+    settings = dataclasses.replace(shop.settings, mixed_precision=asked)
+    told: list[str] = []
+    Trainer(settings, shop.learn, None, tmp_path, cache=shop.cache, note=told.append).close()
+    assert json.loads((tmp_path / "run.json").read_text())["mixed_precision"] == taken
+    assert any("only imitates" in line for line in told) is (taken == "bf16" and not computes)
