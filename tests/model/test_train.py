@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,8 +91,10 @@ def test_it_learns(shop: Shop, tmp_path: Path) -> None:
     trainer = shop.trainer(
         tmp_path,
         epochs=20,
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         same_group=0.0,
+        hard_from=1.0,  # with hard negatives the match of so short a run stays at chance
+        hard_until=1.0,
         augment=False,
         validate_every=100,
         overrides={**shop.small, "hidden_dropout_prob": 0.0},
@@ -101,7 +104,13 @@ def test_it_learns(shop: Shop, tmp_path: Path) -> None:
     first, last = log[0], log[-1]
     assert first["recall"] > math.log(32) * 0.8  # chance
     assert last["recall"] < math.log(32) / 2
-    assert last["match"] < first["match"]
+    matched = [line["match"] for line in log]
+    assert matched[0] == pytest.approx(math.log(4), rel=0.01)  # chance: label and rank
+    assert np.mean(matched[-10:]) < 0.97 * matched[0]
+
+
+def test_negatives_become_harder(shop: Shop, straight_run: Path) -> None:
+    log = shop.steps(straight_run)
     assert [log[0]["hardness"], log[-1]["hardness"]] == [0, 1]
 
 
