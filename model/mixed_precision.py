@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ def computes_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and processor_computes_bf16()
 
 
+@functools.cache
 def processor_computes_bf16(machine: str = platform.machine(), cpus: Path = CPUS) -> bool:
     """`computes_bf16` of a CPU.
 

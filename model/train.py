@@ -101,21 +101,21 @@ class Trainer:
         self.text_template = text_template
         self.show_progress = show_progress
         check_settings(settings)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if settings.mixed_precision == "auto":
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             settings = dataclasses.replace(settings, mixed_precision=fitting_precision(device))
         self.settings = settings
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
-            cpu=not torch.cuda.is_available(),
+            cpu=device.type == "cpu",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)],
         )
         self.note = note if note and self.accelerator.is_main_process else _say_nothing
         self.device = self.accelerator.device
         if settings.mixed_precision == "bf16" and not computes_bf16(self.device):
             self.note(
-                f"mixed_precision=bf16: this {self.device.type} only imitates that and may take a "
-                "hundred times as long; auto would be fp32 here"
+                f"mixed_precision=bf16: this {self.device.type} only imitates that, which can be "
+                "far slower than fp32; auto would be fp32 here"
             )
         if self.device.type == "cpu":
             keep_freed_memory()
