@@ -52,8 +52,9 @@ demo: $(VENV)/.serving ## Index a drawn catalogue with the model that comes alon
 demo-train: setup ## The same with a model of its own, trained in a few minutes
 	$(BIN)/fashionbert demo --train
 
+# A process a core, each with one thread: small networks gain nothing from more.
 test: setup check ## Run all checks and tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadgroup
 
 check: setup ## Lint, formatting and types
 	$(BIN)/ruff check .

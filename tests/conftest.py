@@ -28,6 +28,13 @@ from model.samples import noise
 from model.wordpiece import save_tokenizer, train_wordpiece
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests, one takes a whole file, or all that needs containers."""
+    for item in items:
+        parts = item.path.relative_to(Path(__file__).parent).parts
+        item.add_marker(pytest.mark.xdist_group("e2e" if parts[0] == "e2e" else "/".join(parts)))
+
+
 @pytest.fixture(scope="session")
 def demo_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo catalogue: train.csv (96 products), val.csv (32) and images.tar."""

@@ -20,7 +20,7 @@ TRAINING = ("torch", "transformers", "accelerate", "safetensors", "h5py", "matpl
 def demo(folder: Path, *arguments: object, path: Path | None = None) -> str:
     """What `fashionbert demo` says, in a process of its own, as it starts others."""
     command = [sys.executable, "-m", "service.cli", "demo", "--out", str(folder), *SMALL]
-    environment = {**os.environ, "FASHIONBERT_BUNDLE": "/nowhere", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "FASHIONBERT_BUNDLE": "/nowhere"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
     ended = subprocess.run(
