@@ -34,10 +34,10 @@ from index.versions import (
     list_snapshots,
     locate,
     locked,
+    make_current,
     next_name,
     publish,
     remove_parts,
-    set_current,
 )
 from model.catalogue import Catalogue
 from model.engine import Engine
@@ -63,7 +63,7 @@ def build(
     report_path: Path | None = None,
     chunk: int = CHUNK,
     if_changed: bool = False,
-    supersede: bool = False,
+    supersede: int | None = None,
     processes: int = 1,
 ) -> Snapshot:
     """Encode a catalogue and publish it as the current snapshot.
@@ -84,9 +84,10 @@ def build(
         report_path: where to write what was left out, as JSON lines.
         chunk: products between two records of the progress.
         if_changed: keep the current snapshot where this model made it from this very catalogue,
-            its recall is what is asked for, and it is whole.
-        supersede: the catalogue has all that was written to the service before this job began, so
-            that those writes are dropped; by default they are put on top of it, as the later ones
+            its recall is what is asked for, and it is whole; or where the newest one is that, and
+            was gone back from.
+        supersede: the catalogue has the writes to the service up to this number (`last_written`),
+            so that they are dropped; by default they are put on top of it, as the later ones
             always are.
         processes: that encode, with an engine each and a share of its threads; on GPUs a device
             each. The snapshot is the same.
@@ -108,7 +109,7 @@ def build(
         root.mkdir(parents=True, exist_ok=True)
         with locked(root):
             job = _Job(catalogue, engine, root, limits, max_bad, report_path, supersede)
-            name = job.published()
+            name = job.published(recall)
             if name is None and if_changed:
                 name = job.unchanged(recall)
             if name is None:
@@ -124,6 +125,21 @@ def build(
         ) from error
 
 
+def last_written(root: Path) -> int:
+    """The number of the last write to the service: what `build` takes as `supersede`.
+
+    To be asked before the catalogue is read, as what is written afterwards is not in it.
+
+    Raises:
+        SnapshotError: the log is damaged.
+    """
+    try:
+        folded = read_manifest(locate(root)).folded
+    except SnapshotError:
+        folded = 0  # nothing is current
+    return last_write(root, folded)
+
+
 class _Job:
     def __init__(
         self,
@@ -133,7 +149,7 @@ class _Job:
         limits: ImageLimits,
         max_bad: float,
         report_path: Path | None,
-        supersede: bool,
+        supersede: int | None,
     ) -> None:
         self._catalogue = catalogue
         self._engine = engine
@@ -144,40 +160,50 @@ class _Job:
         self._supersede = supersede
         made_from = (FORMAT, engine.model_id, catalogue.fingerprint, repr(limits))
         self._key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
-        part = f"{BUILDING}{self._key}{'-supersede' if supersede else ''}"
+        part = f"{BUILDING}{self._key}{'' if supersede is None else '-supersede'}"
         self._folder = root / part
         # Beside the folder, not in it: it must outlive the folder's renaming by a moment.
         self._record = root / f"{part}.json"
         self._progress = Progress(self._key)
 
-    def published(self) -> str | None:
-        """The snapshot that a run killed between its renaming and `CURRENT` left, now current."""
+    def published(self, recall: str) -> str | None:
+        """The snapshot that a run killed between its renaming and `CURRENT` left, now current.
+
+        Its record tells it from one that was gone back from.
+        """
         names = list_snapshots(self._root)
-        try:
-            if names and (self._root / "CURRENT").exists() and current(self._root) == names[-1]:
-                return None
-            snapshot = Snapshot.open(self._root, names[-1], verify=True) if names else None
-        except SnapshotError:
+        if not (names and self._record.exists() and self._is_this(names[-1], recall)):
             return None
-        if snapshot is None or not self._is_this(snapshot):
-            return None
-        set_current(self._root, snapshot.name)
-        return snapshot.name
+        make_current(self._root, names[-1])
+        return names[-1]
 
     def unchanged(self, recall: str) -> str | None:
-        """The current snapshot, if it is what this job would make, and whole."""
+        """The current snapshot, if this job has nothing to make.
+
+        Either it is what the job would make, or the newest one is, and was gone back from.
+        """
         try:
-            snapshot = Snapshot.open(self._root, verify=True)
+            now = current(self._root)
+            newest = list_snapshots(self._root)[-1]
+            locate(self._root, now)
         except SnapshotError:
             return None
-        same_rules = snapshot.manifest.recall == _rules(snapshot.manifest.sizes, recall)
-        return snapshot.name if same_rules and self._is_this(snapshot) else None
+        return now if self._is_this(now, recall) or self._is_this(newest, recall) else None
 
-    def _is_this(self, snapshot: Snapshot) -> bool:
-        """Whether a snapshot is what this job would make."""
-        manifest = snapshot.manifest
-        stands = not self._supersede or manifest.superseded == last_write(self._root, 0)
-        return manifest.key == self._key and stands
+    def _is_this(self, name: str, recall: str) -> bool:
+        """Whether a snapshot is what this job would make, and whole."""
+        try:
+            manifest = read_manifest(locate(self._root, name))
+            same = (
+                manifest.key == self._key
+                and manifest.recall == _rules(manifest.sizes, recall)
+                and self._supersede in (None, manifest.superseded)
+            )
+            if same:
+                Snapshot.open(self._root, name, verify=True)
+        except SnapshotError:
+            return False
+        return same
 
     def _dropped_writes(self) -> int:
         """The number of the last write that does not count any more once this is published."""
@@ -185,8 +211,8 @@ class _Job:
             before = read_manifest(locate(self._root))
         except SnapshotError:
             return first_write(self._root) - 1  # nothing current that says; so all of them count
-        if self._supersede:
-            return last_write(self._root, before.folded)
+        if self._supersede is not None:
+            return max(self._supersede, before.superseded)
         return before.superseded
 
     def _open_parts(self) -> Parts:
@@ -202,7 +228,7 @@ class _Job:
                 self._progress = Progress(self._key)
         self._discard()
         self._folder.mkdir()
-        # Now, and not when it ends: what is written meanwhile is not in the catalogue.
+        # Now, and not when it ends: what is written meanwhile stays.
         self._progress.writes = self._dropped_writes()
         return Parts(self._folder, self._progress, shape)
 

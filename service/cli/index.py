@@ -5,12 +5,14 @@ The commands that change which snapshots there are stand in `service.cli.snapsho
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from model.errors import SnapshotError
 from service.cli import options
 from service.cli import snapshots as versions
 from service.cli.output import facts, note, out, plain
@@ -92,6 +94,7 @@ def build(
       fashionbert index build feed.csv --bundle bundle/ --out snapshots/
     """
     from index.build import build as build_snapshot
+    from index.build import last_written
     from index.versions import list_snapshots
     from model.bundle import Bundle
     from model.catalogue import read_catalogue
@@ -99,6 +102,8 @@ def build(
 
     settings = load_settings(bundle=bundle, snapshots=snapshots, threads=threads, device=device)
     model = Bundle.open(settings.bundle)
+    # First of all: the feed does not have what is written while it is read.
+    superseded = last_written(settings.snapshots) if supersede else None
     text = text if text is not None else model.manifest.text_template
     columns = options.columns(
         id_column, image_column, title_column, description_column, separator, list_column
@@ -117,7 +122,7 @@ def build(
         for line in options.about_columns(catalogue):
             note(str(plain(line)))
         engine = offline_engine(model, threads=settings.threads, device=settings.device)
-        before = list_snapshots(settings.snapshots)
+        before = _current(settings.snapshots)
         snapshot = build_snapshot(
             catalogue,
             engine,
@@ -128,22 +133,36 @@ def build(
             text_template=None if text is None else catalogue.text_template,
             report_path=None if report is None else report.with_suffix(".pictures.jsonl"),
             if_changed=if_changed,
-            supersede=supersede,
+            supersede=superseded,
             processes=processes,
         )
     manifest = snapshot.manifest
-    kept = "unchanged, still" if snapshot.name in before else "now"
+    kept = "unchanged, still" if snapshot.name == before else "now"
     note(
         f"snapshot {snapshot.name}: {manifest.sizes.products:,} products, "
         f"{manifest.sizes.pictures:,} pictures, {manifest.bytes / 1e6:,.1f} MB, {kept} current in "
         f"{settings.snapshots}"
     )
+    newest = list_snapshots(settings.snapshots)[-1]
+    if newest > snapshot.name:
+        note(
+            f"snapshot {newest}, which is of this feed, was gone back from and stays aside; "
+            f"`fashionbert index publish {newest}` makes it current"
+        )
     if manifest.skipped_pictures:
         note(
             f"left out: {manifest.skipped_pictures:,} pictures that cannot be decoded, "
             f"{manifest.dropped_products:,} products that have no other"
         )
     versions.fold_in_foreign(settings.snapshots, engine)
+
+
+def _current(root: Path) -> str | None:
+    from index.versions import current
+
+    with contextlib.suppress(SnapshotError):
+        return current(root)
+    return None
 
 
 @app.command()

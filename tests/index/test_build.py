@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from PIL import Image
 from index.build import build
 from index.manifest import FILES
 from index.snapshot import Snapshot
-from index.versions import current, list_snapshots, locked, set_current
+from index.versions import current, list_snapshots, locked, make_current
 from model.bundle import Bundle
 from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine
 from model.errors import CatalogueError, SnapshotError
 from model.pictures import TarPictures
+
+Crash = Callable[..., None]
 
 # A build whose process kills itself, as hard as can be, when it reads the n-th picture.
 KILLED = """
@@ -168,26 +170,50 @@ def test_the_same_catalogue_again_is_a_new_snapshot(
     assert build(catalogue, engine, own_root, progress=False).name == "00000002"
 
 
-def test_killed_between_its_name_and_current_it_is_only_made_current(
-    own_root: Path, demo_catalogue: Path, engine: Engine
-) -> None:
-    pictures = Counting(demo_catalogue / "images.tar")
-    with read_catalogue(demo_catalogue / "val.csv") as read, pictures:
-        catalogue = replace(read, pictures=pictures)
-        build(catalogue, engine, own_root, progress=False)
-        reads = len(pictures.names)
-        set_current(own_root, "00000001")
-        assert build(catalogue, engine, own_root, progress=False).name == "00000002"
-        assert len(pictures.names) == reads
-        assert current(own_root) == "00000002"
+BUILD = """
+import sys
+from pathlib import Path
+from index.build import build
+from model.bundle import Bundle
+from model.catalogue import read_catalogue
+from model.engine import Engine
+feed, bundle, root = map(Path, sys.argv[1:])
+with read_catalogue(feed) as catalogue:
+    build(catalogue, Engine(Bundle.open(bundle), threads=1), root, progress=False)
+"""
 
-        # Nor is a damaged one served for that reason.
-        set_current(own_root, "00000001")
+
+@pytest.mark.parametrize("since", ["nothing", "other recall", "damage"])
+def test_killed_between_its_name_and_current_it_is_only_made_current(
+    since: str, own_root: Path, demo_catalogue: Path, engine: Engine, crash: Crash
+) -> None:
+    feed = demo_catalogue / "val.csv"
+    crash("publish-renamed", BUILD, feed, engine.bundle.path, own_root)
+    assert (list_snapshots(own_root)[-1], current(own_root)) == ("00000002", "00000001")
+    if since == "damage":
         with (own_root / "00000002" / "image_states.npy").open("r+b") as file:
             file.seek(-1, os.SEEK_END)
             file.write(b"\x55")
-        assert build(catalogue, engine, own_root, progress=False).name == "00000003"
-        assert len(pictures.names) == 2 * reads
+    pictures = Counting(demo_catalogue / "images.tar")
+    with read_catalogue(feed) as read, pictures:
+        catalogue = replace(read, pictures=pictures)
+        recall = "hnsw" if since == "other recall" else "auto"
+        made = build(catalogue, engine, own_root, progress=False, recall=recall).name
+    assert made == current(own_root) == ("00000002" if since == "nothing" else "00000003")
+    assert (pictures.names == []) == (since == "nothing")
+
+
+def test_one_that_was_gone_back_from_stays_aside(
+    own_root: Path, demo_catalogue: Path, engine: Engine
+) -> None:
+    with read_catalogue(demo_catalogue / "val.csv") as catalogue:
+        build(catalogue, engine, own_root, progress=False)
+        make_current(own_root, "00000001")
+        kept = build(catalogue, engine, own_root, progress=False, if_changed=True)
+        assert kept.name == current(own_root) == "00000001"
+        # Unless it is asked for.
+        made = build(catalogue, engine, own_root, progress=False)
+        assert made.name == current(own_root) == "00000003"
 
 
 def test_two_builds_at_once(own_root: Path, catalogue: Catalogue, engine: Engine) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.build import build
+from index.build import build, last_written
 from index.compact import compact, prune_snapshots
 from index.delta_frames import FOLDER, list_segments
 from index.delta_log import LogReader, LogWriter
@@ -165,9 +165,10 @@ def test_a_build_may_supersede_the_writes_before_it(
 ) -> None:
     write_some(own_root, snapshot, make_put)
     live = LiveIndex.open(own_root)
-    made = build(catalogue, engine, own_root, progress=False, supersede=True)
-    assert made.manifest.superseded == 6
-    live.write([make_put("later")])
+    written = last_written(own_root)
+    live.write([make_put("later")])  # while the feed is read
+    made = build(catalogue, engine, own_root, progress=False, supersede=written)
+    assert made.manifest.superseded == written == 6
     live.refresh()
     assert live.view.name == "00000002+7"
     assert set(contents(live.view)) == {*snapshot.ids, "later"}
@@ -175,7 +176,8 @@ def test_a_build_may_supersede_the_writes_before_it(
     assert kept.name == "00000002"
     prune_snapshots(own_root, keep=1)  # the writes from before go with the snapshot before
     assert [write.sequence for write in LogReader(own_root, 6).read()] == [7]
-    again = build(catalogue, engine, own_root, progress=False, if_changed=True, supersede=True)
+    written = last_written(own_root)
+    again = build(catalogue, engine, own_root, progress=False, if_changed=True, supersede=written)
     assert (again.name, set(opened(own_root))) == ("00000003", set(snapshot.ids))
 
 
@@ -199,7 +201,7 @@ def test_beside_a_damaged_log_no_snapshot_is_removed(
 BUILD = """
 import sys
 from pathlib import Path
-from index.build import build
+from index.build import build, last_written
 from index.delta_records import Delete
 from index.live_index import LiveIndex
 from model.bundle import Bundle
@@ -207,7 +209,8 @@ from model.catalogue import read_catalogue
 from model.engine import Engine
 root, feed, bundle = map(Path, sys.argv[1:])
 with read_catalogue(feed) as catalogue:
-    build(catalogue, Engine(Bundle.open(bundle), threads=1), root, progress=False, supersede=True)
+    engine = Engine(Bundle.open(bundle), threads=1)
+    build(catalogue, engine, root, progress=False, supersede=last_written(root))
 """
 
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from index.build import build
+from index.build import build, last_written
 from index.compact import compact, prune_snapshots
 from index.versions import make_current
 from model.catalogue import read_catalogue
@@ -42,7 +42,7 @@ def build_shop(root: Path, feed: Path, colour: str, engine: Engine) -> None:
             writer.writerow([id, name, f"A {id}"])
             (feed / name).write_bytes(picture(colour))
     with read_catalogue(feed / "feed.csv", images=feed) as catalogue:
-        build(catalogue, engine, root, progress=False, supersede=True)
+        build(catalogue, engine, root, progress=False, supersede=last_written(root))
 
 
 @pytest.fixture

@@ -125,6 +125,11 @@ def test_build_if_changed(
     assert "now current" in told[-1]
     assert build(bundle, *other) == "00000005"
     assert "unchanged, still current" in told[-1]
+    assert shell("index", "rollback", "--snapshots", root).code == 0
+    assert build(bundle, *other) == "00000004"
+    assert "snapshot 00000004" in told[-1]
+    assert "unchanged, still current" in told[-1]
+    assert "snapshot 00000005, which is of this feed, was gone back from" in told[-1]
     assert build(other_bundle, "--if-changed", "--max-bad", "0.2") == "00000006"
 
 

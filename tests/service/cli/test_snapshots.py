@@ -16,6 +16,7 @@ from index.live_index import LiveIndex
 from index.snapshot import Snapshot
 from index.versions import current, list_snapshots
 from model.bundle import Bundle
+from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine
 
 Shell = Callable[..., Any]
@@ -94,6 +95,7 @@ def test_a_build_with_writes_on_top(
     photo: bytes,
     snapshot: Snapshot,
     shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write(root, engine, photo, "a", delete=snapshot.ids[5])
 
@@ -116,6 +118,15 @@ def test_a_build_with_writes_on_top(
     assert "until they are restarted with the other bundle" in back.err
     assert "stand on top" not in build(bundle, "--supersede")
     assert Snapshot.open(root).ids == snapshot.ids
+
+    def read_while_it_is_written_to(*arguments: Any, **options: Any) -> Catalogue:
+        write(root, engine, photo, delete=snapshot.ids[0])
+        return read_catalogue(*arguments, **options)
+
+    monkeypatch.setattr("model.catalogue.read_catalogue", read_while_it_is_written_to)
+    build(bundle, "--supersede")
+    with LiveIndex.open(root) as live, pytest.raises(KeyError):
+        live.view.row_of(snapshot.ids[0])
 
 
 COMMANDS = [["publish", "00000001"], ["rollback"], ["prune"], ["compact"]]
