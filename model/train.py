@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast,
+    set_seed,
+)
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
@@ -61,6 +66,17 @@ def _described(
     return described
 
 
+def _leaves_parts_out(network: FashionBertModel) -> bool:
+    """Whether what is trained may have parts that no loss reaches, which DDP must be told.
+
+    Such are a vision transformer's pooler and a ConvNeXt's last norm: the patches are what stands
+    before them. All of a ResNet is reached, and asking costs each step a walk over its graph.
+    """
+    config = network.config
+    cnn = config.cnn_config
+    return cnn is not None and not config.freeze_cnn and cnn["model_type"] != "resnet"
+
+
 def _say_nothing(_: str) -> None:
     """What a run without anybody to tell notes."""
 
@@ -105,10 +121,11 @@ class Trainer:
         if settings.mixed_precision == "auto":
             settings = dataclasses.replace(settings, mixed_precision=fitting_precision(device))
         self.settings = settings
+        self._parallel = DistributedDataParallelKwargs()  # read when the network is wrapped
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             cpu=device.type == "cpu",
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT), self._parallel],
         )
         self.note = note if note and self.accelerator.is_main_process else _say_nothing
         self.device = self.accelerator.device
@@ -193,6 +210,7 @@ class Trainer:
         model = TrainingModel(
             network, settings.negatives, settings.rank_loss, settings.joint_share, teacher
         )
+        self._parallel.find_unused_parameters = _leaves_parts_out(network)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.progression = Progression()
         self.accelerator.register_for_checkpointing(self.scheduler, self.progression)

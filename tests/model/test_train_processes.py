@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import ViTConfig, ViTModel
 
 from model.checkpoint import load_checkpoint
 
 WORKER = """
+import dataclasses
 import sys
 from pathlib import Path
 import torch
@@ -21,7 +24,7 @@ from model.tasks import contrastive_loss
 from model.train import Trainer
 from model.train_settings import TrainSettings
 
-feed, out, results = map(Path, sys.argv[1:])
+feed, out, results, vit = map(Path, sys.argv[1:])
 settings = TrainSettings(
     preset="tiny", epochs=1, batch_size=16, learning_rate=1e-3, validate_queries=10,
     group_by="product_type",
@@ -67,18 +70,45 @@ state["texts.grad"], state["images.grad"] = towers.texts.weight.grad, towers.ima
 group = torch.distributed.distributed_c10d._get_default_group()
 waits = group._get_backend(torch.device("cpu")).options._timeout
 state["waits"] = torch.tensor(waits.total_seconds())
+
+# A CNN that is trained but for its pooler, which nothing is made of.
+settings = dataclasses.replace(settings, cnn=str(vit), weighting="adaptive-gradient", overrides={
+    "hidden_size": 64, "num_hidden_layers": 3, "image_size": 64, "patches": "grid",
+    "cnn_image_size": 32, "patch_grid": 2,
+})
+with_cnn = Trainer(settings, learn, None, out.with_name("vit"))
+with_cnn.run()
+for name, value in with_cnn.network.patch_network.cnn.named_parameters():
+    state["cnn." + name] = value.detach().contiguous()
 save_file(state, results / f"{rank}.safetensors")
+with_cnn.close()
 trainer.close()
 """
 
 
-def test_two_processes_train_one_network(demo_catalogue: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def vit(tmp_path: Path) -> Path:
+    """A folder with a small random vision transformer, which brings a pooler along."""
+    torch.manual_seed(6)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=16,
+    )
+    ViTModel(config).save_pretrained(tmp_path / "backbone")
+    return tmp_path / "backbone"
+
+
+def test_two_processes_train_one_network(demo_catalogue: Path, vit: Path, tmp_path: Path) -> None:
     from model.tasks import contrastive_loss
 
     (tmp_path / "worker.py").write_text(WORKER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     ran = subprocess.run(
-        [*launch, tmp_path / "worker.py", demo_catalogue, tmp_path / "run", tmp_path],
+        [*launch, tmp_path / "worker.py", demo_catalogue, tmp_path / "run", tmp_path, vit],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
@@ -96,6 +126,9 @@ def test_two_processes_train_one_network(demo_catalogue: Path, tmp_path: Path) -
     log = [json.loads(line) for line in text.splitlines()]
     assert [line["step"] for line in log if "validation" not in line] == [0, 1, 2]
     load_checkpoint(tmp_path / "run" / "best")
+    before = ViTModel.from_pretrained(vit).named_parameters()
+    still = {name for name, value in before if torch.equal(value, first[f"cnn.{name}"])}
+    assert still == {"pooler.dense.weight", "pooler.dense.bias"}
     # Each process's rows against the columns of both are, together, the loss of one process.
     generator = torch.Generator().manual_seed(0)
     texts, images = torch.nn.functional.normalize(torch.randn(2, 8, 5, generator=generator), dim=-1)
