@@ -39,6 +39,8 @@ from model.network import FashionBertModel
 
 #: What a full disk makes of saving: safetensors and torch have errors of their own for it.
 _WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
+#: What a run.json of an earlier version does not say; a run of then still goes on.
+_SAID_SINCE = ("processes",)
 
 
 @dataclass
@@ -121,6 +123,7 @@ class RunFolder:
         source = self.path / "run.json"
         if source.exists():
             before = self._described(source)
+            before = {name: described[name] for name in _SAID_SINCE} | before
             changed = sorted(name for name in described if before.get(name) != described[name])
             if changed and (self.path / "checkpoints").exists():
                 raise TrainingError(
@@ -246,6 +249,7 @@ class RunFolder:
         if not found:
             (self.path / "log.jsonl").unlink(missing_ok=True)
             return
+        self._check_processes(found[-1])
         try:
             self.accelerator.load_state(str(found[-1]))
         except Exception as error:  # safetensors, torch, zip and pickle have each their own
@@ -255,6 +259,17 @@ class RunFolder:
             ) from error
         if self.accelerator.is_main_process:
             self._trim_log(progression.step)
+
+    def _check_processes(self, state: Path) -> None:
+        """See that a state has each process's generators: accelerate does without, silently."""
+        saved = {file.name for file in state.glob("random_states_*.pkl")}
+        count = self.accelerator.num_processes
+        if saved != {f"random_states_{rank}.pkl" for rank in range(count)}:
+            raise TrainingError(
+                f"{state} cannot be loaded (it has the random states of {len(saved)} processes, "
+                f"and here are {count}): start as many as before; if files are missing, remove it "
+                "to start again"
+            )
 
     def _trim_log(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""

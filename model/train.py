@@ -53,10 +53,11 @@ _WAIT = timedelta(days=1)
 
 
 def _described(
-    settings: TrainSettings, train: Catalogue, valid: Catalogue | None
+    settings: TrainSettings, train: Catalogue, valid: Catalogue | None, processes: int
 ) -> dict[str, Any]:
-    """What makes a run this one: its settings, and the content of all that it reads."""
+    """What makes a run this one: its settings, the processes, and the content of all it reads."""
     described = {**dataclasses.asdict(settings), "betas": list(settings.betas)}
+    described["processes"] = processes  # with another number, steps and rates are others too
     described["feed"] = train.fingerprint
     described["valid"] = None if valid is None else valid.fingerprint
     for name in ("start_from", "teacher"):
@@ -145,7 +146,7 @@ class Trainer:
             raise TrainingError(f"{len(train.products)} products are too few for {world} processes")
 
         set_seed(settings.seed)
-        self.folder = RunFolder(out, self.accelerator, _described(settings, train, valid))
+        self.folder = RunFolder(out, self.accelerator, _described(settings, train, valid, world))
         try:
             self._prepare(train, valid, cache or out / "cache")
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -104,6 +105,28 @@ def test_other_settings_in_the_folder_are_refused(
         with pytest.raises(TrainingError, match=r"other settings \(valid\)"):
             Trainer(shop.settings, shop.learn, valid, interrupted_run, cache=shop.cache)
     assert (interrupted_run / "run.json").read_bytes() == before
+
+
+def test_another_number_of_processes_is_refused(
+    interrupted_run: Path, straight_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(interrupted_run, tmp_path / "run"))
+    described = json.loads((out / "run.json").read_text())
+    assert described["processes"] == 1
+    (out / "run.json").write_text(json.dumps({**described, "processes": 2}))
+    with pytest.raises(TrainingError, match=r"other settings \(processes\)"):
+        shop.trainer(out)
+    # A run of before the number was noted goes on, if there are as many as saved its state.
+    del described["processes"]
+    (out / "run.json").write_text(json.dumps(described))
+    state = out / "checkpoints" / "step-00000003"
+    shutil.copy(state / "random_states_0.pkl", state / "random_states_1.pkl")
+    with pytest.raises(TrainingError, match="random states of 2 processes, and here are 1"):
+        shop.trainer(out).run()
+    (state / "random_states_1.pkl").unlink()
+    shop.trainer(out).run()
+    shop.assert_same_run(out, straight_run)
+    assert json.loads((out / "run.json").read_text())["processes"] == 1
 
 
 def test_a_start_that_has_changed_is_refused(
