@@ -31,7 +31,7 @@ from model.errors import TrainingError
 from model.files import take_lock, write_json
 from model.mixed_precision import autocast
 from model.network import FashionBertModel
-from model.patches import GridPatches
+from model.patches import GridPatches, untrained
 from model.preprocess import decode_image
 
 #: Share of pictures that are equal to another above which it is worth a word.
@@ -114,16 +114,9 @@ def _key(model: FashionBertModel, catalogue: Catalogue, kind: _Kind) -> str:
     if kind.compute is not None:
         fields = ("patches", "patch_grid", "image_size", "cnn_image_size")
         digest.update(json.dumps([getattr(config, name) for name in fields]).encode())
-        trained = {
-            name
-            for name, parameter in model.patch_network.named_parameters()
-            if parameter.requires_grad
-        }
-        if trained:
+        if any(parameter.requires_grad for parameter in model.patch_network.parameters()):
             digest.update(f"maps {config.frozen_cnn_stages}".encode())
-        for name, value in model.patch_network.state_dict().items():
-            if name in trained:
-                continue  # it is not in what is kept
+        for name, value in untrained(model.patch_network).items():  # no other is in what is kept
             digest.update(name.encode())
             digest.update(value.cpu().numpy().tobytes())
     else:

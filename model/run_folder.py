@@ -26,9 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from model.catalogue import Catalogue
 from model.checkpoint import read_training
@@ -36,6 +38,7 @@ from model.errors import TrainingError
 from model.files import sync_folder, sync_tree, take_lock, write_atomically, write_json
 from model.holdout import write_ids
 from model.network import FashionBertModel
+from model.patches import untrained
 
 #: What a full disk makes of saving: safetensors and torch have errors of their own for it.
 _WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
@@ -237,6 +240,33 @@ class RunFolder:
             ) from error
         self.accelerator.wait_for_everyone()
 
+    def check_untrained(self, patch_network: nn.Module) -> None:
+        """See that what comes before the training is what this run began with.
+
+        What it makes of the pictures is computed before the state is loaded, and kept: the CNN of
+        a folder that has changed would make what the one in the state does not go with.
+
+        Raises:
+            TrainingError: the newest state has other weights, or is damaged.
+        """
+        state = self._newest_state()
+        if state is None:
+            return
+        with _loading(state), safe_open(state / "model.safetensors", framework="pt") as file:
+            differing = [
+                name
+                for name, value in untrained(patch_network).items()
+                if not torch.equal(value, file.get_tensor(f"network.patch_network.{name}"))
+            ]
+        if differing:
+            raise TrainingError(
+                f"{self.path} holds a run with other settings (the CNN's weights, such as "
+                f"{differing[0]}): choose another folder, or put back those that it began with"
+            )
+
+    def _newest_state(self) -> Path | None:
+        return max((self.path / "checkpoints").glob("step-*"), default=None)
+
     def resume(self, progression: Progression) -> None:
         """Load the newest state, if there is one, into all that the accelerator knows.
 
@@ -245,18 +275,13 @@ class RunFolder:
         """
         if self.accelerator.is_main_process:
             _restore(self.best)
-        found = sorted((self.path / "checkpoints").glob("step-*"))
-        if not found:
+        state = self._newest_state()
+        if state is None:
             (self.path / "log.jsonl").unlink(missing_ok=True)
             return
-        self._check_processes(found[-1])
-        try:
-            self.accelerator.load_state(str(found[-1]))
-        except Exception as error:  # safetensors, torch, zip and pickle have each their own
-            raise TrainingError(
-                f"{found[-1]} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}): "
-                "it is of another shape or damaged; remove it to start again"
-            ) from error
+        self._check_processes(state)
+        with _loading(state):
+            self.accelerator.load_state(str(state))
         if self.accelerator.is_main_process:
             self._trim_log(progression.step)
 
@@ -284,6 +309,18 @@ class RunFolder:
                     kept.append(text)
         with _writing(source):
             write_atomically(source, "".join(f"{line}\n" for line in kept).encode())
+
+
+@contextlib.contextmanager
+def _loading(state: Path) -> Iterator[None]:
+    """Tells a damaged state as what it is."""
+    try:
+        yield
+    except Exception as error:  # safetensors, torch, zip and pickle have each their own
+        raise TrainingError(
+            f"{state} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}): "
+            "it is of another shape or damaged; remove it to start again"
+        ) from error
 
 
 @contextlib.contextmanager

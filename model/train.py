@@ -158,6 +158,8 @@ class Trainer:
         settings = self.settings
         network = self._new_network(train)
         config = network.config
+        if config.freeze_cnn or settings.keep_maps:
+            self.folder.check_untrained(network.patch_network)
         tokens, tokenizer = config.max_text_tokens, self.folder.tokenizer
         check_tokens("the feed", train, tokenizer, tokens, self.note)
         if valid is not None:

@@ -141,6 +141,25 @@ def test_a_start_that_has_changed_is_refused(
         shop.trainer(tmp_path / "run", start_from=str(best))
 
 
+def test_a_cnn_that_has_changed_is_refused(shop: Shop, resnet: Path, tmp_path: Path) -> None:
+    """What it makes of the pictures is kept, and the state has the CNN of before."""
+    cnn = Path(shutil.copytree(resnet, tmp_path / "cnn"))
+    own = dataclasses.replace(shop, cache=tmp_path / "cache")
+    frozen = {"patches": "grid", "cnn_image_size": 64, "freeze_cnn": True}
+    changes: dict[str, Any] = {"cnn": str(cnn), "overrides": {**shop.small, **frozen}}
+    own.interrupt(tmp_path / "run", checkpoint_steps=1, before=1, **changes)
+    before = (cnn / "model.safetensors").read_bytes()
+    kept = sorted((tmp_path / "cache").iterdir())
+    weights = load_file(cnn / "model.safetensors")
+    weights["encoder.stages.1.layers.0.shortcut.normalization.running_mean"] += 1
+    save_file(weights, cnn / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"other settings \(the CNN's weights, .*running_mean"):
+        own.trainer(tmp_path / "run", checkpoint_steps=1, **changes)
+    assert sorted((tmp_path / "cache").iterdir()) == kept
+    (cnn / "model.safetensors").write_bytes(before)
+    own.trainer(tmp_path / "run", checkpoint_steps=1, **changes).close()
+
+
 WORKER = """
 import sys
 from pathlib import Path
