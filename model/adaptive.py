@@ -97,8 +97,8 @@ class FixedWeights:
         weights: one a task, at least 0 and not all 0.
 
     Raises:
-        TrainingError: they are not such numbers; when called, a task has none or there is no
-            such task.
+        TrainingError: they are not such numbers; when called or checked, a task has none or there
+            is no such task.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -113,12 +113,16 @@ class FixedWeights:
 
     def __call__(self, losses: Mapping[str, Tensor], *, step: int) -> dict[str, float]:
         """As `Weighting`."""
-        if losses.keys() != self.weights.keys():
+        self.check(losses)
+        return {name: self.weights[name] for name in losses}
+
+    def check(self, tasks: Iterable[str]) -> None:
+        """See that they are for these tasks, before a run computes anything."""
+        if (names := set(tasks)) != self.weights.keys():
             raise TrainingError(
                 f"the fixed weights are for {', '.join(sorted(self.weights))}, but the tasks are "
-                f"{', '.join(sorted(losses))}: give exactly one weight a task"
+                f"{', '.join(sorted(names))}: give exactly one weight a task"
             )
-        return {name: self.weights[name] for name in losses}
 
 
 class AdaptiveLosses:
@@ -246,6 +250,16 @@ def new_weighting(
     Raises:
         TrainingError: there is no such weighting, or `weights` do not go with it.
     """
+    check_weighting(name, weights)
+    return WEIGHTINGS[name](weights or {}, shared)
+
+
+def check_weighting(name: str, weights: Mapping[str, float] | None) -> None:
+    """Refuse what `new_weighting` does, without the network that it may take.
+
+    Raises:
+        TrainingError: there is no such weighting, or `weights` do not go with it.
+    """
     if name not in WEIGHTINGS:
         raise TrainingError(
             f"there is no weighting {name!r}: choose one of {', '.join(WEIGHTINGS)}"
@@ -257,4 +271,3 @@ def new_weighting(
             else f"weights of tasks were given, but the weighting is {name!r}: "
             "choose 'fixed', or leave them out"
         )
-    return WEIGHTINGS[name](weights or {}, shared)

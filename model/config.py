@@ -199,7 +199,15 @@ PRESETS: dict[str, dict[str, Any]] = {
             "cnn_learning_rate": 1e-4,
             "warmup": 0.04,
             "weighting": "fixed",
-            "task_weights": {"recall": 1.0, "alignment": 1.0, "match": 1.0, "mlm": 0.2},
+            # Of all tasks that can be asked for; distillation ranks the pairs of the match.
+            "task_weights": {
+                "recall": 1.0,
+                "alignment": 1.0,
+                "match": 1.0,
+                "distillation": 1.0,
+                "mlm": 0.2,
+                "mpm": 0.2,
+            },
             "negatives": 3,
             "joint_share": 0.25,
             "keep_maps": True,

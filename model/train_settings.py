@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model.adaptive import WEIGHTINGS
+from model.adaptive import FixedWeights, check_weighting
 from model.backbones import known_preset
 from model.checkpoint import FILES, HEADS
 from model.config import PRESETS, FashionBertConfig
@@ -85,23 +85,28 @@ def preset_settings(preset: str, **given: Any) -> TrainSettings:
     if "weighting" in asked:
         asked.setdefault("task_weights", None)  # the preset's go with its own weighting
     own = dict(known_preset(preset).get("training", {}))
-    if own.get("task_weights"):
-        own["task_weights"] = _weights_of_tasks(own["task_weights"], asked)
-    return TrainSettings(preset=preset, **{**own, **asked})
+    settings = TrainSettings(preset=preset, **{**own, **asked})
+    if "task_weights" in asked or settings.task_weights is None:
+        return settings
+    # A preset weighs all tasks that it can have; of these it has what is asked for.
+    weights = {task: settings.task_weights[task] for task in tasks_of(settings)}
+    return dataclasses.replace(settings, task_weights=weights)
 
 
-def _weights_of_tasks(weights: dict[str, float], asked: dict[str, Any]) -> dict[str, float]:
-    """A preset's weights without those of tasks that are not asked for, and with a teacher's."""
-    overrides = asked.get("overrides", {})
-    fields = {"alignment": "alignment_size", "mlm": "mlm"}
-    left = {
-        task: weight
-        for task, weight in weights.items()
-        if task not in fields or overrides.get(fields[task], True)
-    }
-    if "teacher" in asked:  # it ranks the pairs of the match, so it weighs what they weigh
-        left["distillation"] = weights["match"]
-    return left
+#: What the network has, by the task that trains it; match is always there.
+_TASK_FIELDS = {
+    "recall": "recall_size",
+    "alignment": "alignment_size",
+    "mlm": "mlm",
+    "mpm": "mpm",
+}
+
+
+def tasks_of(settings: TrainSettings) -> list[str]:
+    """The tasks of a run, by the names that `model.objective` gives their losses."""
+    config = {**PRESETS[settings.preset]["config"], **settings.overrides}
+    tasks = ["match", *(task for task, field in _TASK_FIELDS.items() if config.get(field))]
+    return tasks if settings.teacher is None else [*tasks, "distillation"]
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -124,8 +129,9 @@ def check_settings(settings: TrainSettings) -> None:
                 f"{what} {folder} is no checkpoint (it has no {missing[0]}): give a run's "
                 "best/ folder"
             )
-    if settings.weighting not in WEIGHTINGS:
-        raise TrainingError(f"weighting={settings.weighting!r}: choose of {', '.join(WEIGHTINGS)}")
+    check_weighting(settings.weighting, settings.task_weights)
+    if settings.weighting == "fixed":
+        FixedWeights(settings.task_weights or {}).check(tasks_of(settings))
     if settings.mixed_precision not in ("auto", "bf16", "fp16", "no"):
         raise TrainingError(f"mixed_precision={settings.mixed_precision!r}: auto, bf16, fp16 or no")
     if settings.mixed_precision == "fp16" and not torch.cuda.is_available():

@@ -138,8 +138,8 @@ def train(
         str | None,
         typer.Option(
             help="Of the tasks: equal, adaptive-loss or adaptive-gradient (the paper's), or fixed "
-            'with weights, such as "fixed:recall=1,match=1,mlm=0.5"; equal by default, and '
-            "adaptive-loss with the preset paper."
+            'with a weight for each, such as "fixed:recall=1,match=1,mlm=0.5"; equal by default, '
+            "adaptive-loss with the preset paper, fixed with small."
         ),
     ] = None,
     mlm: Annotated[

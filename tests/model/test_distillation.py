@@ -275,6 +275,8 @@ def test_the_presets_weights_are_of_the_tasks_that_there_are() -> None:
     assert taught.task_weights == {**weights, "distillation": 1.0}
     deep = preset_settings("small", overrides={"alignment_size": 0, "mlm": False})
     assert deep.task_weights == {"recall": 1.0, "match": 1.0}
+    patches = preset_settings("small", overrides={"mpm": True})
+    assert patches.task_weights == {**weights, "mpm": 0.2}
     equal = preset_settings("small", teacher="runs/deep/best", weighting="equal")
     assert equal.task_weights is None
     assert preset_settings("tiny", teacher="runs/deep/best").task_weights is None

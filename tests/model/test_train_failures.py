@@ -91,6 +91,17 @@ def test_too_few_products_to_choose_by(shop: Shop, tmp_path: Path) -> None:
             {"preset": "small", "overrides": {"frozen_cnn_stages": 2, "freeze_cnn": True}},
             "frozen_cnn_stages=2 is of a CNN that is trained",
         ),
+        ({"weighting": "gradnorm"}, "no weighting 'gradnorm': choose one of equal, fixed"),
+        ({"weighting": "fixed"}, "'fixed' needs the weight of each task"),
+        ({"task_weights": {"match": 1.0}}, "were given, but the weighting is 'equal'"),
+        (
+            {"weighting": "fixed", "task_weights": {"match": 1.0}},
+            "weights are for match, but the tasks are match, recall: give exactly one weight",
+        ),
+        (
+            {"weighting": "fixed", "task_weights": {"match": 1.0, "recall": -1.0}},
+            "the weight of 'recall' is -1",
+        ),
         ({"mixed_precision": "fp8"}, "mixed_precision='fp8': auto, bf16, fp16 or no"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model.checkpoint import load_checkpoint
+from model.train_settings import tasks_of
 
 if TYPE_CHECKING:
     from tests.model.conftest import Shop
@@ -84,6 +85,7 @@ def test_one_masked_task_without_the_other(task: str, shop: Shop, tmp_path: Path
     trainer = shop.trainer(tmp_path, valid=False, epochs=1, overrides={**shop.small, task: True})
     trainer.run()
     assert set(shop.lines(tmp_path)[0]["weights"]) == {"recall", "match", task}
+    assert set(tasks_of(trainer.settings)) == {"recall", "match", task}
 
 
 @pytest.mark.parametrize("weighting", ["adaptive-loss", "adaptive-gradient"])
