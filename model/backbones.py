@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -47,6 +48,29 @@ def _load_weights(source: str, what: str) -> PreTrainedModel:
             f"({str(error).splitlines()[0]}): download it again"
         ) from error
     return model
+
+
+def _load_bert_config(source: str) -> Any:
+    bert = _load_config(source, "text backbone")
+    if bert.model_type != "bert":
+        raise TrainingError(f"the text backbone {source!r} is a {bert.model_type}, not a BERT")
+    return bert
+
+
+def check_tokenizer(tokenizer: Tokenizer, text_backbone: str) -> None:
+    """See that a text backbone has a vector for each token of its tokenizer.
+
+    Raises:
+        TrainingError: it has fewer, or cannot be loaded.
+    """
+    tokens = 1 + max(tokenizer.get_vocab().values())
+    vectors = _load_bert_config(text_backbone).vocab_size
+    if tokens > vectors:
+        raise TrainingError(
+            f"the tokenizer of the text backbone {text_backbone!r} has {tokens} tokens, its word "
+            f"embeddings only {vectors} (vocab_size): put the tokenizer there that it was trained "
+            "with"
+        )
 
 
 def _feature_width(cnn: str, cnn_config: Any) -> int:
@@ -96,11 +120,7 @@ def new_config(
     fields: dict[str, Any] = {}
     text_backbone = text_backbone or start["text_backbone"]
     if text_backbone is not None:
-        bert = _load_config(text_backbone, "text backbone")
-        if bert.model_type != "bert":
-            raise TrainingError(
-                f"the text backbone {text_backbone!r} is a {bert.model_type}, not a BERT"
-            )
+        bert = _load_bert_config(text_backbone)
         fields.update({name: getattr(bert, name) for name in _TEXT_FIELDS})
     elif vocab_size is not None:
         fields["vocab_size"] = vocab_size

@@ -24,7 +24,7 @@ from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from model.adaptive import new_weighting, shared_parameters, weighted_sum
-from model.backbones import known_preset, new_config, new_model
+from model.backbones import check_tokenizer, known_preset, new_config, new_model
 from model.calibration import stacked_rank1
 from model.catalogue import Catalogue
 from model.checkpoint import load_checkpoint, started_model
@@ -259,6 +259,7 @@ class Trainer:
                     tokenizer = backbone_tokenizer(settings.start_from)
                 elif backbone is not None:
                     tokenizer = backbone_tokenizer(backbone)
+                    check_tokenizer(tokenizer, backbone)
                 elif settings.teacher is not None:
                     tokenizer = backbone_tokenizer(settings.teacher)
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,18 @@ def test_the_text_backbones_tokenizer_is_taken(
             shop.trainer(tmp_path / "other", text_backbone=str(bert), overrides=overrides)
     finally:
         (bert / "hidden.json").rename(bert / "tokenizer.json")
+
+
+def test_a_tokenizer_of_more_tokens_than_there_are_vectors(
+    shop: Shop, bert: Path, tmp_path: Path
+) -> None:
+    few = Path(shutil.copytree(bert, tmp_path / "bert"))
+    config = json.loads((few / "config.json").read_text())
+    (few / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+    told = r"has \d+ tokens, its word embeddings only 100 \(vocab_size\): put the tokenizer there"
+    with pytest.raises(TrainingError, match=told):
+        shop.trainer(tmp_path / "run", text_backbone=str(few))
+    assert not (tmp_path / "run" / "tokenizer.json").exists()  # another may be put there
 
 
 def test_a_run_starts_from_a_checkpoint(shop: Shop, straight_run: Path, tmp_path: Path) -> None:
