@@ -37,6 +37,11 @@ def _load_config(source: str, what: str) -> Any:
             f"the {what} {source!r} cannot be loaded ({str(error).splitlines()[0]}): give a hub id "
             "that can be reached, or a local directory in transformers' format"
         ) from error
+    except ImportError as error:  # such as timm's
+        raise TrainingError(
+            f"the {what} {source!r} cannot be loaded ({str(error).strip().splitlines()[0]}): "
+            "install that, or give one that transformers has itself"
+        ) from error
 
 
 def _load_weights(source: str, what: str) -> PreTrainedModel:

@@ -117,6 +117,17 @@ def test_a_backbone_of_another_kind(bert: Path, resnet: Path, tmp_path: Path) ->
         new_config("small", text_backbone=str(bert), cnn=str(bert))
 
 
+def test_a_cnn_of_a_library_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.import_utils.is_timm_available", lambda: False)
+    fields = {"architecture": "resnet18", "num_classes": 10, "num_features": 512}
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "pretrained_cfg": {"tag": "x"}}))
+    told = r"the CNN .* cannot be loaded \(.* requires the timm library .*\): install that, or give"
+    with pytest.raises(TrainingError, match=told):
+        small_config(cnn=str(tmp_path), patches="grid")
+
+
 def test_grid_and_crop_need_a_cnn() -> None:
     with pytest.raises(TrainingError, match="patches='grid' needs a CNN: give one with --cnn"):
         small_config(patches="grid")
