@@ -29,6 +29,10 @@ _TEXT_FIELDS = (
 )
 
 
+#: What `model.layers` computes, and those with a tanh, which differ from it by 5e-4 at most.
+_ACTIVATIONS = ("gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+
+
 def _load_config(source: str, what: str) -> Any:
     try:
         return AutoConfig.from_pretrained(source)
@@ -59,6 +63,17 @@ def _load_bert_config(source: str) -> Any:
     bert = _load_config(source, "text backbone")
     if bert.model_type != "bert":
         raise TrainingError(f"the text backbone {source!r} is a {bert.model_type}, not a BERT")
+    if bert.hidden_act not in _ACTIVATIONS:
+        raise TrainingError(
+            f"the text backbone {source!r} computes with hidden_act={bert.hidden_act!r}, which "
+            "would become another function here: give one with 'gelu'"
+        )
+    positions = getattr(bert, "position_embedding_type", None) or "absolute"
+    if positions != "absolute":
+        raise TrainingError(
+            f"the text backbone {source!r} has position_embedding_type={positions!r}, which would "
+            "be left out here: give one with 'absolute'"
+        )
     return bert
 
 

@@ -117,6 +117,27 @@ def test_a_backbone_of_another_kind(bert: Path, resnet: Path, tmp_path: Path) ->
         new_config("small", text_backbone=str(bert), cnn=str(bert))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"hidden_act": "relu"}, r"hidden_act='relu', .* give one with 'gelu'"),
+        ({"hidden_act": "silu"}, "hidden_act='silu'"),
+        ({"position_embedding_type": "relative_key"}, r"='relative_key', .* with 'absolute'"),
+        ({"hidden_act": "gelu_new", "position_embedding_type": "absolute"}, None),
+    ],
+)
+def test_a_bert_that_computes_something_else(
+    changes: dict[str, str], told: str | None, bert: Path, tmp_path: Path
+) -> None:
+    config = json.loads((bert / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    if told is None:
+        assert small_config(text_backbone=str(tmp_path), joint_from=1).vocab_size == 1000
+        return
+    with pytest.raises(TrainingError, match=told):
+        small_config(text_backbone=str(tmp_path))
+
+
 def test_a_cnn_of_a_library_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
