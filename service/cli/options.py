@@ -105,8 +105,8 @@ def about_columns(catalogue: Catalogue) -> Iterator[str]:
         yield f"warning: {doubt}"
 
 
-def check_group_by(catalogue: Catalogue, column: str | None) -> None:
-    """Refuse a --group-by that no product has.
+def check_group_by(catalogue: Catalogue, column: str | None, what: str = "the feed") -> None:
+    """Refuse a --group-by that no product has; `what` is what the catalogue is called.
 
     Raises:
         CatalogueError: it lists the columns that there are.
@@ -116,7 +116,7 @@ def check_group_by(catalogue: Catalogue, column: str | None) -> None:
     names = {name for product in catalogue.products for name in product.attributes}
     if column not in names:
         raise CatalogueError(
-            f"--group-by {column}: the feed has no such column; it has {', '.join(sorted(names))}"
+            f"--group-by {column}: {what} has no such column; it has {', '.join(sorted(names))}"
         )
 
 

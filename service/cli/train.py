@@ -291,6 +291,7 @@ def train(
     learn = read(feed, report)
     if valid is not None:
         choose = read(valid)
+        options.check_group_by(choose, group_by, "--valid")
         _note_shared(learn, choose)
     else:
         learn, choose = split(learn, hold_out)

@@ -137,6 +137,14 @@ def test_products_that_are_trained_on_are_told(
     ran = shell(*command, "--out", tmp_path / "other", "--valid", demo_catalogue / "val.csv")
     assert ran.code == 0, ran.err
     assert "trained on too" not in ran.err
+    rows = list(csv.reader((demo_catalogue / "val.csv").open(newline="", encoding="utf-8")))
+    group = rows[0].index("product_type")
+    with (tmp_path / "ungrouped.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([*row[:group], *row[group + 1 :]] for row in rows)
+    ungrouped = ["--valid", tmp_path / "ungrouped.csv", "--group-by", "product_type"]
+    ran = shell(*command, "--out", tmp_path / "third", *ungrouped)
+    assert (ran.code, ran.out) == (2, "")
+    assert "--group-by product_type: --valid has no such column; it has " in ran.err
     one = few_products(demo_catalogue, tmp_path, 1).rename(tmp_path / "one.csv")
     few_products(demo_catalogue, tmp_path, 8)
     ran = shell(*command, "--out", tmp_path / "third", "--valid", one)
