@@ -109,7 +109,11 @@ def check_config(config: FashionBertConfig) -> None:
     if config.stack_recall and not config.joint_from:
         raise TrainingError("stack_recall pools the states after layer k: set joint_from above 0")
     if config.alignment_size and not config.stack_recall:
-        raise TrainingError("alignment_size is a part of the stacked score: set stack_recall too")
+        raise TrainingError(
+            f"alignment_size={config.alignment_size} is a part of the score that recall joins "
+            "(stack_recall): it needs joint_from above 0 and a preset with a recall head, which "
+            "paper has not"
+        )
     if config.max_text_tokens > config.max_position_embeddings:
         raise TrainingError(
             f"max_text_tokens={config.max_text_tokens} is more than the text backbone's "

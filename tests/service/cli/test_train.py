@@ -212,6 +212,10 @@ def test_a_model_is_taught_by_another(demo_catalogue: Path, shell: Shell, tmp_pa
             "mixed_precision='fp8': auto, bf16, fp16 or",
         ),
         (["--preset", "tiny", "--joint-from", "4"], "at least one of the 4 layers must be joint"),
+        (
+            ["--preset", "tiny", "--joint-from", "0", "--alignment", "16"],
+            "it needs joint_from above 0 and a preset with a recall head",
+        ),
         (["--preset", "tiny", "--teacher", "/no/run"], "the teacher /no/run is no checkpoint (it"),
         (["--preset", "tiny", "--cnn", "/no/cnn"], "cnn was given, but the preset 'tiny' has no"),
         (["--preset", "tiny", "--freeze-cnn"], "freeze_cnn was given, but the preset 'tiny'"),
