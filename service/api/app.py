@@ -26,6 +26,7 @@ from service.settings import Settings
 from service.variables import warn_of_unknown_variables
 
 _ROUTERS = tuple(module.router for module in (search, match, items, items_write, status, page))
+_TEXT_BODY_BYTES = 1024**2  # a query and a filter, and no picture
 _DESCRIPTION = """Cross-modal search of a fashion catalogue: FAISS recalls candidates, the
 FashionBERT cross-encoder reranks them. Errors are problem details (RFC 9457) with a `code`."""
 
@@ -78,6 +79,7 @@ def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
         BodyLimit,
         max_bytes=settings.max_body_bytes,
         max_held=max(settings.max_bodies_bytes, settings.max_body_bytes),
+        by_path={"/v1/search/text": min(_TEXT_BODY_BYTES, settings.max_body_bytes)},
     )
     app.add_middleware(
         Access,
@@ -88,7 +90,7 @@ def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
     )
     app.add_middleware(Observe, service=service, routes=routes)
     problems.install(app)
-    openapi.install(app, policy, open_metrics=settings.open_metrics)
+    openapi.install(app, policy, max_pairs=settings.max_pairs, open_metrics=settings.open_metrics)
     for router in _ROUTERS:
         app.include_router(router)
     return app

@@ -4,18 +4,24 @@ so often that the time counts which FastAPI takes to find out what a route's par
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
+import anyio.to_thread
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from python_multipart.multipart import parse_options_header
 
+from service.api.json_size import check_values
 from service.api.problems import REFERENCE, ProblemError
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
+_LARGE = 4 * 1024  # bytes; a body of less is read in a few milliseconds, whatever it is
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 
 
@@ -24,11 +30,16 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def json_body(request: Request, schema: type[M]) -> M:
-    """The body of a request that sends JSON.
+async def aside(size: int, work: Callable[[], T]) -> T:
+    """Read a body of `size` bytes: a large one in a thread, for all other requests would wait."""
+    return await anyio.to_thread.run_sync(work) if size > _LARGE else work()
+
+
+async def json_body(request: Request, schema: type[M], most: int) -> M:
+    """The body of a request that sends JSON of at most `most` values.
 
     Raises:
-        ProblemError: it does not say so, or cannot be read.
+        ProblemError: it does not say so, cannot be read, or has more values.
         RequestValidationError: it is something else.
     """
     data = await request.body()
@@ -38,9 +49,15 @@ async def json_body(request: Request, schema: type[M]) -> M:
             "unsupported_media_type",
             f"the body is {kind or 'of no type'}: send application/json",
         )
+    return await aside(len(data), partial(_parsed, schema, data, most))
+
+
+def _parsed(schema: type[M], data: bytes, most: int) -> M:
+    check_values(data, most)
     try:
         # Not pydantic's parser: it takes half a character (`\ud800`) for a fault of the JSON.
-        fields = json.loads(data)
+        # Decoded here, as `json` would take UTF-16 too, in which the values were not counted.
+        fields = json.loads(data.decode("utf-8-sig", "surrogatepass"))
     except json.JSONDecodeError as error:
         raise RequestValidationError(
             [{"type": "json_invalid", "loc": ("body", error.pos), "msg": error.msg}],
@@ -52,7 +69,7 @@ async def json_body(request: Request, schema: type[M]) -> M:
         raise ProblemError(
             "bad_request", "the body nests too deeply, or has a number of too many digits"
         ) from error
-    return validated(schema, fields)
+    return _validated(schema, fields)
 
 
 def describe_json(schema: type[BaseModel]) -> dict[str, Any]:
@@ -85,17 +102,33 @@ def check_form(body: bytes, content_type: str) -> None:
         raise ProblemError("bad_request", "the form is cut short: it lacks its closing boundary")
 
 
-def validated(schema: type[M], data: Any, *where: str) -> M:
-    """The body as a schema has it.
+def validated_json(schema: type[M], data: bytes, most: int, *where: str) -> M:
+    """JSON as a schema has it.
 
     Args:
         schema: what it must be.
-        data: JSON as bytes, or what it holds.
+        data: the JSON.
+        most: values that it may have.
         where: in the body, for the errors.
 
     Raises:
+        ProblemError: it has more values.
         RequestValidationError: it is something else.
     """
+    check_values(data, most)
+    return _validated(schema, data, *where)
+
+
+def validated_form(schema: type[M], fields: dict[str, Any]) -> M:
+    """The fields of a form as a schema has them.
+
+    Raises:
+        RequestValidationError: they are something else.
+    """
+    return _validated(schema, fields)
+
+
+def _validated(schema: type[M], data: Any, *where: str) -> M:
     try:
         if isinstance(data, bytes):
             return schema.model_validate_json(data)
@@ -104,7 +137,7 @@ def validated(schema: type[M], data: Any, *where: str) -> M:
         raise RequestValidationError(
             [
                 {**one, "msg": _message(one), "loc": ("body", *where, *one["loc"])}
-                for one in error.errors(include_url=False)
+                for one in error.errors(include_url=False, include_input=False)
             ]
         ) from error
 

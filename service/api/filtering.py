@@ -10,8 +10,9 @@ from pydantic_core import from_json
 
 from index.facets import Facet
 from model.catalogue import Scalar
+from service.api.json_size import SEARCH_VALUES, check_values
 from service.errors import QueryError
-from service.records import DEFAULT_FACET_VALUES, Selection
+from service.records import DEFAULT_FACET_VALUES, SearchLimits, Selection
 
 _MAX_LEVELS = 64  # of JSON; a filter that is within its own limits has fewer
 
@@ -69,10 +70,22 @@ def _check_names(filters: dict[str, object]) -> None:
             ) from error
 
 
+def _few(facets: object) -> object:
+    """Refuse facets of which there are too many before each is looked at, as a search does after
+    (`service.selection`)."""
+    most = SearchLimits().max_facets
+    if isinstance(facets, list) and len(facets) > most:
+        raise QueryError(
+            f"there are {len(facets):,} facets: ask for at most {most}", field="facets"
+        )
+    return facets
+
+
 def _decoded(value: object) -> object:
     """The field of a form as JSON."""
     if not isinstance(value, str):
         return value
+    check_values(value.encode("utf-8", "surrogatepass"), SEARCH_VALUES)
     try:
         return from_json(value)
     except ValueError as error:
@@ -90,7 +103,15 @@ Filters = Annotated[
     BeforeValidator(_walkable),
     Field(description=_FILTERS, examples=_FILTER_EXAMPLES),
 ]
-Facets = Annotated[list[str], Field(description=_FACETS, examples=_FACET_EXAMPLES)]
+Facets = Annotated[
+    list[str],
+    BeforeValidator(_few),
+    Field(
+        description=_FACETS,
+        examples=_FACET_EXAMPLES,
+        json_schema_extra={"maxItems": SearchLimits().max_facets},
+    ),
+]
 MaxFacetValues = Annotated[
     int,
     Field(
@@ -131,7 +152,13 @@ class SelectingByForm(Selecting):
             description=f"{_FACETS}. JSON as text",
             examples=[json.dumps(one) for one in _FACET_EXAMPLES],
         ),
-        _json_text({"type": "array", "items": {"type": "string"}}),
+        _json_text(
+            {
+                "type": "array",
+                "items": {"type": "string"},
+                "maxItems": SearchLimits().max_facets,
+            }
+        ),
     ] = []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,12 +25,16 @@ class BodyLimit:
         app: what the requests are passed on to.
         max_bytes: of one body.
         max_held: of all bodies of requests that are not answered yet; small ones are not refused.
+        by_path: what takes the place of `max_bytes` at these addresses.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_held: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, max_held: int, by_path: Mapping[str, int]
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.max_held = max_held
+        self.by_path = by_path
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,9 +42,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        detail = f"the body has more than the {self.max_bytes:,} bytes that are taken"
+        max_bytes = self.by_path.get(scope["path"], self.max_bytes)
+        detail = f"the body has more than the {max_bytes:,} bytes that are taken"
         length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length) > self.max_bytes:
+        if length.isdecimal() and int(length) > max_bytes:
             await problem("too_many_bytes", detail)(scope, receive, send)
             return
         received = 0
@@ -50,7 +57,7 @@ class BodyLimit:
             received += arrived
             self._held += arrived
             # Both body parsers let an HTTPException through.
-            if received > self.max_bytes:
+            if received > max_bytes:
                 raise HTTPException(413, detail)
             if self._held > self.max_held and received > _SMALL:
                 raise HTTPException(

@@ -32,13 +32,16 @@ _RATE_LIMIT = {
 _NOT_COUNTED = ("401", "403", "500")  # before the limit, or where nothing is sure any more
 
 
-def install(app: FastAPI, policy: Policy, *, open_metrics: bool) -> None:
-    """Complete the document that FastAPI makes; `open_metrics` as of the settings."""
+def install(app: FastAPI, policy: Policy, *, max_pairs: int, open_metrics: bool) -> None:
+    """Complete the document that FastAPI makes; the other two are as of the settings."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _describe(generate(), policy, open_metrics)
+            document = generate()
+            _describe(document, policy, open_metrics)
+            pairs = document["components"]["schemas"]["MatchRequest"]["properties"]["pairs"]
+            pairs["maxItems"] = max_pairs
         assert app.openapi_schema is not None
         return app.openapi_schema
 

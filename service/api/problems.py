@@ -81,6 +81,9 @@ _RETRY_AFTER = {
 _AUTHENTICATE = {"WWW-Authenticate": header("what is wrong with the key", required=True)}
 _HEADERS = {401: _AUTHENTICATE, 403: _AUTHENTICATE, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
 
+_ERRORS = 50  # that one answer lists
+_LOCATION = 1_000  # characters of where one is: a body may have very long names
+
 _logger = logging.getLogger("fashionbert.api")
 
 
@@ -102,7 +105,9 @@ class Problem(BaseModel):
     detail: str
     code: str = Field(description="one of: " + ", ".join(f"`{code}`" for code in PROBLEMS))
     errors: list[FieldError] | None = Field(
-        None, description="the fields to blame, where there are such"
+        None,
+        description="the fields to blame, where there are such; the first 50",
+        json_schema_extra={"maxItems": _ERRORS},
     )
 
     model_config = {
@@ -208,18 +213,19 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
+    # Not all: a small body may have a hundred thousand faults, and one says what to mend.
     errors = [
         FieldError(
-            location=".".join(str(part) for part in one["loc"]),
+            location=".".join(str(part) for part in one["loc"])[:_LOCATION],
             message=one["msg"].removeprefix("Value error, "),
         )
-        for one in found
+        for one in found[:_ERRORS]
     ]
     for one in found:
         if one["type"] == "json_invalid":
             return problem("malformed_json", f"the body is not JSON: {_reason(one, error.body)}")
     first = f"{errors[0].location}: {errors[0].message}"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
     return problem("invalid_request", first + more, errors=errors)
 
 

@@ -12,6 +12,7 @@ from index.snapshot import Item
 from model.catalogue import Attribute
 from service.api.filtering import FacetOut, Selecting, SelectingByForm
 from service.api.patterns import NOT_BLANK
+from service.api.strict import Strict
 from service.errors import QueryError
 from service.records import DEFAULT_K, Hit
 
@@ -46,10 +47,6 @@ BudgetMs = Annotated[
 WantTimings = Annotated[bool, Field(description="add the milliseconds of each stage")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def _one_of(*names: str) -> dict[str, Any]:
     """Of fields that may be left out or null, exactly one is a string."""
     return {
@@ -57,7 +54,7 @@ def _one_of(*names: str) -> dict[str, Any]:
     }
 
 
-class TextSearch(_Strict, Selecting):
+class TextSearch(Strict, Selecting):
     """A search by text."""
 
     query: str = Field(
@@ -84,7 +81,7 @@ class TextSearch(_Strict, Selecting):
     )
 
 
-class ImageSearch(_Strict, Selecting):
+class ImageSearch(Strict, Selecting):
     """A search by picture, as JSON."""
 
     image: Base64 | None = Field(
@@ -128,7 +125,7 @@ def _without_null(schema: dict[str, Any]) -> None:
             del field["default"]
 
 
-class ImageUpload(_Strict, SelectingByForm):
+class ImageUpload(Strict, SelectingByForm):
     """A search by picture, as a form: the fields beside the file `image`."""
 
     k: K = DEFAULT_K
@@ -140,7 +137,7 @@ class ImageUpload(_Strict, SelectingByForm):
     model_config = ConfigDict(json_schema_extra=_without_null)
 
 
-class MatchPair(_Strict):
+class MatchPair(Strict):
     """A text and a picture, each given itself or as an item's."""
 
     text: str | None = Field(None, json_schema_extra=_NOT_BLANK)
@@ -163,7 +160,7 @@ class MatchPair(_Strict):
         return self
 
 
-class MatchRequest(_Strict):
+class MatchRequest(Strict):
     """Pairs to score."""
 
     pairs: list[MatchPair] = Field(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from model.catalogue import Attribute
 from service.api.patterns import NOT_BLANK
 from service.api.schemas import Base64, decode_base64
+from service.api.strict import Strict
 from service.products import ProductFields, WriteLimits
 from service.writes import Removal, Written
 
@@ -23,6 +24,16 @@ def _attribute(value: object) -> Attribute | None:
     raise PydanticCustomError(
         "attribute", "an attribute is a string, a number, true or false, a list of strings, or null"
     )
+
+
+def _few_attributes(attributes: object) -> object:
+    """Refuse very many at once: each of them could be an error."""
+    most = WriteLimits().max_attributes
+    if isinstance(attributes, dict) and len(attributes) > most:
+        raise PydanticCustomError(
+            "too_many_attributes", "a product has at most {most} attributes", {"most": most}
+        )
+    return attributes
 
 
 _SCALARS = ("boolean", "integer", "number", "string", "null")
@@ -44,11 +55,7 @@ AttributeIn = Annotated[
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ProductIn(_Strict):
+class ProductIn(Strict):
     """A product's fields, less its id and its pictures."""
 
     title: str | None = Field(None, description="by default the text")
@@ -60,7 +67,7 @@ class ProductIn(_Strict):
         description="what the model reads of it; by default the catalogue's template makes it of "
         "title, description and attributes",
     )
-    attributes: dict[str, AttributeIn] = Field(
+    attributes: Annotated[dict[str, AttributeIn], BeforeValidator(_few_attributes)] = Field(
         default_factory=dict,
         json_schema_extra={
             "propertyNames": {
@@ -88,7 +95,7 @@ class ProductIn(_Strict):
 
 _Images = Annotated[
     list[Base64],
-    Field(json_schema_extra={"minItems": 1, "maxItems": WriteLimits().max_pictures}),
+    Field(max_length=WriteLimits().max_pictures, json_schema_extra={"minItems": 1}),
 ]
 
 
@@ -133,7 +140,7 @@ class PutOperation(ProductWithImages):
     id: str
 
 
-class DeleteOperation(_Strict):
+class DeleteOperation(Strict):
     """Remove a product."""
 
     op: Literal["delete"]

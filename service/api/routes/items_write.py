@@ -20,8 +20,9 @@ from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
 from model.errors import FashionBertError
-from service.api.bodies import check_form, content_type, validated
+from service.api.bodies import aside, check_form, content_type, validated_json
 from service.api.item_ids import UTF8_ADDRESS, NewItemId
+from service.api.json_size import PRODUCT_VALUES
 from service.api.problems import ProblemError, responses
 from service.api.state import ReadyService, ReadyWriter
 from service.api.write_schemas import (
@@ -130,15 +131,15 @@ def _links(*operations: str) -> dict[str, Any]:
 async def _product(request: Request) -> tuple[ProductIn, tuple[bytes, ...] | None]:
     """The body of a put, by its content type: the fields and the pictures."""
     kind = content_type(request)
+    body = await request.body()
     if kind == "application/json":
-        body = validated(ProductWithImages, await request.body())
-        return body, body.pictures()
+        return await aside(len(body), partial(_json_product, body))
     if kind != "multipart/form-data":
         raise ProblemError(
             "unsupported_media_type",
             f"the body is {kind or 'of no type'}: send application/json or multipart/form-data",
         )
-    check_form(await request.body(), request.headers["content-type"])
+    check_form(body, request.headers["content-type"])
     async with request.form(max_files=64, max_fields=8) as form:
         for name in form:
             if name not in ("product", "image"):
@@ -151,8 +152,16 @@ async def _product(request: Request) -> tuple[ProductIn, tuple[bytes, ...] | Non
         pictures = [await each.read() for each in files if isinstance(each, UploadFile)]
         if len(pictures) < len(files):
             raise _invalid("image", "send the pictures as files")
-    fields = validated(ProductIn, data.encode() if isinstance(data, str) else data, "product")
+    text = data.encode() if isinstance(data, str) else data
+    fields = await aside(
+        len(text), partial(validated_json, ProductIn, text, PRODUCT_VALUES, "product")
+    )
     return fields, tuple(pictures) if pictures else None
+
+
+def _json_product(data: bytes) -> tuple[ProductIn, tuple[bytes, ...] | None]:
+    product = validated_json(ProductWithImages, data, PRODUCT_VALUES)
+    return product, product.pictures()
 
 
 def _invalid(field: str, message: str) -> RequestValidationError:

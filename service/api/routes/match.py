@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from service.api.bodies import describe_json, json_body
+from service.api.json_size import match_values
 from service.api.problems import responses
 from service.api.schemas import MatchRequest, MatchResponse, PairScore, decode_base64
 from service.api.state import ready
@@ -39,7 +40,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
 async def match(request: Request) -> MatchResponse:
     """Score pairs of a text and a picture."""
     service, searcher = await ready(request)
-    body = await json_body(request, MatchRequest)
+    body = await json_body(request, MatchRequest, match_values(service.settings.max_pairs))
 
     def work() -> MatchResult:
         return searcher.match(

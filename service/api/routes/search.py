@@ -13,8 +13,17 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from service.api.answers import EncodedQuery, cached_answer
-from service.api.bodies import check_form, content_type, describe_json, json_body, validated
+from service.api.bodies import (
+    aside,
+    check_form,
+    content_type,
+    describe_json,
+    json_body,
+    validated_form,
+    validated_json,
+)
 from service.api.filtering import FacetOut
+from service.api.json_size import SEARCH_VALUES
 from service.api.problems import ProblemError, responses
 from service.api.schemas import (
     Degraded,
@@ -97,7 +106,7 @@ _IMAGE_BODY = {
 async def search_text(request: Request) -> Response:
     """Find the products whose pictures match a text."""
     service, searcher = await ready(request)
-    body = _with_k(await json_body(request, TextSearch), service)
+    body = _with_k(await json_body(request, TextSearch, SEARCH_VALUES), service)
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     deadline = _deadline(body.budget_ms)
     note_query(body.query)
@@ -127,16 +136,17 @@ async def search_text(request: Request) -> Response:
 
 
 async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, bytes | None]:
-    """The body of a picture search, by its content type: the fields, and the file of a form."""
+    """The body of a picture search, by its content type: the fields, and the file it holds."""
     kind = content_type(request)
+    data = await request.body()
     if kind == "application/json":
-        return validated(ImageSearch, await request.body()), None
+        return await aside(len(data), partial(_json_search, data))
     if kind != "multipart/form-data":
         raise ProblemError(
             "unsupported_media_type",
             f"the body is {kind or 'of no type'}: send multipart/form-data or application/json",
         )
-    check_form(await request.body(), request.headers["content-type"])
+    check_form(data, request.headers["content-type"])
     async with request.form(max_files=1, max_fields=8) as form:
         image = form.get("image")
         fields = {name: value for name, value in form.items() if name != "image"}
@@ -144,7 +154,12 @@ async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, by
             raise RequestValidationError(
                 [{"type": "missing", "loc": ("body", "image"), "msg": "send a file named image"}]
             )
-        return validated(ImageUpload, fields), await image.read()
+        return validated_form(ImageUpload, fields), await image.read()
+
+
+def _json_search(data: bytes) -> tuple[ImageSearch, bytes | None]:
+    body = validated_json(ImageSearch, data, SEARCH_VALUES)
+    return body, None if body.image is None else decode_base64(body.image, "image")
 
 
 @router.post(
@@ -171,11 +186,8 @@ async def search_image(request: Request) -> Response:
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     options = (body.k, candidates, body.rerank, body.selection())
     deadline = _deadline(body.budget_ms)
-    if isinstance(body, ImageSearch):
-        if body.image_url is not None:
-            image = await service.pictures.fetch(body.image_url)
-        elif body.image is not None:
-            image = decode_base64(body.image, "image")
+    if isinstance(body, ImageSearch) and body.image_url is not None:
+        image = await service.pictures.fetch(body.image_url)
     if image is None:
         assert isinstance(body, ImageSearch)  # and its schema wants one of the three
         assert body.item_id is not None

@@ -80,6 +80,18 @@ def test_a_body_just_within_the_limit_is_read(client: httpx.Client, settings: Se
     assert over.status_code == 413
 
 
+def test_a_text_search_has_a_small_body(serve: Any) -> None:
+    body = b'{"query": "red"' + b" " * (1024**2 - 16) + b"}"
+    headers = {"Content-Type": "application/json"}
+    with serve(max_body_bytes=4 * 1024**2) as running:
+        assert running.client.post(PATHS[0], content=body, headers=headers).status_code == 200
+        over = running.client.post(PATHS[0], content=body + b" ", headers=headers)
+        assert (over.status_code, over.json()["code"]) == (413, "too_many_bytes")
+        assert (
+            running.client.post(PATHS[2], content=body + b" ", headers=headers).status_code == 422
+        )
+
+
 def test_bodies_of_several_requests_share_a_limit(serve: Any) -> None:
     """One that is held open, and one that would be too much beside it; a small one is let in."""
     body = b'{"query": "red"' + b" " * 300_000 + b"}"

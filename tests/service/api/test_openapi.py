@@ -137,6 +137,20 @@ def test_bodies_have_names(document: dict[str, Any]) -> None:
     assert "MatchPair" in document["components"]["schemas"]
 
 
+def test_lists_say_how_long_they_may_be(document: dict[str, Any], settings: Settings) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["MatchRequest"]["properties"]["pairs"]["maxItems"] == settings.max_pairs
+    assert schemas["TextSearch"]["properties"]["facets"]["maxItems"] == 16
+    assert schemas["Problem"]["properties"]["errors"]["maxItems"] == 50
+    image = document["paths"]["/v1/search/image"]["post"]["requestBody"]["content"]
+    form = image["multipart/form-data"]["schema"]["properties"]["facets"]
+    assert form["contentSchema"]["maxItems"] == 16
+    product = document["paths"]["/v1/items/{item_id}"]["put"]["requestBody"]["content"]
+    images = product["application/json"]["schema"]["properties"]["images"]
+    assert images["anyOf"][0]["maxItems"] == 16
+    assert images["anyOf"][0]["minItems"] == 1
+
+
 def test_a_picture_search_takes_a_form_and_json(document: dict[str, Any]) -> None:
     content = document["paths"]["/v1/search/image"]["post"]["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]

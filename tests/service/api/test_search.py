@@ -156,6 +156,7 @@ def test_the_field_to_blame_is_named(client: httpx.Client) -> None:
         b"\xff\xfe",
         b'{"query": "\xff"}',
         b'{"query": "red", "k": ' + b"9" * 10_000 + b"}",
+        b"[" * 4_000,
         b"[" * 50_000,
         b'{"query": "\\ud800"}',
         b'{"query": "red", "k": NaN}',
@@ -174,7 +175,8 @@ def test_bodies_that_are_not_json(path: str, content: bytes, client: httpx.Clien
     [
         (b"", "malformed_json", "the body is not JSON: Expecting value at line 1 column 1"),
         (b'{"query": "\xff"}', "bad_request", "the body is no text: send JSON in UTF-8"),
-        (b"[" * 50_000, "bad_request", "the body nests too deeply, or has a number of too many "),
+        (b"9" * 10_000, "bad_request", "the body nests too deeply, or has a number of too many "),
+        (b"[" * 50_000, "invalid_request", "the JSON has more than the "),
         (b"[]", "invalid_request", "body: Input should be an object"),
         (b'"red"', "invalid_request", "body: Input should be an object"),
     ],
