@@ -14,6 +14,8 @@ _LIMITS = WriteLimits()
 SEARCH_VALUES = 4_096
 #: Of a product: room for all attributes with all their values.
 PRODUCT_VALUES = _LIMITS.max_attributes * (_LIMITS.max_values + 1) + 1_024
+#: Of a batch in JSON; where each operation is a line, it may have as many as a product.
+BATCH_VALUES = 1_000_000
 
 
 def match_values(max_pairs: int) -> int:

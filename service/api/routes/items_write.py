@@ -9,8 +9,10 @@ again when its answer was lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -22,7 +24,7 @@ from starlette.datastructures import UploadFile
 from model.errors import FashionBertError
 from service.api.bodies import aside, check_form, content_type, validated_json
 from service.api.item_ids import UTF8_ADDRESS, NewItemId
-from service.api.json_size import PRODUCT_VALUES
+from service.api.json_size import BATCH_VALUES, PRODUCT_VALUES, check_values
 from service.api.problems import ProblemError, responses
 from service.api.state import ReadyService, ReadyWriter
 from service.api.write_schemas import (
@@ -37,6 +39,7 @@ from service.api.write_schemas import (
     WriteResponse,
     as_operation,
 )
+from service.errors import QueryError
 from service.products import ProductFields, WriteLimits
 from service.writes import Removal, Written
 
@@ -62,6 +65,9 @@ _PRODUCT = (
     "unsupported_format",
 )
 _LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
+_LINE = re.compile(rb"\S[^\r\n]*")  # that is not blank
+#: Or why it cannot be read, and its id where that can be.
+_Operation = ProductFields | Removal | tuple[str | None, Refusal]
 _OPERATION: TypeAdapter[PutOperation | DeleteOperation] = TypeAdapter(Operation)
 
 #: The bodies for OpenAPI, which FastAPI cannot tell: the routes read them themselves.
@@ -210,23 +216,32 @@ async def delete_item(
     return WriteResponse.of(await service.store(partial(writer.delete, item_id)))
 
 
-async def _operations(
-    request: Request,
-) -> list[ProductFields | Removal | tuple[str | None, Refusal]]:
+async def _operations(request: Request) -> list[_Operation]:
     """The body of a batch: operations, and for those that cannot be read why."""
     kind = content_type(request)
     body = await request.body()
-    found: list[ProductFields | Removal | tuple[str | None, Refusal]] = []
     if kind in _LINES:
-        for number, line in enumerate(body.splitlines()):
-            if line.strip():
-                found.append(_operation(number, line))
-        return found
+        return await aside(len(body), partial(_operations_of_lines, body))
     if kind != "application/json":
         raise ProblemError(
             "unsupported_media_type",
             f"the body is {kind or 'of no type'}: send application/json or application/x-ndjson",
         )
+    return await aside(len(body), partial(_operations_of_json, body))
+
+
+def _operations_of_lines(body: bytes) -> list[_Operation]:
+    # One more than are taken, however many there are.
+    found = islice(_LINE.finditer(body), WriteLimits().max_operations + 1)
+    lines = [line.group() for line in found]
+    _check_number(lines)
+    for line in lines:
+        check_values(line, PRODUCT_VALUES)
+    return [_operation(number, line) for number, line in enumerate(lines)]
+
+
+def _operations_of_json(body: bytes) -> list[_Operation]:
+    check_values(body, BATCH_VALUES)
     try:
         values = from_json(body)
     except ValueError as error:
@@ -235,12 +250,20 @@ async def _operations(
         raise RequestValidationError(
             [{"type": "list_type", "loc": ("body",), "msg": "send an array of operations"}]
         )
+    _check_number(values)
     return [_operation(number, value) for number, value in enumerate(values)]
 
 
-def _operation(
-    number: int, data: bytes | Any
-) -> ProductFields | Removal | tuple[str | None, Refusal]:
+def _check_number(values: list[Any]) -> None:
+    """Refuse too many before each is read: those that cannot be never come to the writer."""
+    most = WriteLimits().max_operations
+    if len(values) > most:
+        raise QueryError(
+            f"there are more than {most} operations: send 1 to {most}", field="operations"
+        )
+
+
+def _operation(number: int, data: bytes | Any) -> _Operation:
     id = None
     try:
         value = from_json(data) if isinstance(data, bytes) else data
@@ -263,9 +286,7 @@ def _operation(
     responses=responses(*_BODY, "invalid_request", "out_of_range", *_PUTTING),
 )
 async def write_items(
-    operations: Annotated[
-        list[ProductFields | Removal | tuple[str | None, Refusal]], Depends(_operations)
-    ],
+    operations: Annotated[list[_Operation], Depends(_operations)],
     service: ReadyService,
     writer: ReadyWriter,
 ) -> BatchResponse:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 
 from index.snapshot import Snapshot
 
@@ -93,6 +94,46 @@ def test_batches_that_are_refused(writing: httpx.Client) -> None:
         assert (answer.status_code, answer.json()["code"]) == (422, "out_of_range")
     assert writing.post("/v1/items:batch", json={}).status_code == 422
     assert writing.post("/v1/items:batch", content=b"x").status_code == 415
+
+
+DELETE = '{"op":"delete","id":"nobody"}'
+
+
+@pytest.mark.parametrize(
+    "operations", [["1"] * 501, [DELETE] * 499 + ["1"] * 2, ["1"] * 50_000, [DELETE] * 501]
+)
+@pytest.mark.parametrize("separator", [",", "\n", "\r\n \r\n"])
+def test_operations_that_cannot_be_read_count_too(
+    separator: str, operations: list[str], writing: httpx.Client
+) -> None:
+    kind, whole = "application/x-ndjson", separator.join(operations)
+    if separator == ",":
+        kind, whole = "application/json", f"[{whole}]"
+    headers = {"Content-Type": kind}
+    answer = writing.post("/v1/items:batch", content=whole, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "out_of_range")
+    assert answer.json()["detail"] == "there are more than 500 operations: send 1 to 500"
+    assert answer.json()["errors"][0]["location"] == "body.operations"
+
+
+def test_as_many_operations_as_are_taken(writing: httpx.Client) -> None:
+    lines = "\n \n".join([DELETE] * 250 + ["1"] * 250) + "\n\n"
+    headers = {"Content-Type": "application/x-ndjson"}
+    answer = writing.post("/v1/items:batch", content=lines, headers=headers).json()
+    assert (len(answer["results"]), answer["refused"]) == (500, 250)
+    assert answer["results"][499]["error"]["detail"].startswith("499: ")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
+def test_a_batch_of_very_many_values(kind: str, serve: Any, root: Path) -> None:
+    attributes = '{"a":[' + ",".join(["1"] * 1_000_000) + "]}"
+    operation = f'{{"op":"put","id":"a","attributes":{attributes}}}'
+    with serve(snapshots=root, max_body_bytes=4 * 1024**2) as running:
+        content = f"[{operation}]" if kind == "application/json" else operation
+        headers = {"Content-Type": kind}
+        answer = running.client.post("/v1/items:batch", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["detail"].startswith("the JSON has more than the ")
 
 
 def test_a_catalogue_that_was_emptied(
