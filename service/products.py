@@ -127,6 +127,8 @@ def _attributes(
                 f"an attribute's name has 1 to {limits.max_id_characters} characters",
             )
         _check_unicode(name, "attributes")
+        if isinstance(value, float) and not math.isfinite(value):  # 1e999 is infinite too
+            raise _invalid(field, f"{field} is {value}: send a number that a double can hold")
         kept = _attribute(value)
         if kept is None:
             continue
@@ -154,7 +156,7 @@ def _attribute(value: Attribute | None) -> Attribute | None:
     if isinstance(value, int):
         return value if abs(value) < 1 << 63 else str(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value
     if isinstance(value, tuple):
         return strings(value) or None
     return cell_text(value) or None

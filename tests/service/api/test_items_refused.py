@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,23 @@ def test_bad_bodies_and_ids(writing: httpx.Client) -> None:
         assert deleted.status_code == 422
         assert deleted.json()["errors"][0]["location"] == "path.item_id"
     assert writing.delete("/v1/items/").status_code == 422
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("attribute", ["price", "weight"])  # one that the catalogue has, and a new
+def test_a_number_is_finite(
+    attribute: str, number: str, writing: httpx.Client, snapshot: Snapshot
+) -> None:
+    body = json.dumps({**PRODUCT, "attributes": {attribute: 7.25}}).replace("7.25", number)
+    json_type = {"Content-Type": "application/json"}
+    refused = writing.put("/v1/items/a", content=body, headers=json_type)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    assert refused.json()["errors"][0]["location"] == f"body.attributes.{attribute}"
+    operations = '[{"op": "put", "id": "a", ' + body[1:] + "]"
+    told = writing.post("/v1/items:batch", content=operations, headers=json_type).json()
+    assert told["refused"] == 1
+    assert f"attributes.{attribute} is " in told["results"][0]["error"]["detail"]
+    assert writing.get("/v1/index").json()["snapshot"] == snapshot.name
 
 
 @pytest.mark.parametrize(
