@@ -35,7 +35,7 @@ DELTA_LIMIT = 20_000
 ENCODE_AGAIN_LIMIT = 1_000
 
 _RETRY_SECONDS = 30.0
-_CLOSE_SECONDS = 5.0  # it may be opening a snapshot, which may take minutes
+_CLOSE_SECONDS = 5.0  # a watcher may be opening a snapshot, which may take minutes
 
 _logger = logging.getLogger("fashionbert.delta")
 
@@ -69,7 +69,7 @@ class LiveIndex:
         self._lock = threading.RLock()
         self._opening = threading.Lock()  # held to open another snapshot, which may take long
         self._stop = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._watchers: list[threading.Thread] = []
         self._snapshot_problem: str | None = None
         self._log_problem: str | None = None
         self._failed: str | None = None  # a snapshot that could not be opened
@@ -136,13 +136,17 @@ class LiveIndex:
         a snapshot is opened, which may take minutes, writes and other threads go on with the old.
         """
         before = self._view
+        self._look_for_snapshot()
+        self.catch_up()
+        return self._view is not before
+
+    def _look_for_snapshot(self) -> None:
+        """The first half of `refresh`; nothing where another thread is at it."""
         if self._opening.acquire(blocking=False):
             try:
                 self._snapshot_problem = self._tried(self._switch, self._snapshot_problem)
             finally:
                 self._opening.release()
-        self.catch_up()
-        return self._view is not before
 
     def catch_up(self) -> LiveSnapshot:
         """Read the writes that have come to the log; returns the view with them.
@@ -271,26 +275,42 @@ class LiveIndex:
             return view
 
     def watch(self, interval: float = 0.5) -> None:
-        """Refresh in a thread of its own, every `interval` seconds, until `close`."""
+        """Refresh every `interval` seconds, until `close`.
 
-        def follow() -> None:
-            while not self._stop.wait(interval):
+        Snapshots and writes are looked for in a thread each: the writes go on while a snapshot is
+        opened, and are to be found meanwhile.
+        """
+        if self._watchers:
+            return
+        stop = self._stop = threading.Event()  # its own: an older thread may still be opening
+
+        def follow(look: Callable[[], object]) -> None:
+            while not stop.wait(interval):
                 try:
-                    self.refresh()
+                    look()
                 except Exception:  # the thread must not end: nobody would notice
                     _logger.exception("the snapshots' folder cannot be followed")
 
-        if self._watcher is None:
-            self._stop.clear()
-            self._watcher = threading.Thread(target=follow, name="watch-snapshots", daemon=True)
-            self._watcher.start()
+        self._watchers = [
+            threading.Thread(target=follow, args=(look,), name=name, daemon=True)
+            for name, look in (
+                ("watch-snapshots", self._look_for_snapshot),
+                ("watch-writes", self.catch_up),
+            )
+        ]
+        for watcher in self._watchers:
+            watcher.start()
 
     def close(self) -> None:
-        """End the watching. Views stay readable."""
+        """End the watching. Views stay readable.
+
+        A snapshot that is just being opened is waited for a few seconds; the thread ends after it.
+        """
         self._stop.set()
-        if self._watcher is not None:
-            self._watcher.join(_CLOSE_SECONDS)
-            self._watcher = None
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        for watcher in self._watchers:
+            watcher.join(max(0.0, deadline - time.monotonic()))
+        self._watchers = []
 
     def __enter__(self) -> Self:
         return self

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from index.compact import compact
 from index.delta_log import LogReader, LogWriter
 from index.delta_records import Delete, Put
 from index.encoding import Draft, encode_drafts
 from index.images import prepare_image
 from index.items import Item
+from index.live import LiveSnapshot
 from index.live_index import LiveIndex
 from index.snapshot import Snapshot, set_current
 from index.versions import current
@@ -81,10 +83,7 @@ def test_another_process_is_followed(own_root: Path, make_put: MakePut) -> None:
             timeout=300,
         )
         assert ran.stdout.split() == [str(view.row_of("a")), str(len(view))]
-        deadline = time.monotonic() + 60
-        while live.view is view:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        _wait_until(lambda: live.view is not view)
         with pytest.raises(KeyError):
             live.view.row_of(id)
 
@@ -224,6 +223,59 @@ def test_while_a_snapshot_is_opened_writes_go_on(
         opening.join()
     assert live.problem is not None
     assert live.view.name == f"{snapshot.name}+2"
+
+
+def test_while_a_watcher_opens_a_snapshot_writes_are_followed(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    live, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
+    manifest = own_root / "00000002" / "manifest.json"
+    manifest.parent.mkdir()
+    os.mkfifo(manifest)
+    set_current(own_root, "00000002")
+    live.watch(0.01)
+    with manifest.open("w") as pipe:  # it is open once the watcher reads it, which now waits
+        try:
+            other.write([make_put("a")])
+            _wait_until(lambda: live.view.name == f"{snapshot.name}+1")
+            other.write([Delete("a")])
+            _wait_until(lambda: live.view.name == f"{snapshot.name}+2")
+            assert live.problem is None
+        finally:
+            pipe.write("no manifest")
+    _wait_until(lambda: live.problem is not None)
+    assert live.view.name == f"{snapshot.name}+2"
+    live.close()
+    assert not [each for each in threading.enumerate() if each.name.startswith("watch-")]
+
+
+def test_a_watched_view_never_goes_back_while_snapshots_are_switched(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    """Writes are read on by one thread while another takes them over to the next snapshot."""
+    live = LiveIndex.open(own_root)
+    live.write([make_put("n1")])
+    compact(own_root)
+    other = LiveIndex.open(own_root)
+    other.watch(0.001)
+    shown: list[LiveSnapshot] = [other.view]
+    for number in range(2, 61):
+        live.write([make_put(f"n{number}")])
+        if number % 5 == 0:
+            set_current(own_root, ("00000002", snapshot.name)[number % 2])
+        shown.append(other.view)
+    _wait_until(lambda: other.view.sequence == 60)
+    other.close()
+    assert [view.sequence for view in shown] == sorted(view.sequence for view in shown)
+    assert all(len(view) == len(snapshot) + view.sequence for view in shown)
+    assert {view.base.name for view in shown} == {snapshot.name, "00000002"}
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _written(engine: Engine, snapshot: Snapshot, id: str) -> Put:
