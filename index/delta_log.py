@@ -17,7 +17,9 @@ A file is a row of frames, and a frame is what one request wrote:
 A frame counts wholly or not at all. The next one is written only after the last was synced, so a
 frame that is not whole and has no whole one behind it was never answered for: it was torn by a
 crash, and the next writer cuts it off. One that has a whole frame behind it is damage, and is
-refused: nothing is read past it, cut off, merged or written.
+refused: nothing is read past it, cut off, merged or written. So is a file that begins later than
+after the last write of the one before it: writes are missing. (Within a file numbers may be left
+out, as a merge drops what was replaced; but the last write of all that it merges stays.)
 
 One process writes at a time, any number read along. Numbers of writes only ever grow; a reader
 skips what it has seen, so that a write may stand in two files while files are being merged.
@@ -112,6 +114,10 @@ class LogReader:
             following = self._following(segments)
             if following is None:
                 return
+            if first_in(following) > self.sequence + 1:
+                if segments != list_segments(self._folder):
+                    continue  # files were merged while their names were listed
+                raise self._missing(following)
             try:
                 self._segment, self._offset, self._last = Segment(following), 0, None
             except FileNotFoundError:
@@ -130,7 +136,6 @@ class LogReader:
         return segments[at] if 0 <= at < len(segments) else None
 
     def _read_segment(self, segment: Segment, writes: list[Write], *, sealed: bool) -> None:
-        self.sequence = max(self.sequence, segment.first - 1)
         while self._offset < segment.size:
             try:
                 frame = read_frame(segment, self._offset, sealed=sealed)
@@ -158,6 +163,15 @@ class LogReader:
                 f"snapshot has the writes up to {self.sequence:,} only: those between are gone; "
                 "put the files of the log back, or use a later snapshot"
             )
+
+    def _missing(self, following: Path) -> SnapshotError:
+        """A file follows on what was read, but not its first write: a merge keeps the last one."""
+        return SnapshotError(
+            f"{following} begins at write {first_in(following):,}, but the log before it ends at "
+            f"{self.sequence:,}: a file between them is missing, or one was cut short; stop what "
+            "serves it and put it back from a copy; to go on without any write that no snapshot "
+            f"has, remove {self._folder}"
+        )
 
     def _check_unchanged(self, segment: Segment, *, is_there: bool) -> None:
         """Refuse a log that is not the one that was read: its numbers would mean other writes."""

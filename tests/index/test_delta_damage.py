@@ -70,6 +70,39 @@ def test_a_sealed_file_that_is_cut_short_is_damage(tmp_path: Path) -> None:
     assert ids(writes) == [(1, "a")]  # who asks for it gets what is whole, and is told
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_writes_that_are_missing_between_files_are_damage(tmp_path: Path, whole: bool) -> None:
+    for id in "abcde":
+        append(tmp_path, Delete(id))
+        if id in "bd":
+            rotate(tmp_path)
+    path = list_segments(tmp_path / "delta")[1]
+    data = path.read_bytes()
+    if whole:
+        path.unlink()
+    else:
+        os.truncate(path, len(data) // 2)  # its second frame is gone, wholly
+    before, last = _contents(tmp_path), 2 if whole else 3
+    message = rf"000000000005\.log begins at write 5, but the log before it ends at {last}: .* copy"
+    writes: list[Write] = []
+    reader = LogReader(tmp_path, 0)
+    for _ in range(2):
+        with pytest.raises(SnapshotError, match=message):
+            reader.read_into(writes)
+    assert ids(writes) == list(enumerate("abc"[:last], start=1))
+    for attempt in (
+        lambda: append(tmp_path, Delete("f")),
+        lambda: rotate(tmp_path),
+        lambda: merge_segments(tmp_path, after=0),
+    ):
+        with pytest.raises(SnapshotError, match=message):
+            attempt()
+    assert _contents(tmp_path) == before
+    assert ids(read(tmp_path, after=4)) == [(5, "e")]  # a snapshot that has them needs them not
+    path.write_bytes(data)
+    assert ids(read(tmp_path)) == list(enumerate("abcde", start=1))
+
+
 def _contents(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in list_segments(root / "delta")}
 
