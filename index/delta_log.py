@@ -3,6 +3,7 @@
     snapshots/delta/000000000001.log     writes 1, 2, ...
     snapshots/delta/000000000813.log     writes 813, ...: the one that is appended to
     snapshots/delta/.lock                held by who writes
+    snapshots/delta/.unsynced            there while the last frame could not be synced
 
 A file is a row of frames, and a frame is what one request wrote:
 
@@ -27,7 +28,9 @@ skips what it has seen, so that a write may stand in two files while files are b
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import logging
 import os
 import time
@@ -52,6 +55,7 @@ from index.faults import crash_point
 from model.errors import SnapshotError, WriteError
 from model.files import sync_folder
 
+UNSYNCED = ".unsynced"
 LOCK_SECONDS = 5.0  # less than a search waits for its turn: a write that waits here has its place
 
 _logger = logging.getLogger("fashionbert.delta")
@@ -187,6 +191,13 @@ class LogReader:
         """The file that is read now and the end of its last whole frame."""
         return None if self._segment is None else (self._segment.path, self._offset)
 
+    def last_frame(self) -> tuple[int, bytes] | None:
+        """Where the last whole frame of that file begins, and its bytes; None if it has none."""
+        if self._segment is None or self._last is None:
+            return None
+        offset, header = self._last
+        return offset, self._segment.read(offset, header.end - offset)
+
 
 def first_write(root: Path) -> int:
     """The number of the first write that the log may still have; 1 if there is no log."""
@@ -265,9 +276,7 @@ class LogWriter:
         try:
             path, offset = reader.position or (self.rotate(reader), 0)
             with path.open("r+b", buffering=0) as file:
-                torn = os.fstat(file.fileno()).st_size - offset
-                if torn:
-                    _cut(path, offset, torn)
+                self._mend(file, reader)
                 file.seek(offset)
                 crash_point("append-before")
                 _write(file.fileno(), frame[: len(frame) // 2])
@@ -278,7 +287,9 @@ class LogWriter:
                     file.truncate(offset)  # no reader takes a frame that is not whole
                     raise
                 crash_point("append-unsynced")
-                os.fsync(file.fileno())
+                self._sync(file)
+                if offset == 0:
+                    sync_folder(self._folder)  # whoever began the file may have died before
                 crash_point("append-synced")
         except OSError as error:
             raise write_failed(self._folder, error) from error
@@ -287,22 +298,48 @@ class LogWriter:
         """Begin a new file, after which the others are never written to again."""
         path = self._folder / segment_name(reader.sequence + 1)
         try:
-            position = reader.position
-            if position is not None and (torn := os.path.getsize(position[0]) - position[1]):
-                _cut(*position, torn)
-            with path.open("ab") as file:
-                os.fsync(file.fileno())
+            if reader.position is not None:
+                with reader.position[0].open("r+b", buffering=0) as file:
+                    self._mend(file, reader)
+                    self._sync(file)  # who wrote last may have died before it did
+            with path.open("ab") as begun:
+                os.fsync(begun.fileno())
             sync_folder(self._folder)
         except OSError as error:
             raise write_failed(self._folder, error) from error
         return path
 
+    def _mend(self, file: io.FileIO, reader: LogReader) -> None:
+        """Cut off what a crash left in the reader's file, and store what could not be synced."""
+        end = 0 if reader.position is None else reader.position[1]
+        torn = os.fstat(file.fileno()).st_size - end
+        if torn:
+            _logger.warning("%s: cutting off %d bytes that a crash left", file.name, torn)
+            file.truncate(end)
+            os.fsync(file.fileno())  # before anything is written, or it may stand behind that again
+        marker = self._folder / UNSYNCED
+        if not marker.exists():
+            return
+        frame = reader.last_frame()
+        if frame is not None:
+            offset, data = frame
+            file.seek(offset)
+            _write(file.fileno(), data)
+        self._sync(file)
+        marker.unlink()
 
-def _cut(path: Path, offset: int, torn: int) -> None:
-    _logger.warning("%s: cutting off %d bytes that a crash left", path, torn)
-    with path.open("r+b") as file:
-        file.truncate(offset)
-        os.fsync(file.fileno())  # before anything is written, or it may stand behind that again
+    def _sync(self, file: io.FileIO) -> None:
+        """Sync a file; if that fails, have the next writer write the last frame anew.
+
+        The system takes for stored what it could not store, and would not try that again. Readers
+        may have seen the frame, so it is not cut off.
+        """
+        try:
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):  # where nothing can be made, nothing is appended
+                (self._folder / UNSYNCED).touch()
+            raise
 
 
 def _write(file: int, data: bytes) -> None:

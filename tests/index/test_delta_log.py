@@ -11,7 +11,7 @@ import pytest
 
 from index.delta import StoredPut
 from index.delta_frames import list_segments
-from index.delta_log import LogReader, LogWriter, Write, first_write, last_write
+from index.delta_log import UNSYNCED, LogReader, LogWriter, Write, first_write, last_write
 from index.delta_merge import merge_segments
 from index.delta_records import Delete, Put, PutHead
 from model.errors import SnapshotError, WriteError
@@ -154,6 +154,69 @@ def test_what_was_synced_survives_its_writer(
     records.write_bytes(pickle.dumps([make_put("b"), Delete("c")]))
     crash("append-synced", APPEND, tmp_path, records)
     assert ids(read(tmp_path)) == [(1, "b"), (2, "c")]
+
+
+class Disk:
+    """What a disk has of the files that `os.write` writes to: what is synced, if that succeeds.
+
+    As Linux does it, what fails to be synced is not tried again by the next `os.fsync`.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails: BaseException | None = None
+        self._write, self._fsync = os.write, os.fsync
+        self._dirty: dict[int, set[int]] = {}  # the bytes by the file's number
+        self._stored: dict[int, set[int]] = {}
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def write(self, file: int, data: bytes) -> int:
+        start = os.lseek(file, 0, os.SEEK_CUR)
+        written = self._write(file, data)
+        dirty = self._dirty.setdefault(os.fstat(file).st_ino, set())
+        dirty.update(range(start, start + written))
+        return written
+
+    def fsync(self, file: int) -> None:
+        number = os.fstat(file).st_ino
+        if isinstance(self.fails, OSError):
+            self._dirty.pop(number, None)
+        if self.fails is not None:
+            raise self.fails
+        self._fsync(file)
+        self._stored.setdefault(number, set()).update(self._dirty.pop(number, set()))
+
+    def lacks(self, root: Path) -> int:
+        """How many bytes of the log a power cut would take."""
+        stats = [path.stat() for path in list_segments(root / "delta")]
+        return sum(
+            len(set(range(stat.st_size)) - self._stored.get(stat.st_ino, set())) for stat in stats
+        )
+
+
+@pytest.mark.parametrize("rotated", [True, False])
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_no_write_is_answered_for_before_those_in_front_of_it_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, rotated: bool
+) -> None:
+    """Whether the writer before was killed or its disk failed, and whoever writes next."""
+    disk = Disk(monkeypatch)
+    append(tmp_path, Delete("a"))
+    assert disk.lacks(tmp_path) == 0
+    disk.fails = failure
+    with pytest.raises((WriteError, KeyboardInterrupt)):
+        append(tmp_path, Delete("b"))
+    if isinstance(failure, OSError):
+        with pytest.raises(WriteError, match="could not be stored"):
+            append(tmp_path, Delete("c"))
+    disk.fails = None
+    assert disk.lacks(tmp_path) > 0
+    if rotated:
+        rotate(tmp_path)
+    append(tmp_path, Delete("d"))
+    assert disk.lacks(tmp_path) == 0
+    assert ids(read(tmp_path)) == [(1, "a"), (2, "b"), (3, "d")]
+    assert not (tmp_path / "delta" / UNSYNCED).exists()
 
 
 def test_writers_take_turns(tmp_path: Path) -> None:
