@@ -224,17 +224,18 @@ def prune(root: Path, keep: int) -> tuple[list[str], list[str]]:
     """
     if keep < 1:
         raise SnapshotError(f"keep is {keep}: at least the current snapshot stays, so 1 or more")
-    now = current(root)
-    others = [name for name in reversed(list_snapshots(root)) if name != now]
     removed, in_use = [], []
-    for name in others[keep - 1 :]:
-        if _in_use(root / name):
-            in_use.append(name)
-            continue
-        # Renamed first: a reader sees the whole of it or nothing.
-        os.rename(root / name, root / f"{_REMOVING}{name}")
-        crash_point("prune-renamed")
-        removed.append(name)
+    with _switching(root):  # or one that is to go could become the current one
+        now = current(root)
+        others = [name for name in reversed(list_snapshots(root)) if name != now]
+        for name in others[keep - 1 :]:
+            if _in_use(root / name):
+                in_use.append(name)
+                continue
+            # Renamed first: a reader sees the whole of it or nothing.
+            os.rename(root / name, root / f"{_REMOVING}{name}")
+            crash_point("prune-renamed")
+            removed.append(name)
     remove_leftovers(root)
     return sorted(removed), sorted(in_use)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -299,6 +300,35 @@ def test_pruning(own_root: Path, make_put: MakePut) -> None:
     assert prune_snapshots(own_root, keep=5) == ([], [])
     with pytest.raises(SnapshotError, match="no snapshot before 00000002"):
         previous(own_root)
+
+
+def test_a_rollback_during_a_pruning_waits_for_it(
+    own_root: Path, make_put: MakePut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("a")])
+    del live  # it holds the snapshot
+    compact(own_root)
+    refused: list[SnapshotError] = []
+
+    def roll_back() -> None:
+        try:
+            make_current(own_root, "00000001")
+        except SnapshotError as error:
+            refused.append(error)
+
+    other = threading.Thread(target=roll_back)
+
+    def begin_rollback(path: Path) -> bool:
+        other.start()
+        other.join(0.3)
+        return False
+
+    monkeypatch.setattr("index.versions._in_use", begin_rollback)
+    assert prune_snapshots(own_root, keep=1) == (["00000001"], [])
+    other.join()
+    assert ["no snapshot '00000001'" in str(error) for error in refused] == [True]
+    assert "a" in opened(own_root)
 
 
 def test_a_pruning_may_be_killed(own_root: Path, make_put: MakePut, crash: Crash) -> None:
