@@ -151,7 +151,7 @@ class CropPatches(_CnnPatches):
         side = images.shape[-1] // self.grid
         crops = images.unflatten(2, (self.grid, side)).unflatten(4, (self.grid, side))
         # [B, 3, rows, side, columns, side] → [B · P, 3, side, side]
-        crops = crops.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        crops = crops.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, side, side)
         pooled = self.feature_map(crops).mean((2, 3))
         # With −1 for the batch, the exported graph would have the example's batch size.
         return pooled.reshape(pixels.shape[0], self.grid * self.grid, pooled.shape[1])

@@ -17,7 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from model.catalogue import Catalogue, read_catalogue
 from model.config import FashionBertConfig
@@ -136,6 +145,36 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small vision transformer of 28 × 28 pixels: a [CLS] and 7 × 7 patches."""
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(6)
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=28,
+        patch_size=4,
+        initializer_range=0.2,
+    )
+    ViTModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def registers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv2 with registers: it can be trained, but has an operation that ONNX has not."""
+    folder = tmp_path_factory.mktemp("registers")
+    torch.manual_seed(7)
+    config = Dinov2WithRegistersConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=4
+    )
+    Dinov2WithRegistersModel(config).save_pretrained(folder)
     return folder
 
 

@@ -130,24 +130,42 @@ def test_every_shape_computes_what_torch_does(
         assert np.abs(found[1:] - logits[1:]).min() > 1e-3
 
 
-@pytest.mark.parametrize("patches", ["grid", "crop"])
-@pytest.mark.parametrize("cnn_image_size", [24, 64])
-def test_a_cnn_is_exported_too(
-    patches: str, cnn_image_size: int, resnet: Path, tokenizer: Path, tmp_path: Path
-) -> None:
-    """Any number of pictures, and a feature map of another side than the grid."""
+def with_cnn(cnn: Path, patches: str = "grid", cnn_image_size: int = 28) -> FashionBertModel:
     torch.manual_seed(0)
     config = new_config(
         "tiny",
         vocab_size=1000,
-        cnn=str(resnet),
+        cnn=str(cnn),
         patches=patches,
         patch_grid=4,
         image_size=64,
         cnn_image_size=cnn_image_size,
         freeze_cnn=True,
     )
-    bundle, difference = export_bundle(new_model(config), tokenizer, tmp_path / "bundle")
+    return new_model(config)
+
+
+@pytest.mark.parametrize(
+    ("cnn", "patches", "cnn_image_size"),
+    [
+        ("resnet", "grid", 24),
+        ("resnet", "grid", 64),
+        ("resnet", "crop", 24),
+        ("resnet", "crop", 64),
+        ("vit", "crop", 28),
+    ],
+)
+def test_a_cnn_is_exported_too(
+    cnn: str,
+    patches: str,
+    cnn_image_size: int,
+    tokenizer: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Any number of pictures, and a feature map of another side than the grid."""
+    model = with_cnn(request.getfixturevalue(cnn), patches, cnn_image_size)
+    bundle, difference = export_bundle(model, tokenizer, tmp_path / "bundle")
     assert difference <= TOLERANCE
     engine = Engine(bundle, threads=1)
     for count in (1, 5):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModel, ViTConfig, ViTModel
+from transformers import AutoModel, ViTModel
 
 from model.backbones import new_config, new_model
 from model.config import FashionBertConfig
@@ -38,24 +38,6 @@ def model_with(patches: str, cnn: Path | None = None, **overrides: Any) -> Fashi
 def pictures(count: int = 2, size: int = 64) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small vision transformer of 28 × 28 pixels: a [CLS] and 7 × 7 patches."""
-    folder = tmp_path_factory.mktemp("vit")
-    torch.manual_seed(6)
-    config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=28,
-        patch_size=4,
-        initializer_range=0.2,
-    )
-    ViTModel(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("patches", ["conv", "grid", "crop"])
