@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 
 from model.bundle import Bundle, new_folder, write_manifest
 from model.errors import BundleError
+from model.graphs import GRAPHS
 from model.network import FashionBertModel
 from model.states import quantise
 
@@ -64,6 +69,35 @@ def _drop_none(outputs: tuple[Tensor, Tensor | None]) -> Any:
     return states if embedding is None else (states, embedding)
 
 
+@contextmanager
+def _told(graph: str) -> Iterator[None]:
+    """Turn whatever a graph's export or run raises into a `BundleError` of one line."""
+    try:
+        yield
+    except (BundleError, OSError):  # a full disk is told by `new_folder`
+        raise
+    except Exception as error:  # torch's, onnx's and ONNX Runtime's classes share no other base
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        todo = "train with another --cnn"
+        if graph != "image_encoder":
+            todo = "try another version of torch or ONNX Runtime"
+        raise BundleError(f"{graph}.onnx cannot be exported ({reason}): {todo}") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on standard output, where torch's C++ prints all of a graph that it cannot export."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _export_graph(
     module: nn.Module,
     args: tuple[Tensor, ...],
@@ -71,7 +105,7 @@ def _export_graph(
     inputs: Mapping[str, Mapping[int, str]],
     outputs: Mapping[str, Mapping[int, str]],
 ) -> None:
-    with warnings.catch_warnings():
+    with _told(path.stem), warnings.catch_warnings(), _silence():
         # The tracing exporter is the one that keeps two independent batch sizes (torch.export
         # insists that broadcast dimensions are equal); its deprecation and tracing notes are known.
         warnings.simplefilter("ignore")
@@ -85,7 +119,7 @@ def _export_graph(
             opset_version=OPSET,
             dynamo=False,
         )
-    onnx.checker.check_model(str(path))
+        onnx.checker.check_model(str(path))
 
 
 def export_bundle(
@@ -111,8 +145,9 @@ def export_bundle(
         The bundle, and the largest difference that the parity check saw.
 
     Raises:
-        BundleError: the parity check failed, the folder holds something else, or it cannot be
-            written. Nothing is written then, and what stood there stands.
+        BundleError: a graph cannot be exported or fails the parity check, the folder holds
+            something else, or it cannot be written. Nothing is written then, and what stood there
+            stands.
     """
     nn.Module.to(model, "cpu", torch.float32)
     nn.Module.eval(model)
@@ -140,11 +175,9 @@ def export_bundle(
 
 def _write_graphs(model: FashionBertModel, folder: Path) -> None:
     config = model.config
-    batch = {0: "batch"}
     encoded: dict[str, dict[int, str]] = {"states": {0: "batch", 1: "length"}}
-    pictures: dict[str, dict[int, str]] = {"states": batch}
     if config.recall_size:
-        encoded["embedding"] = pictures["embedding"] = batch
+        encoded["embedding"] = {0: "batch"}
     tokens = torch.ones(2, 5, dtype=torch.int64)
     with torch.inference_mode():
         _export_graph(
@@ -154,13 +187,7 @@ def _write_graphs(model: FashionBertModel, folder: Path) -> None:
             {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")},
             encoded,
         )
-        _export_graph(
-            _ImageEncoder(model),
-            (torch.zeros(2, config.image_size, config.image_size, 3, dtype=torch.uint8),),
-            folder / "image_encoder.onnx",
-            {"pixels": batch},
-            pictures,
-        )
+        _write_image_encoder(model, folder)
         _export_graph(
             _Matcher(model),
             (
@@ -180,6 +207,75 @@ def _write_graphs(model: FashionBertModel, folder: Path) -> None:
         )
 
 
+def _write_image_encoder(model: FashionBertModel, folder: Path) -> None:
+    size, batch = model.config.image_size, {0: "batch"}
+    outputs = ("states", "embedding") if model.config.recall_size else ("states",)
+    _export_graph(
+        _ImageEncoder(model),
+        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+        folder / "image_encoder.onnx",
+        {"pixels": batch},
+        dict.fromkeys(outputs, batch),
+    )
+
+
+def try_image_encoder(model: FashionBertModel) -> None:
+    """Export the image encoder and run it, to know before a training whether its CNN can be served.
+
+    Args:
+        model: on the CPU; it is left as it is.
+
+    Raises:
+        BundleError: as `export_bundle` would, of this graph.
+    """
+    training = model.training
+    size = model.config.image_size
+    try:
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            _write_image_encoder(model, Path(folder))
+            session = _session(Path(folder), "image_encoder")
+            for batch in (1, 3):
+                pixels = torch.full((batch, size, size, 3), 128, dtype=torch.uint8)
+                seen = _ImageEncoder(model)(pixels)
+                _difference(session, "image_encoder", f"batch {batch}", {"pixels": pixels}, seen)
+    finally:
+        nn.Module.train(model, training)
+
+
+def _session(folder: Path, graph: str) -> ort.InferenceSession:
+    with _told(graph):
+        return ort.InferenceSession(
+            str(folder / f"{graph}.onnx"), providers=["CPUExecutionProvider"]
+        )
+
+
+def _difference(
+    session: ort.InferenceSession,
+    graph: str,
+    shapes: str,
+    feeds: Mapping[str, Tensor | NDArray[Any]],
+    expected: Any,
+) -> float:
+    """The largest absolute difference of what a graph computes to what torch does.
+
+    Raises:
+        BundleError: it is more than `TOLERANCE`, or the graph cannot be run.
+    """
+    with _told(graph):
+        found = session.run(None, {name: np.asarray(value) for name, value in feeds.items()})
+    worst = 0.0
+    wanted = expected if isinstance(expected, tuple) else (expected,)
+    for ours, theirs in zip(found, wanted, strict=True):
+        difference = float(np.abs(ours - theirs.numpy()).max())
+        if not difference <= TOLERANCE:  # also refuses NaN
+            raise BundleError(
+                f"the exported {graph}.onnx differs from torch by {difference:.2e} at {shapes} "
+                f"(at most {TOLERANCE:.0e} is allowed): the export was not written"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
 def check_parity(model: FashionBertModel, folder: Path) -> float:
     """Run torch and ONNX Runtime on the same inputs, for several batch sizes and text lengths.
 
@@ -191,27 +287,17 @@ def check_parity(model: FashionBertModel, folder: Path) -> float:
         The largest absolute difference seen, at most `TOLERANCE`.
 
     Raises:
-        BundleError: a difference is larger; it names the graph and the shapes.
+        BundleError: a difference is larger; it names the graph and the shapes. Or ONNX Runtime
+            cannot run a graph.
     """
-    sessions = {
-        name: ort.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-        for name in ("text_encoder", "image_encoder", "matcher")
-    }
+    sessions = {name: _session(folder, name) for name in GRAPHS}
     config = model.config
     rng = np.random.default_rng(0)
     worst = 0.0
 
     def compare(graph: str, shapes: str, feeds: dict[str, NDArray[Any]], expected: Any) -> None:
         nonlocal worst
-        wanted = expected if isinstance(expected, tuple) else (expected,)
-        for ours, theirs in zip(sessions[graph].run(None, feeds), wanted, strict=True):
-            difference = float(np.abs(ours - theirs.numpy()).max())
-            if not difference <= TOLERANCE:  # also refuses NaN
-                raise BundleError(
-                    f"the exported {graph}.onnx differs from torch by {difference:.2e} at {shapes} "
-                    f"(at most {TOLERANCE:.0e} is allowed): the export was not written"
-                )
-            worst = max(worst, difference)
+        worst = max(worst, _difference(sessions[graph], graph, shapes, feeds, expected))
 
     longest = config.max_text_tokens
     shapes = [(1, 3), (1, longest), (3, longest // 2), (4, 7)]

@@ -31,7 +31,8 @@ from model.checkpoint import load_checkpoint, started_model
 from model.curves import draw_curves
 from model.dataset import Batch, TrainingSet
 from model.distil import load_teacher
-from model.errors import TrainingError
+from model.errors import BundleError, TrainingError
+from model.export import try_image_encoder
 from model.files import sha256_of
 from model.inputs import prepare_inputs
 from model.malloc import keep_freed_memory
@@ -94,8 +95,8 @@ class Trainer:
         cache: where picture arrays are kept between runs; `out`/cache by default.
         text_template: kept beside the checkpoint.
         show_progress: bars on the terminal.
-        note: told what a person should know of the texts, the pictures and the processor, in the
-            main process.
+        note: told what a person should know of the texts, the pictures, the CNN and the processor,
+            in the main process.
 
     Raises:
         TrainingError: too few products, or all of one text or one picture; an impossible
@@ -276,7 +277,13 @@ class Trainer:
         )
         if start is not None:
             return started_model(config, start, settings.fresh or ())
-        return new_model(config, backbone)
+        model = new_model(config, backbone)
+        if config.cnn is not None and self.accelerator.is_main_process:
+            try:
+                try_image_encoder(model)
+            except BundleError as error:  # it can still be evaluated, and teach another
+                self.note(f"what is trained here cannot be served: {error}")
+        return model
 
     def run(self) -> Path:
         """Train to the end, or go on from the newest checkpoint.

@@ -271,7 +271,12 @@ class Shop:
         return dict(SMALL)
 
     def trainer(
-        self, out: Path, kind: type[Trainer] = Trainer, valid: bool = True, **changes: Any
+        self,
+        out: Path,
+        kind: type[Trainer] = Trainer,
+        valid: bool = True,
+        note: Callable[[str], None] | None = None,
+        **changes: Any,
     ) -> Trainer:
         """A new run in a folder; the one before there is at its end, as if its process were."""
         if (before := self.open.pop(out, None)) is not None:
@@ -283,6 +288,7 @@ class Shop:
             out,
             cache=self.cache,
             text_template="{title}. {description}",
+            note=note,
         )
         return trainer
 

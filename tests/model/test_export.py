@@ -17,7 +17,7 @@ from model.bundle import Bundle
 from model.config import FashionBertConfig
 from model.engine import Engine
 from model.errors import BundleError
-from model.export import OPSET, TOLERANCE, check_parity, export_bundle
+from model.export import OPSET, TOLERANCE, check_parity, export_bundle, try_image_encoder
 from model.network import FashionBertModel
 from model.preprocess import TextTokenizer
 from model.states import quantise
@@ -171,6 +171,38 @@ def test_a_cnn_is_exported_too(
     for count in (1, 5):
         pixels = np.zeros((count, 64, 64, 3), dtype=np.uint8)
         assert engine.encode_images(pixels).states.values.shape == (count, 16, 128)
+
+
+def test_a_cnn_that_onnx_cannot_hold_is_told(
+    registers: Path, tokenizer: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = with_cnn(registers).train()
+    told = r"image_encoder\.onnx cannot be exported \(.*upsample.*\): train with another --cnn"
+    with pytest.raises(BundleError, match=told):
+        export_bundle(model, tokenizer, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+    model.train()
+    with pytest.raises(BundleError, match=told):
+        try_image_encoder(model)
+    assert model.training
+    assert capfd.readouterr().out == ""  # torch would print the whole graph
+
+
+def test_a_cnn_is_tried_before_a_training(vit: Path) -> None:
+    model = with_cnn(vit, "crop").train()
+    try_image_encoder(model)
+    assert model.training
+
+
+def test_a_graph_that_cannot_be_run_is_told(
+    exported: Bundle, small: FashionBertConfig, tmp_path: Path
+) -> None:
+    for name, data in content(exported.path).items():
+        (tmp_path / name).write_bytes(data[:500] if name == "text_encoder.onnx" else data)
+    with pytest.raises(
+        BundleError, match=r"text_encoder\.onnx cannot be exported \(.*: try another"
+    ):
+        check_parity(network(small).eval(), tmp_path)
 
 
 @pytest.mark.parametrize(

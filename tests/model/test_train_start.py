@@ -116,3 +116,14 @@ def test_a_run_over_kept_maps(shop: Shop, resnet: Path, tmp_path: Path) -> None:
         frozen = name.startswith(("embedder", "encoder.stages.0")) or "running" in name
         same = torch.equal(weights[f"patch_network.cnn.{name}"], value)
         assert same == (frozen or "num_batches" in name), name
+
+
+def test_a_cnn_that_cannot_be_served_is_told(shop: Shop, registers: Path, tmp_path: Path) -> None:
+    overrides = {**shop.small, "patches": "grid", "cnn_image_size": 28, "freeze_cnn": True}
+    told: list[str] = []
+    shop.trainer(tmp_path, cnn=str(registers), overrides=overrides, note=told.append)
+    assert told == [
+        "what is trained here cannot be served: image_encoder.onnx cannot be exported (Exporting "
+        "the operator 'aten::_upsample_bicubic2d_aa' to ONNX opset version 18 is not supported): "
+        "train with another --cnn"
+    ]
