@@ -233,6 +233,24 @@ def _finish(
             yield Product(draft.id, draft.text, draft.title, good, draft.attributes)
 
 
+def refuse_without_rows(feed: Feed, report_path: Path | None) -> None:
+    """Refuse a feed of which no row could be read, before it is asked for columns.
+
+    Args:
+        feed: the rows, and those that could not be read.
+        report_path: where to write the bad rows.
+
+    Raises:
+        CatalogueError: it has no rows.
+    """
+    if feed.rows:
+        return
+    report = FeedReport(feed.path, len(feed.bad), products=0, pictures=0, bad=tuple(feed.bad))
+    if report_path is not None:
+        report.write(report_path)
+    _refuse_too_bad(report, 0, report_path)
+
+
 def _refuse_too_bad(report: FeedReport, max_bad: float, report_path: Path | None) -> None:
     share = report.bad_rows / report.rows
     if report.products and share <= max_bad:

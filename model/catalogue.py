@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.assembly import assemble_catalogue
+from model.assembly import assemble_catalogue, refuse_without_rows
 from model.errors import CatalogueError
 from model.fashiongen import SUFFIXES as FASHION_GEN
 from model.fashiongen import read_fashiongen
@@ -59,6 +59,7 @@ def read_catalogue(
     if feed.suffix.lower() in FASHION_GEN:
         return read_fashiongen(feed, text=text, max_bad=max_bad, report_path=report_path)
     source = read_feed(feed, id_column=columns.id)
+    refuse_without_rows(source, report_path)
     template = _template(source, text, columns)
     _check_lists(source, columns)
     return assemble_catalogue(

@@ -34,6 +34,10 @@ class Row:
     cells: dict[str, object]
 
 
+#: What a reader gives: rows, and of a CSV the names of its columns before them.
+_Read = tuple[str, ...] | Row | BadRow
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """Everything a feed holds.
@@ -100,7 +104,9 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
     bad: list[BadRow] = []
     try:
         for row in reader(path):
-            if isinstance(row, BadRow):
+            if isinstance(row, tuple):  # the header
+                columns.update(dict.fromkeys(row))
+            elif isinstance(row, BadRow):
                 bad.append(row)
             elif (defect := _defect(row, id_column)) is not None:
                 bad.append(defect)
@@ -147,6 +153,11 @@ def _too_deep(line: int, id: str = "") -> BadRow:
     return BadRow(line, id, "malformed", f"nested more than {MAX_NESTING} deep")
 
 
+def _array(line: int) -> BadRow:
+    detail = "one JSON array: JSONL wants one object a line, without brackets and commas around"
+    return BadRow(line, "", "malformed", detail)
+
+
 def _wrong_encoding(line: int, id: str = "") -> BadRow:
     return BadRow(line, id, "wrong_encoding", "not valid UTF-8, or holds a NUL character")
 
@@ -186,7 +197,7 @@ class _Lines:
         self.number -= len(self._record) - 1
 
 
-def _read_csv(path: Path) -> Iterator[Row | BadRow]:
+def _read_csv(path: Path) -> Iterator[_Read]:
     _refuse_utf16(path)
     before = csv.field_size_limit()
     csv.field_size_limit(max(before, MAX_CELL_CHARACTERS))
@@ -197,7 +208,7 @@ def _read_csv(path: Path) -> Iterator[Row | BadRow]:
         csv.field_size_limit(before)
 
 
-def _csv_rows(path: Path, lines: _Lines) -> Iterator[Row | BadRow]:
+def _csv_rows(path: Path, lines: _Lines) -> Iterator[_Read]:
     head = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=head.count)
     lines.start_record()
@@ -205,6 +216,7 @@ def _csv_rows(path: Path, lines: _Lines) -> Iterator[Row | BadRow]:
     if _NOT_TEXT.search(head):
         raise CatalogueError(f"the header of {path} is not UTF-8 text: save the feed as UTF-8")
     _refuse_repeated_columns(path, header)
+    yield tuple(filter(None, header))
     # strict: a stray quote is an error rather than a cell that swallows the rows after it.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -241,7 +253,7 @@ def _csv_types(rows: list[Row], columns: tuple[str, ...]) -> dict[str, CellType]
     }
 
 
-def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
+def _read_jsonl(path: Path) -> Iterator[_Read]:
     _refuse_utf16(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -256,17 +268,21 @@ def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
             except ValueError as error:
                 if _NOT_TEXT.search(text):
                     yield _wrong_encoding(number)
+                elif text.startswith("["):
+                    yield _array(number)
                 else:
                     yield BadRow(number, "", "malformed", f"not valid JSON: {error}")
                 continue
             if isinstance(cells, dict):
                 yield Row(number, cells)
+            elif isinstance(cells, list):
+                yield _array(number)
             else:
                 detail = f"a JSON {type(cells).__name__} where an object is needed"
                 yield BadRow(number, "", "malformed", detail)
 
 
-def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
+def _read_parquet(path: Path) -> Iterator[_Read]:
     # Imported here: only this format needs it, and it takes as long to load as a feed to read.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -289,7 +305,7 @@ def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
         ) from error
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[_Read]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".jsonl": _read_jsonl,

@@ -173,6 +173,45 @@ def test_a_picture_over_the_limits_is_refused(feed_folder: Path, write_feed: Wri
         read_catalogue(feed, limits=ImageLimits(max_pixels=500))
 
 
+ARRAY = "malformed, one JSON array: JSONL wants one object a line"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "feed.csv",
+            "id;title;image\n1;a;0.jpg;\n2;b;1.jpg;\n",
+            "(2 of 2: 2 malformed); the first are, by line, 2: malformed, 4 cells where the header "
+            "has 3; 3: malformed, 4 cells",
+        ),
+        (
+            "feed.jsonl",
+            '[{"id": 1}, {"id": 2}]',
+            f"(1 of 1: 1 malformed); the first are, by line, 1: {ARRAY}",
+        ),
+        (
+            "feed.jsonl",
+            '[\n{"id": 1},\n]',
+            f"(3 of 3: 3 malformed); the first are, by line, 1: {ARRAY}",
+        ),
+    ],
+)
+def test_a_feed_without_a_readable_row_is_not_asked_for_columns(
+    feed_folder: Path, name: str, content: str, told: str
+) -> None:
+    feed = feed_folder / name
+    feed.write_text(content)
+    with pytest.raises(CatalogueError) as caught:
+        read_catalogue(feed)
+    assert f"no row of {feed} can be used {told}" in str(caught.value)
+    with pytest.raises(CatalogueError, match=r"all of them are in .*bad\.csv\. Mend the feed"):
+        read_catalogue(feed, report_path=feed_folder / "bad.csv")
+    written = (feed_folder / "bad.csv").read_text().splitlines()
+    assert written[0] == "line,id,code,detail"
+    assert ",malformed," in written[1]
+
+
 # The threshold
 
 

@@ -42,6 +42,14 @@ def test_csv_rows_carry_the_line_they_start_on(tmp_path: Path) -> None:
     assert feed.bad == []
 
 
+def test_the_header_is_known_without_a_good_row(tmp_path: Path) -> None:
+    path = tmp_path / "feed.csv"
+    path.write_text("id;text;\n1;a;;\n")
+    feed = read_feed(path)
+    assert feed.columns == ("id", "text")
+    assert (feed.rows, [bad.line for bad in feed.bad]) == ([], [2])
+
+
 @pytest.mark.parametrize("separator", [b",", b";", b"\t"])
 def test_the_header_tells_what_separates_cells(tmp_path: Path, separator: bytes) -> None:
     feed = feed_of(tmp_path, b"\xef\xbb\xbfid,text,\na,b,c\n".replace(b",", separator), "f.TSV")
