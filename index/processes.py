@@ -27,6 +27,8 @@ from index.chunks import Chunk, EncodedChunk, encode_chunks
 from model.bundle import Bundle
 from model.engine import Engine, offline_engine
 from model.errors import FashionBertError, SnapshotError
+from model.fashiongen import SUFFIXES as FASHION_GEN
+from model.fashiongen import FashionGenPictures
 from model.pictures import Pictures, open_pictures
 from model.preprocess import ImageLimits
 
@@ -221,7 +223,7 @@ def _work(connection: Connection, task: _Task) -> None:
     try:
         bundle = Bundle.open(task.bundle, verify=False)
         engine = offline_engine(bundle, threads=task.threads, device=task.device)
-        with open_pictures(task.pictures) as pictures:
+        with _reopened(task.pictures) as pictures:
             for encoded in encode_chunks(
                 engine,
                 pictures,
@@ -238,6 +240,13 @@ def _work(connection: Connection, task: _Task) -> None:
         message = str(error) if expected else "".join(traceback.format_exception(error))
         with suppress(OSError):
             connection.send(_Failure(message, expected))
+
+
+def _reopened(path: Path) -> Pictures:
+    """The pictures of a feed, which Fashion-Gen's holds itself."""
+    if path.suffix.lower() in FASHION_GEN and path.is_file():
+        return FashionGenPictures(path)
+    return open_pictures(path)
 
 
 def _receive(connection: Connection, chunks: queue.SimpleQueue[Chunk | None]) -> None:

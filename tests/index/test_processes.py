@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from index.build import build
@@ -128,6 +130,23 @@ def test_no_more_chunks_are_taken_than_the_processes_are_given(
             starts.append(encoded.start)
             assert len(taken) <= len(starts) + 2 * 3
     assert starts == taken == list(range(0, 96, 2))
+
+
+def test_pictures_of_fashiongen_are_opened_too(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "fashiongen_256_256_train.h5"
+    with h5py.File(path, "w") as file:
+        noise = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+        file["input_image"] = noise
+        for name, cells in (("productID", "112"), ("name", "aab"), ("description", "ccd")):
+            file[f"input_{name}"] = np.array([[cell.encode()] for cell in cells])
+    given = {"batch_size": 8, "limits": DEFAULT_LIMITS}
+    with (
+        read_catalogue(path) as catalogue,
+        EncodingProcesses(engine, catalogue.pictures, 1, **given) as processes,  # type: ignore[arg-type]
+    ):
+        (encoded,) = processes.encode(chunks_of(catalogue.products, 0, 2))
+    assert encoded.kept == [0, 1]
+    assert encoded.skipped == []
 
 
 def test_one_that_was_killed_is_told_with_its_products(
