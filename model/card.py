@@ -22,7 +22,11 @@ FIGURES = "figures.json"
 DIRECTIONS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 PROTOCOLS = ("sampled", "full")
 STAGES = {"recall": "recall alone", "two_stage": "two stages", "rerank": "rerank of all"}
-_KEPT = ("precision", "queries", "products", "candidates", "group_by", *DIRECTIONS, "matching")
+#: What two evaluations must have been asked alike to be compared.
+_ASKED = ("queries", "products", "candidates", "group_by")
+#: Likewise, where both say it: older ones do not.
+_DRAWN = ("seed", "feed_fingerprint")
+_KEPT = ("precision", *_ASKED, *_DRAWN, *DIRECTIONS, "matching")
 
 Row = tuple[str, ...]
 
@@ -82,10 +86,13 @@ def write_card(
     for name, reference in compared.items():
         if name not in figures:
             raise _wrong(f"{references[name]} is of {name!r}, of which there is no evaluation")
-        if any(
-            reference.get(asked) != figures[name].get(asked)
-            for asked in ("queries", "products", "candidates", "group_by")
-        ):
+        if (precision := reference.get("precision")) != "fp32":
+            raise _wrong(
+                f"{references[name]} is of a model in {precision or 'no precision that it says'}, "
+                "and what is served is compared with fp32: evaluate the fp32 bundle"
+            )
+        both = [*_ASKED, *(drawn for drawn in _DRAWN if drawn in reference.keys() & figures[name])]
+        if any(reference.get(asked) != figures[name].get(asked) for asked in both):
             raise _wrong(
                 f"{references[name]} and {catalogues[name]} do not ask the same: evaluate both "
                 "on one feed with the same options"

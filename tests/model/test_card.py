@@ -34,7 +34,7 @@ GAIN = {"rank1": 6.0, "low": 4.5, "high": 7.5}
 LOSS = {"rank1": -0.2, "low": -0.6, "high": 0.3}
 
 
-def evaluation(model_id: str, rank1: float) -> dict[str, Any]:
+def evaluation(model_id: str, rank1: float, precision: str = "int8") -> dict[str, Any]:
     """As `fashionbert evaluate --json` writes it."""
     way = {
         "sampled": {
@@ -49,8 +49,9 @@ def evaluation(model_id: str, rank1: float) -> dict[str, Any]:
     }
     return {
         "model_id": model_id,
-        "precision": "int8",
+        "precision": precision,
         "feed": "val.csv",
+        "feed_fingerprint": "3f",
         "group_by": "product_type",
         "seed": 0,
         "candidates": 64,
@@ -77,7 +78,7 @@ def test_every_figure_is_the_evaluations(own: Bundle, tmp_path: Path) -> None:
     notes = tmp_path / "notes.md"
     notes.write_text("## Data\n\nDrawn garments.\n")
     shop = saved(tmp_path / "int8.json", evaluation(own.model_id, 61.5))
-    fp32 = saved(tmp_path / "fp32.json", evaluation("fb-0123456789abcdef", 61.8))
+    fp32 = saved(tmp_path / "fp32.json", evaluation("fb-0123456789abcdef", 61.8, "fp32"))
     card = write_card(own, {"shop": shop}, {"shop": fp32}, notes)
     assert card == own.path / CARD
     text = card.read_text(encoding="utf-8")
@@ -113,7 +114,8 @@ def test_a_model_without_recall_head_is_described_too(own: Bundle, tmp_path: Pat
     for way in ("text_to_image", "image_to_text"):
         figures[way] = {"sampled": {"rerank": stage(40.0)}}
     path = saved(tmp_path / "a.json", figures)
-    text = write_card(own, {"shop": path}, {"shop": path}).read_text(encoding="utf-8")
+    fp32 = saved(tmp_path / "b.json", {**figures, "precision": "fp32"})
+    text = write_card(own, {"shop": path}, {"shop": fp32}).read_text(encoding="utf-8")
     assert "recall alone |" not in text
     assert "| shop | image → text | 40.0 | 40.0 | +0.0 |" in text
 
@@ -121,18 +123,34 @@ def test_a_model_without_recall_head_is_described_too(own: Bundle, tmp_path: Pat
 def test_what_cannot_be_used_is_told_and_nothing_written(own: Bundle, tmp_path: Path) -> None:
     good = saved(tmp_path / "good.json", evaluation(own.model_id, 60.0))
     other = saved(tmp_path / "other.json", evaluation("fb-other", 60.0))
-    fewer = saved(tmp_path / "fewer.json", {**evaluation("fb-other", 60.0), "queries": 10})
+    fp32 = evaluation("fb-other", 60.0, "fp32")
+    fewer = saved(tmp_path / "fewer.json", {**fp32, "queries": 10})
+    drawn = saved(tmp_path / "drawn.json", {**fp32, "seed": 7})
+    feed = saved(tmp_path / "feed.json", {**fp32, "feed_fingerprint": "40"})
     for catalogues, references, notes, told in (
         ({"shop": tmp_path / "none.json"}, {}, None, "none.json cannot be read: No such file"),
         ({"shop": other}, {}, None, f"is of fb-other, and the bundle is {own.model_id}"),
         ({"shop": good}, {"mall": other}, None, "is of 'mall', of which there is no evaluation"),
         ({"shop": good}, {"shop": fewer}, None, "do not ask the same"),
+        ({"shop": good}, {"shop": drawn}, None, "do not ask the same"),
+        ({"shop": good}, {"shop": feed}, None, "do not ask the same"),
+        ({"shop": good}, {"shop": other}, None, "other.json is of a model in int8, .* the fp32"),
         ({"shop": good}, {}, tmp_path / "none.md", "none.md cannot be read"),
     ):
         with pytest.raises(FashionBertError, match=told):
             write_card(own, catalogues, references, notes)
     assert not (own.path / CARD).exists()
     assert not (own.path / FIGURES).exists()
+
+
+def test_evaluations_that_do_not_say_their_seed_or_feed_are_compared(
+    own: Bundle, tmp_path: Path
+) -> None:
+    older = evaluation("fb-other", 60.0, "fp32")
+    del older["seed"], older["feed_fingerprint"]
+    shop = saved(tmp_path / "int8.json", evaluation(own.model_id, 59.0))
+    text = write_card(own, {"shop": shop}, {"shop": saved(tmp_path / "fp32.json", older)})
+    assert "| shop | text → image | 60.0 | 59.0 | -1.0 |" in text.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "null", "{}", '{"text_to_image": 3}', "\xff"])
