@@ -29,7 +29,7 @@ class EvaluatedBundle:
         about: what was evaluated, for JSON.
         text_template: what the model was trained on, if it says.
         has_recall: whether it has a recall head.
-        fitted: always true; see `EvaluatedCheckpoint`.
+        fitted: as of `EvaluatedCheckpoint`, told by the calibration that is fitted with them.
 
     Raises:
         BundleError: the bundle is missing or damaged.
@@ -48,7 +48,9 @@ class EvaluatedBundle:
         self.name = f"{bundle.model_id} ({bundle.manifest.precision})"
         self.text_template = bundle.manifest.text_template
         self.has_recall = self.engine.recall_size > 0
-        self.fitted = True
+        manifest = bundle.manifest
+        stacked = manifest.config.get("stack_recall", False)
+        self.fitted = not stacked or tuple(manifest.calibration) != (1.0, 0.0)
 
     def encode(
         self, catalogue: Catalogue, group_by: str | None = None, progress: Progress | None = None

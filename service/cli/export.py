@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from model.catalogue import Catalogue, read_catalogue
+from model.errors import CatalogueError
 from service.cli import options
 from service.cli.output import note
 
@@ -88,7 +89,7 @@ def export(
     """
     options.require_training()
     from model.bundle import bundle_place
-    from model.checkpoint import export_checkpoint
+    from model.checkpoint import export_checkpoint, read_training
     from model.precision import convert_bundle
     from model.precision_loss import RankTrial
     from model.progress import progress_bars
@@ -101,6 +102,12 @@ def export(
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "exported"
         reference, difference = export_checkpoint(checkpoint, place)
+        if "calibration" not in read_training(checkpoint):
+            note(
+                f"{checkpoint} is of a training that has not ended: the weights of recall and "
+                "match in the served score, and the calibration of its probabilities, are not "
+                "fitted yet"
+            )
         if PrecisionName.FP32 in folders:
             written, _ = convert_bundle(reference, folders[PrecisionName.FP32], "fp32")
             note(
@@ -123,6 +130,10 @@ def export(
         bars = stack.enter_context(progress_bars())
         if measure is not None:
             catalogue: Catalogue = stack.enter_context(read(measure))
+            if len(catalogue) < 2:
+                raise CatalogueError(
+                    f"--measure {measure} has one product: there is nothing to rank it against"
+                )
             options.check_group_by(catalogue, group_by)
             errors = samples_of(catalogue, size, _ERROR_SAMPLES)
             trial = RankTrial(

@@ -111,3 +111,38 @@ def test_one_precision_is_the_bundle_itself(checkpoint: Path, shell: Shell, tmp_
     assert (ran.code, ran.out) == (0, "")
     assert Bundle.open(tmp_path / "bundle").manifest.precision == "fp16"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_training_that_has_not_ended_is_told(
+    checkpoint: Path, demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    best = Path(shutil.copytree(checkpoint, tmp_path / "best"))
+    (best / "training.json").write_text(json.dumps({"step": 3}))
+    ran = shell("export", best, "--out", tmp_path / "bundle")
+    assert ran.code == 0
+    fitted = tmp_path / "fitted"
+    assert "has not ended" not in shell("export", checkpoint, "--out", fitted).err
+    assert ran.err.startswith(f"{best} is of a training that has not ended: the weights of")
+    feed = demo_catalogue / "val.csv"
+    for own, told in ((tmp_path / "bundle", True), (fitted, False)):
+        ran = shell("evaluate", feed, "--bundle", own, "--queries", "2", "--no-rerank-all")
+        assert ran.code == 0, ran.err
+        assert ("training that has not ended" in ran.err) == told
+
+
+def test_what_is_measured_on_must_have_two_products(
+    checkpoint: Path, demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    head, *rows = (demo_catalogue / "val.csv").read_text().splitlines()
+    feed = tmp_path / "one.csv"
+    feed.write_text(f"{head}\n{rows[0]}\n")
+    pictures = ("--images", next(demo_catalogue.glob("images*")))
+    ran = shell(
+        "export", checkpoint, "--out", tmp_path / "bundle", "--precision", "fp16",
+        "--measure", feed, *pictures,
+    )  # fmt: skip
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines()[-1] == (
+        f"error: --measure {feed} has one product: there is nothing to rank it against"
+    )
+    assert not (tmp_path / "bundle").exists()
