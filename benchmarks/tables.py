@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.growth_tables import growth
 from benchmarks.markdown import name_of, number, shown, table
 from benchmarks.results import values
+from index.recall import choose_rule
 
 Steps = dict[str, Any]
 
@@ -189,7 +190,7 @@ def _default_rules(steps: Steps) -> str:
         if not step.endswith("/search"):
             continue
         count = step.removesuffix("/search")
-        default = steps[f"{count}/default"]
+        default = choose_rule(int(count))
         enough = [rule for rule, one in found.items() if one["recall"] >= _ENOUGH]
         soonest = min(enough, key=lambda rule: found[rule]["p50"]["median"], default="none")
         about = f"{int(count):,} vectors: `{default}`"
