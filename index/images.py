@@ -58,8 +58,7 @@ def served_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
             image.thumbnail((SERVED_SIDE, SERVED_SIDE))
             small = _upright(image).convert("RGB")
         else:
-            small = open_image(data, limits)
-            small.thumbnail((SERVED_SIDE, SERVED_SIDE))
+            small = open_image(data, limits, SERVED_SIDE)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

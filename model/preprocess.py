@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +46,19 @@ _MAX_SCANS = 100  # of a progressive JPEG, which has about ten
 BORDER = (255, 255, 255)  # most shop pictures stand on white
 MAX_TEXT_CHARACTERS = 5_000
 
+#: Pictures beyond this are decoded one at a time in a process: one of 40 million pixels takes up to
+#: 320 MB (a WebP 640), and a file of a few KB can have as many, so threads must not multiply that.
+_LARGE_PIXELS = 4_000_000
+_one_large = threading.Lock()
+_TILE_PIXELS = 2**18  # that are made RGB at a time
+
 # `ImageLimits` is stricter than Pillow's own bomb check, and typed. Pillow also warns about odd
 # metadata, which nobody here can act on; set once, as `catch_warnings` is not safe on threads.
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Pillow asks for pixels in blocks of 16 MB, which glibc keeps for the thread that has freed them:
+# each thread would hold on to a large picture's. In one piece of more than 32 MB it is given back.
+Image.core.set_block_size(2**30)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +119,48 @@ def _load(image: Image.Image) -> None:
         ) from error
 
 
+def _turn(image: Image.Image) -> AbstractContextManager[object]:
+    """To be held while a picture is loaded, and until it is small; see `_LARGE_PIXELS`."""
+    large = image.width * image.height > _LARGE_PIXELS
+    return _one_large if large else contextlib.nullcontext()
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """EXIF rotation applied, transparency laid on the border colour, RGB."""
+    """EXIF rotation applied, transparency laid on the border colour, RGB; may be `image` itself."""
     # A broken EXIF block, on which Pillow raises all sorts, says nothing about the pixels, and they
     # are fine. In place: they are turned before the block is written anew, which may fail.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "I;16":
-        image = _to_eight_bits(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (*BORDER, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image.convert("RGB")
+    if image.mode != "I;16" and not _is_transparent(image):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    # In tiles, as the steps between are of four bytes a pixel each.
+    whole = Image.new("RGB", image.size)
+    for box in _tiles(image.width, image.height):
+        whole.paste(_tile_to_rgb(image.crop(box)), box)
+    return whole
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) of at most `_TILE_PIXELS` that cover a picture."""
+    across = min(width, _TILE_PIXELS)
+    down = _TILE_PIXELS // across
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield left, top, min(left + across, width), min(top + down, height)
+
+
+def _tile_to_rgb(tile: Image.Image) -> Image.Image:
+    if tile.mode == "I;16":
+        tile = _to_eight_bits(tile)
+    if _is_transparent(tile):
+        tile = tile.convert("RGBA")
+        ground = Image.new("RGBA", tile.size, (*BORDER, 255))
+        tile = Image.alpha_composite(ground, tile)
+    return tile.convert("RGB")
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -132,15 +172,27 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def open_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+def open_image(
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, side: int | None = None
+) -> Image.Image:
     """Decode a JPEG, PNG or WebP into an upright RGB picture.
+
+    Args:
+        data: the file.
+        limits: what it may weigh.
+        side: shrink it to at most so many pixels a side, its aspect kept.
 
     Raises:
         ImageError: it is too large, of another format, or damaged.
     """
     image = _open(data, limits)
-    _load(image)
-    return _to_rgb(image)
+    with _turn(image):
+        _load(image)
+        image = _to_rgb(image)
+        if side is not None:
+            image.thumbnail((side, side))
+            image = image.copy()  # without what the file's decoder still holds
+    return image
 
 
 def verify_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> None:
@@ -151,7 +203,8 @@ def verify_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> None:
     """
     image = _open(data, limits)
     image.draft("RGB", (1, 1))  # JPEG: every coefficient is read, an eighth of the pixels is made
-    _load(image)
+    with _turn(image):
+        _load(image)
 
 
 def image_to_array(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -162,9 +215,9 @@ def image_to_array(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    resized = image.convert("RGB").resize(
-        (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
-    )
+    if image.mode != "RGB":  # `convert` would copy one that is
+        image = image.convert("RGB")
+    resized = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
     square = Image.new("RGB", (size, size), BORDER)
     square.paste(resized, ((size - width) // 2, (size - height) // 2))
     return np.asarray(square)
@@ -173,7 +226,8 @@ def image_to_array(image: Image.Image, size: int) -> NDArray[np.uint8]:
 def decode_image(data: bytes, size: int, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """Bytes of a picture to the array the image encoder takes.
 
-    A large JPEG is decoded at the nearest scale that is still at least twice `size`.
+    A large JPEG is decoded at the nearest scale that is still at least twice `size`. A picture of
+    more than 4 million pixels, at that scale, waits for others like it in this process.
 
     Returns:
         uint8 [size, size, 3].
@@ -191,8 +245,11 @@ def decode_sized(
     image = _open(data, limits)
     own = image.size
     image.draft("RGB", (2 * size, 2 * size))
-    _load(image)
-    return image_to_array(_to_rgb(image), size), own
+    with _turn(image):
+        _load(image)
+        pixels = image_to_array(_to_rgb(image), size)
+        del image  # before it is another's turn
+    return pixels, own
 
 
 def check_text(text: str, max_characters: int = MAX_TEXT_CHARACTERS) -> str:
