@@ -80,6 +80,8 @@ def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
         max_bytes=settings.max_body_bytes,
         max_held=max(settings.max_bodies_bytes, settings.max_body_bytes),
         by_path={"/v1/search/text": min(_TEXT_BODY_BYTES, settings.max_body_bytes)},
+        seconds=settings.body_seconds,
+        metrics=service.metrics,
     )
     app.add_middleware(
         Access,

@@ -37,6 +37,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unknown_item": (404, "There is no such item"),
     "unknown_view": (404, "The item has no such picture"),
     "method_not_allowed": (405, "The address does not take this method"),
+    "slow_body": (408, "The body took too long to arrive"),
     "too_many_bytes": (413, "The body or the picture is too large"),
     "too_many_pixels": (413, "The picture has too many pixels"),
     "unsupported_format": (415, "The picture is of a format that is not taken"),
@@ -61,6 +62,7 @@ _CODES = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "slow_body",
     413: "too_many_bytes",
     503: "overloaded",
 }

@@ -52,7 +52,7 @@ _STORING = (
     "not_ready",
 )  # a deletion is never too many
 _PUTTING = (*_STORING, "delta_full")
-_BODY = ("bad_request", "malformed_json", "unsupported_media_type", "too_many_bytes")
+_BODY = ("bad_request", "malformed_json", "unsupported_media_type", "slow_body", "too_many_bytes")
 _PRODUCT = (
     "invalid_request",
     "empty_text",

@@ -26,6 +26,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
         "not_an_image",
         "truncated",
         "unknown_item",
+        "slow_body",
         "too_many_bytes",
         "too_many_pixels",
         "unsupported_format",

@@ -46,6 +46,7 @@ router = APIRouter(prefix="/v1/search", tags=["search"])
 _BASE = (
     "bad_request",
     "malformed_json",
+    "slow_body",
     "too_many_bytes",
     "unsupported_media_type",
     "invalid_request",

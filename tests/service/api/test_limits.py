@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -119,8 +120,42 @@ def test_bodies_of_several_requests_share_a_limit(serve: Any) -> None:
                 break
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
         assert refused.headers["retry-after"] == "1"
+        metrics = client.get("/metrics").text
+        assert 'fashionbert_refused_total{reason="overloaded"} 1.0' in metrics
         assert client.post(PATHS[0], json={"query": "red"}).status_code == 200
         go_on.set()
         holding.join()
         assert answers == [200]
         assert client.post(PATHS[0], content=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/v1/items:batch"])
+def test_a_body_that_takes_too_long_gives_back_what_it_held(path: str, serve: Any) -> None:
+    body = b'{"query": "red"' + b" " * 300_000 + b"}"
+    headers = {"Content-Type": "application/json"}
+    with serve(max_body_bytes=400_000, max_bodies_bytes=500_000, body_seconds=0.5) as running:
+        client: httpx.Client = running.client
+        parts = urlsplit(str(client.base_url))
+        with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+            connection.sendall(
+                b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body[:-9])
+            )
+            stop = threading.Event()
+
+            def trickle() -> None:
+                with contextlib.suppress(OSError):
+                    while not stop.wait(0.1):
+                        connection.sendall(b" ")
+
+            trickling = threading.Thread(target=trickle)
+            trickling.start()
+            with connection.makefile("rb") as answered:
+                answer = answered.read()  # to the connection's end
+            stop.set()
+            trickling.join()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"slow_body"' in answer
+        assert client.post(PATHS[0], content=body, headers=headers).status_code == 200
+        metrics = client.get("/metrics").text
+        assert 'fashionbert_refused_total{reason="slow_body"} 1.0' in metrics
