@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service.proxies import behind_proxies
 from service.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of common load balancers, which then close first
@@ -61,12 +62,11 @@ def make_server(app: FastAPI, settings: Settings) -> DrainingServer:
         app.state.service.draining = True
 
     config = uvicorn.Config(
-        app,
+        behind_proxies(app, settings.trusted_proxies),
         log_config=None,  # `service.logs.configure` has done that
         access_log=False,  # the app writes its own
         server_header=False,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,  # `behind_proxies` reads them
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )

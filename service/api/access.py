@@ -11,6 +11,7 @@ from service import security
 from service.api.problems import ProblemError
 from service.logs import current_request
 from service.metrics import Metrics
+from service.proxies import caller_address
 from service.rate_limit import Decision, RateLimiter
 from service.security import Key, Policy
 
@@ -145,10 +146,8 @@ def presented(headers: Headers) -> str | None:
 
 def _network(scope: Scope) -> str:
     """The caller's address; of IPv6 the /64, within which one caller has them all."""
-    host = scope["client"][0] if scope.get("client") else "unknown"
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+    address = caller_address(scope)
+    if address is None:
         return "unknown"
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))

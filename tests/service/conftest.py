@@ -109,9 +109,9 @@ def live(engine: Engine, snapshot_root: Path) -> LiveSearch:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Run an app as `serve` does on a free port of loopback; yields its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serving(app: FastAPI, listener: socket.socket | None = None) -> Iterator[str]:
+    """Run an app as `serve` does, by default on a free port of loopback; yields its address."""
+    listener = listener or socket.create_server(("127.0.0.1", 0))
     server = make_server(app, app.state.service.settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -124,7 +124,7 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 @pytest.fixture(name="serving")
-def serving_fixture() -> Callable[[FastAPI], AbstractContextManager[str]]:
+def serving_fixture() -> Callable[..., AbstractContextManager[str]]:
     """`serving`, for tests that make an app of their own."""
     return serving
 
