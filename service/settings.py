@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -108,8 +109,8 @@ class Settings(BaseSettings):
     open_metrics: bool = Field(False, description="/metrics and /v1/status need no key")
     trusted_proxies: str = Field(
         "",
-        description="addresses or networks, with commas, whose X-Forwarded-For is believed; * is "
-        "everyone",
+        description="addresses or networks, with commas, whose X-Forwarded-For is believed; * "
+        "alone is everyone",
     )
 
     rate_limit: float = Field(
@@ -140,6 +141,12 @@ class Settings(BaseSettings):
             if not _HOST_NAME.fullmatch(host):
                 raise ValueError(f"{host!r} is not a host name in lower case, such as cdn.shop.com")
         return hosts
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: str) -> str:
+        listed = _listed(proxies)
+        return "*" if listed == ["*"] else ",".join(map(_network, listed))
 
     @field_validator("redis_url")
     @classmethod
@@ -184,6 +191,25 @@ class Settings(BaseSettings):
 
 def _listed(text: str) -> list[str]:
     return [one for one in (part.strip() for part in text.split(",")) if one]
+
+
+def _network(proxy: str) -> str:
+    """An address or network as one that connections are compared with: `10.0.0.5/8` is all of it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        network = ipaddress.ip_network(proxy, strict=False)
+    except ValueError:
+        alone = "; * must stand alone" if proxy == "*" else ""
+        raise ValueError(
+            f"{proxy!r} is no address or network such as 10.0.0.5 or 10.0.0.0/8{alone}"
+        ) from None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= 96:  # callers over IPv4 are known by that
+        return str(ipaddress.ip_network((mapped, network.prefixlen - 96)))
+    return str(network)
 
 
 def load_settings(**values: Any) -> Settings:

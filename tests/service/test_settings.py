@@ -61,3 +61,24 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
         load_settings(max_upload_bytes=1_000_000, max_body_bytes=1_000_000)
     with pytest.raises(FashionBertError, match=r"candidates \(64\) is more than"):
         load_settings(max_candidates=10)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", ""),
+        ("*", "*"),
+        ("127.0.0.1", "127.0.0.1/32"),
+        (" 10.0.0.5/8 , fd00::1/8,", "10.0.0.0/8,fd00::/8"),
+        ("::ffff:10.1.2.3, ::ffff:10.0.0.0/104", "10.1.2.3/32,10.0.0.0/8"),
+    ],
+)
+def test_proxies_are_networks(given: str, kept: str) -> None:
+    assert load_settings(trusted_proxies=given).trusted_proxies == kept
+
+
+@pytest.mark.parametrize("wrong", ["balancer", "10.0.0.0/33", "10.0.0.256", "*", "1.2.3.4:80"])
+def test_what_is_no_proxy_is_named(wrong: str) -> None:
+    with pytest.raises(FashionBertError, match="FASHIONBERT_TRUSTED_PROXIES") as caught:
+        load_settings(trusted_proxies=f"10.0.0.5,{wrong}")
+    assert f"{wrong!r} is no address or network" in str(caught.value)
