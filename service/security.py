@@ -69,6 +69,10 @@ def parse_key(line: str, where: str) -> Key:
     Raises:
         FashionBertError: it is something else; the message begins with `where`.
     """
+    if line.startswith(_PREFIX):  # a secret, which no message may repeat
+        raise _wrong(
+            where, "this looks like a key itself, where the line belongs that stands for it"
+        )
     name, _, rest = line.partition(":")
     scope, _, digest = rest.partition(":")
     if not _NAME.fullmatch(name):

@@ -55,6 +55,25 @@ def test_lines_that_are_none(text: str, told: str) -> None:
         parse_keys(text, "keys.txt")
 
 
+@pytest.mark.parametrize("more", ["", ":search", ":search:" + "0" * 64])
+def test_a_key_in_place_of_its_line_is_not_told(
+    more: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret, key = new_key("shop", "search")
+    with pytest.raises(FashionBertError, match="looks like a key itself") as caught:
+        policy(keys=f"{key.line()} {secret}{more}")
+    assert "FASHIONBERT_KEYS, line 1" in str(caught.value)
+    assert secret[4:] not in str(caught.value)
+
+    file = tmp_path / "keys"
+    file.write_text(key.line())
+    keys = Keys(file=file)
+    file.write_text(f"{key.line()}\n{secret}{more}\n")
+    assert keys.find(secret) == key
+    assert "looks like a key itself" in caplog.text
+    assert secret[4:] not in caplog.text
+
+
 def test_a_file_counts_as_soon_as_it_changes(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     first, first_key = new_key("first", "search")
