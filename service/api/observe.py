@@ -16,8 +16,11 @@ from service.api.problems import internal
 from service.api.route_table import RouteTable
 from service.api.state import Service
 from service.logs import RequestRecord, current_request, request_id
+from service.proxies import caller_address
 from service.tracing import describe
 
+#: What the log has the caller's address of: keys that someone tries, and limits that are passed.
+_TURNED_AWAY = frozenset({401, 403, 429})
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds
 
 _access = logging.getLogger("fashionbert.access")
@@ -94,11 +97,17 @@ class Observe:
                 "status": status,
                 "ms": round(1000 * seconds, 2),
                 "caller": record.caller,
+                "address": _address(scope) if status in _TURNED_AWAY else None,
                 "cache": record.cache,
                 "degraded": record.degraded,
                 "query": record.query if self.service.settings.log_queries else None,
             },
         )
+
+
+def _address(scope: Scope) -> str:
+    """The caller's address, of a trusted proxy's header where there is one."""
+    return str(caller_address(scope) or "unknown")
 
 
 class _Answer:

@@ -222,3 +222,31 @@ def test_status_before_it_is_ready(settings: Settings) -> None:
     body = anyio.run(ask).json()
     assert body["status"] == "the model and the snapshot are being opened"
     assert body["snapshot"] is None
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "address"),
+    [
+        ("", "93.184.215.14", "127.0.0.1"),
+        ("127.0.0.1", "93.184.215.14", "93.184.215.14"),
+        ("127.0.0.1", "no address", "unknown"),
+    ],
+)
+def test_who_is_turned_away_is_logged_with_the_address(
+    trusted: str,
+    forwarded: str,
+    address: str,
+    serve: Serve,
+    lines: Callable[[], list[dict[str, Any]]],
+) -> None:
+    secret, key = new_key("shop", "search")
+    limits = {"rate_limit": 0.001, "rate_burst": 1}
+    with serve(keys=key.line(), trusted_proxies=trusted, **limits) as running:
+        client = running.client
+        client.headers.update({"X-Request-Id": "a.b-1", "X-Forwarded-For": forwarded})
+        client.get("/v1/index", headers={"X-API-Key": "fbk_none"})
+        client.delete("/v1/items/a", headers={"X-API-Key": secret})
+        for _ in range(2):
+            client.post(TEXT, json={"query": "hat"}, headers={"X-API-Key": secret})
+    told = {line["status"]: line.get("address") for line in requests(lines())}
+    assert told == {401: address, 403: address, 200: None, 429: address}
