@@ -52,9 +52,8 @@ demo: $(VENV)/.serving ## Index a drawn catalogue with the model that comes alon
 demo-train: setup ## The same with a model of its own, trained in a few minutes
 	$(BIN)/fashionbert demo --train
 
-# A process more than cores, as tests wait for servers and containers, and each with one thread:
-# small networks gain nothing from more.
-WORKERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
+# A process a core, each with one thread: small networks gain nothing from more.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 test: setup check ## Run all checks and tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 

@@ -105,5 +105,5 @@ def test_alignment_is_stacked(small: FashionBertConfig) -> None:
 def test_alignment_needs_the_stacked_score(small: FashionBertConfig) -> None:
     config = copy.deepcopy(small)
     config.alignment_size, config.stack_recall = 8, False
-    with pytest.raises(TrainingError, match="set stack_recall"):
+    with pytest.raises(TrainingError, match="needs joint_from above 0"):
         FashionBertModel(config)

@@ -137,7 +137,7 @@ def test_products_that_are_trained_on_are_told(
     ran = shell(*command, "--out", tmp_path / "other", "--valid", demo_catalogue / "val.csv")
     assert ran.code == 0, ran.err
     assert "trained on too" not in ran.err
-    rows = list(csv.reader((demo_catalogue / "val.csv").open(newline="", encoding="utf-8")))
+    rows = list(csv.reader((demo_catalogue / "val.csv").read_text(encoding="utf-8").splitlines()))
     group = rows[0].index("product_type")
     with (tmp_path / "ungrouped.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([*row[:group], *row[group + 1 :]] for row in rows)
