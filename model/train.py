@@ -283,6 +283,8 @@ class Trainer:
                 try_image_encoder(model)
             except BundleError as error:  # it can still be evaluated, and teach another
                 self.note(f"what is trained here cannot be served: {error}")
+            except OSError as error:  # the trial is written where temporary files go
+                self.note(f"whether what is trained here can be served could not be tried: {error}")
         return model
 
     def run(self) -> Path:

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import ViTConfig, ViTModel
+from transformers import ViTModel
 
 from model.checkpoint import load_checkpoint
 
@@ -74,7 +73,7 @@ state["waits"] = torch.tensor(waits.total_seconds())
 # A CNN that is trained but for its pooler, which nothing is made of.
 settings = dataclasses.replace(settings, cnn=str(vit), weighting="adaptive-gradient", overrides={
     "hidden_size": 64, "num_hidden_layers": 3, "image_size": 64, "patches": "grid",
-    "cnn_image_size": 32, "patch_grid": 2,
+    "cnn_image_size": 28, "patch_grid": 2,
 })
 with_cnn = Trainer(settings, learn, None, out.with_name("vit"))
 with_cnn.run()
@@ -84,22 +83,6 @@ save_file(state, results / f"{rank}.safetensors")
 with_cnn.close()
 trainer.close()
 """
-
-
-@pytest.fixture
-def vit(tmp_path: Path) -> Path:
-    """A folder with a small random vision transformer, which brings a pooler along."""
-    torch.manual_seed(6)
-    config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=32,
-        patch_size=16,
-    )
-    ViTModel(config).save_pretrained(tmp_path / "backbone")
-    return tmp_path / "backbone"
 
 
 def test_two_processes_train_one_network(demo_catalogue: Path, vit: Path, tmp_path: Path) -> None:

@@ -127,3 +127,14 @@ def test_a_cnn_that_cannot_be_served_is_told(shop: Shop, registers: Path, tmp_pa
         "the operator 'aten::_upsample_bicubic2d_aa' to ONNX opset version 18 is not supported): "
         "train with another --cnn"
     ]
+
+
+def test_where_nothing_can_be_tried_it_trains_all_the_same(
+    shop: Shop, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = {**shop.small, "patches": "grid", "cnn_image_size": 28, "freeze_cnn": True}
+    told: list[str] = []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    shop.trainer(tmp_path / "run", cnn=str(vit), overrides=overrides, note=told.append)
+    (line,) = told
+    assert line.startswith("whether what is trained here can be served could not be tried: ")
