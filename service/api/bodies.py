@@ -13,7 +13,6 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from python_multipart.multipart import parse_options_header
 
 from service.api.json_size import check_values
 from service.api.problems import REFERENCE, ProblemError
@@ -22,7 +21,6 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 _LARGE = 4 * 1024  # bytes; a body of less is read in a few milliseconds, whatever it is
-_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 
 
 def content_type(request: Request) -> str:
@@ -81,25 +79,6 @@ def describe_json(schema: type[BaseModel]) -> dict[str, Any]:
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
     }
-
-
-def check_form(body: bytes, content_type: str) -> None:
-    """Refuse a form that the parser would misread: it takes one without its closing boundary for
-    whole, and decodes fields with whichever codec of Python the header names.
-
-    Raises:
-        ProblemError: it is cut short, or not in UTF-8.
-    """
-    options = parse_options_header(content_type)[1]
-    charset = options.get(b"charset", b"utf-8")
-    if charset.lower() not in _CHARSETS:
-        raise ProblemError(
-            "bad_request",
-            f"the form's charset is {charset.decode('latin-1')!r:.80}: send it as UTF-8",
-        )
-    boundary = options.get(b"boundary", b"")
-    if boundary and b"--" + boundary + b"--" not in body[-len(boundary) - 64 :]:
-        raise ProblemError("bad_request", "the form is cut short: it lacks its closing boundary")
 
 
 def validated_json(schema: type[M], data: bytes, most: int, *where: str) -> M:

@@ -19,10 +19,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
-from starlette.datastructures import UploadFile
 
 from model.errors import FashionBertError
-from service.api.bodies import aside, check_form, content_type, validated_json
+from service.api.bodies import aside, content_type, validated_json
+from service.api.forms import read_form
 from service.api.item_ids import UTF8_ADDRESS, NewItemId
 from service.api.json_size import BATCH_VALUES, PRODUCT_VALUES, check_values
 from service.api.problems import ProblemError, responses
@@ -145,24 +145,24 @@ async def _product(request: Request) -> tuple[ProductIn, tuple[bytes, ...] | Non
             "unsupported_media_type",
             f"the body is {kind or 'of no type'}: send application/json or multipart/form-data",
         )
-    check_form(body, request.headers["content-type"])
-    async with request.form(max_files=64, max_fields=8) as form:
-        for name in form:
-            if name not in ("product", "image"):
-                raise _invalid(name, "send a field `product` and files `image`")
-        product = form.get("product")
-        if product is None:
-            raise _invalid("product", "send the product's fields as JSON")
-        data = product if isinstance(product, str) else await product.read()
-        files = form.getlist("image")
-        pictures = [await each.read() for each in files if isinstance(each, UploadFile)]
-        if len(pictures) < len(files):
+    return await aside(len(body), partial(_form_product, body, request.headers["content-type"]))
+
+
+def _form_product(data: bytes, content_type: str) -> tuple[ProductIn, tuple[bytes, ...] | None]:
+    products, images = [], []
+    for part in read_form(data, content_type, max_files=64):
+        if part.name == "product":
+            products.append(part.data)
+        elif part.name != "image":
+            raise _invalid(part.name, "send a field `product` and files `image`")
+        elif part.is_file:
+            images.append(part.data)
+        else:
             raise _invalid("image", "send the pictures as files")
-    text = data.encode() if isinstance(data, str) else data
-    fields = await aside(
-        len(text), partial(validated_json, ProductIn, text, PRODUCT_VALUES, "product")
-    )
-    return fields, tuple(pictures) if pictures else None
+    if len(products) != 1:
+        raise _invalid("product", "send the product's fields as JSON, once")
+    fields = validated_json(ProductIn, products[0], PRODUCT_VALUES, "product")
+    return fields, tuple(images) or None
 
 
 def _json_product(data: bytes) -> tuple[ProductIn, tuple[bytes, ...] | None]:

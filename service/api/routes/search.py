@@ -9,13 +9,11 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from service.api.answers import EncodedQuery, cached_answer
 from service.api.bodies import (
     aside,
-    check_form,
     content_type,
     describe_json,
     json_body,
@@ -23,6 +21,7 @@ from service.api.bodies import (
     validated_json,
 )
 from service.api.filtering import FacetOut
+from service.api.forms import read_form
 from service.api.json_size import SEARCH_VALUES
 from service.api.problems import ProblemError, responses
 from service.api.schemas import (
@@ -147,15 +146,18 @@ async def _image_search(request: Request) -> tuple[ImageSearch | ImageUpload, by
             "unsupported_media_type",
             f"the body is {kind or 'of no type'}: send multipart/form-data or application/json",
         )
-    check_form(data, request.headers["content-type"])
-    async with request.form(max_files=1, max_fields=8) as form:
-        image = form.get("image")
-        fields = {name: value for name, value in form.items() if name != "image"}
-        if not isinstance(image, UploadFile):
-            raise RequestValidationError(
-                [{"type": "missing", "loc": ("body", "image"), "msg": "send a file named image"}]
-            )
-        return validated_form(ImageUpload, fields), await image.read()
+    return await aside(len(data), partial(_form_search, data, request.headers["content-type"]))
+
+
+def _form_search(data: bytes, content_type: str) -> tuple[ImageUpload, bytes]:
+    parts = read_form(data, content_type, max_files=1)
+    images = [part for part in parts if part.name == "image"]
+    if len(images) != 1 or not images[0].is_file:
+        raise RequestValidationError(
+            [{"type": "missing", "loc": ("body", "image"), "msg": "send a file named image"}]
+        )
+    fields = {part.name: part.text() for part in parts if part.name != "image"}
+    return validated_form(ImageUpload, fields), images[0].data
 
 
 def _json_search(data: bytes) -> tuple[ImageSearch, bytes | None]:

@@ -1,66 +1,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import anyio
 import httpx
 import pytest
 
 from service.api.bodies import aside
-
-TYPE = "multipart/form-data; boundary=B"
-
-
-def form(field: str, data: bytes) -> bytes:
-    """A form with one field and a file that is no picture."""
-    return (
-        b'--B\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
-        b'--B\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nx\r\n--B--\r\n'
-    ) % (field.encode(), data)
-
-
-@pytest.mark.parametrize(
-    ("charset", "data"),
-    [
-        ("undefined", b"{}"),  # each of these is a codec of Python's
-        ("utf-7", b'{"+2AA-":1}'),
-        ("unicode_escape", b'{"\\ud800":1}'),
-        ("utf-16", b"{}"),
-        ("idna", b"\xff"),
-        ("latin-1", b'{"caf\xe9":1}'),
-        ("no-such-charset", b"{}"),
-        ('""', b"{}"),
-    ],
-)
-def test_forms_are_utf_8(charset: str, data: bytes, client: httpx.Client) -> None:
-    headers = {"Content-Type": f"{TYPE}; charset={charset}"}
-    search = client.post("/v1/search/image", content=form("filters", data), headers=headers)
-    put = client.put("/v1/items/a", content=form("product", data), headers=headers)
-    for response in (search, put):
-        assert (response.status_code, response.json()["code"]) == (400, "bad_request")
-        assert "send it as UTF-8" in response.json()["detail"]
-    assert client.get("/v1/items/a").status_code == 404
-
-
-@pytest.mark.parametrize("charset", ["utf-8", "UTF8", '"Utf-8"', "us-ascii"])
-def test_a_form_may_say_that_it_is(charset: str, client: httpx.Client, photo: bytes) -> None:
-    headers = {"Content-Type": f"{TYPE}; charset={charset}"}
-    content = form("filters", b"{}").replace(b"\r\nx\r\n", b"\r\n%s\r\n" % photo)
-    response = client.post("/v1/search/image", content=content, headers=headers)
-    assert response.status_code == 200, response.text
-
-
-def test_a_form_that_is_cut_short(client: httpx.Client) -> None:
-    for method, path in (("POST", "/v1/search/image"), ("PUT", "/v1/items/a")):
-        request: dict[str, Any] = {
-            "content": form("k", b"1")[:-4],
-            "headers": {"Content-Type": TYPE},
-        }
-        response = client.request(method, path, **request)
-        assert (response.status_code, response.json()["code"]) == (400, "bad_request")
-        assert "closing boundary" in response.json()["detail"]
-
 
 JSON = {"Content-Type": "application/json"}
 
@@ -166,22 +112,6 @@ def test_faults_that_are_not_listed_are_counted(client: httpx.Client) -> None:
     problem = client.post("/v1/match", content=content, headers=JSON).json()
     assert problem["detail"].endswith(" (and 59 more)")
     assert problem["errors"][-1]["location"] == "body.pairs.49"
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "code"),
-    [
-        ("filters", b'{"a":[%s1]}' % (b"1," * 50_000), "invalid_request"),
-        ("facets", b"[%s1]" % (b"1," * 50_000), "invalid_request"),
-        ("facets", b"[%s1]" % (b"1," * 1_000), "out_of_range"),
-    ],
-)
-def test_fields_of_a_form_that_have_many_values(
-    field: str, value: bytes, code: str, client: httpx.Client
-) -> None:
-    headers = {"Content-Type": TYPE}
-    response = client.post("/v1/search/image", content=form(field, value), headers=headers)
-    assert (response.status_code, response.json()["code"]) == (422, code)
 
 
 def test_a_name_without_end_is_cut_in_the_answer(client: httpx.Client) -> None:
