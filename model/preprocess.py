@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer
 
 from model.errors import BundleError, ImageError, TextError
 from model.jpeg_scans import count_scans
+from model.shares import Shares
 
 #: What Pillow may try: its other forty parsers never see what a stranger sends. (With JPEG comes
 #: MPO, the JPEG of phones with a second view in it.)
@@ -46,10 +46,9 @@ _MAX_SCANS = 100  # of a progressive JPEG, which has about ten
 BORDER = (255, 255, 255)  # most shop pictures stand on white
 MAX_TEXT_CHARACTERS = 5_000
 
-#: Pictures beyond this are decoded one at a time in a process: one of 40 million pixels takes up to
+#: Pictures beyond this share the pixels of the largest that is taken: one of 40 million takes up to
 #: 320 MB (a WebP 640), and a file of a few KB can have as many, so threads must not multiply that.
 _LARGE_PIXELS = 4_000_000
-_one_large = threading.Lock()
 _TILE_PIXELS = 2**18  # that are made RGB at a time
 
 # `ImageLimits` is stricter than Pillow's own bomb check, and typed. Pillow also warns about odd
@@ -71,6 +70,7 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+_large = Shares(DEFAULT_LIMITS.max_pixels)
 
 
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -121,8 +121,10 @@ def _load(image: Image.Image) -> None:
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:
     """To be held while a picture is loaded, and until it is small; see `_LARGE_PIXELS`."""
-    large = image.width * image.height > _LARGE_PIXELS
-    return _one_large if large else contextlib.nullcontext()
+    pixels = image.width * image.height
+    if pixels <= _LARGE_PIXELS:
+        return contextlib.nullcontext()
+    return _large.take(2 * pixels if image.format == "WEBP" else pixels)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -226,8 +228,9 @@ def image_to_array(image: Image.Image, size: int) -> NDArray[np.uint8]:
 def decode_image(data: bytes, size: int, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """Bytes of a picture to the array the image encoder takes.
 
-    A large JPEG is decoded at the nearest scale that is still at least twice `size`. A picture of
-    more than 4 million pixels, at that scale, waits for others like it in this process.
+    A large JPEG is decoded at the nearest scale that is still at least twice `size`. Pictures of
+    more than 4 million pixels, at that scale, wait for each other in this process: together they
+    have 40 million at most, and a WebP's count twice.
 
     Returns:
         uint8 [size, size, 3].

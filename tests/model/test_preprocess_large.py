@@ -1,4 +1,4 @@
-"""Large pictures: in tiles as at once, in little memory, one at a time."""
+"""Large pictures: in tiles as at once, in little memory, so many at a time."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_small_ones_do_not_wait_for_large_ones() -> None:
     jpeg = io.BytesIO()
     Image.new("L", (4000, 4000)).save(jpeg, "JPEG")  # which is decoded at an eighth
     with ThreadPoolExecutor(1) as threads:
-        with preprocess._one_large:
+        with preprocess._large.take(36_000_000):
             verify_image(small.getvalue())
             decode_image(small.getvalue(), 16)
             decode_image(jpeg.getvalue(), 16)
