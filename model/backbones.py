@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, ImageProcessingMixin, PreTrainedModel
 
 from model.config import PRESETS, FashionBertConfig, check_config
 from model.errors import TrainingError
@@ -189,8 +190,39 @@ def new_model(config: FashionBertConfig, text_backbone: str | None = None) -> Fa
                 f"the CNN {config.cnn!r} does not fit its own configuration: "
                 f"missing {missing[:3]}, unexpected {unexpected[:3]}"
             )
+        _normalise_as(config.cnn, model.patch_network)
         _try_cnn(model)
     return model
+
+
+def _normalise_as(cnn: str, network: Any) -> None:
+    """Let a patch network normalise pictures as its CNN's `preprocessor_config.json` says.
+
+    That file computes `(v · rescale_factor − image_mean) / image_std` of v in 0…255, the network
+    `(v / 255 − mean) / std`. Without the file it is ImageNet's mean and deviation.
+    """
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(cnn)
+    except OSError:  # there is none
+        return
+    rescaled = settings.get("do_rescale", True)
+    factor = settings.get("rescale_factor", 1 / 255) if rescaled else 1
+    plain = not settings.get("do_normalize", True)
+    for name, otherwise in (("mean", 0.0), ("std", 1.0)):
+        buffer: Tensor = getattr(network, name)
+        values = [otherwise] * 3 if plain else settings.get(f"image_{name}", buffer.flatten())
+        try:
+            numbers = [float(value) / (255 * factor) for value in values]
+            fits = len(numbers) == 3 and all(map(math.isfinite, numbers))
+        except (TypeError, ValueError, ZeroDivisionError):
+            fits = False
+        if not fits or (name == "std" and min(numbers) <= 0):
+            raise TrainingError(
+                f"the preprocessor_config.json of the CNN {cnn!r} has the image_{name} "
+                f"{values!r:.60} and the rescale_factor {factor!r:.20}, by which no picture can be "
+                "normalised: put those there that it was trained with"
+            )
+        buffer.copy_(torch.tensor(numbers).view_as(buffer))
 
 
 def _try_cnn(model: FashionBertModel) -> None:

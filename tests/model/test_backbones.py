@@ -13,6 +13,7 @@ from model.backbones import known_preset, load_bert, new_config, new_model
 from model.errors import TrainingError
 from model.layers import additive_mask
 from model.network import FashionBertModel
+from model.patches import _normalise
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,59 @@ def test_the_cnn_is_loaded(resnet: Path) -> None:
     ours = model.patch_network.cnn.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "std"),
+    [
+        (None, *IMAGENET),
+        ({}, *IMAGENET),
+        ({"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3}, [0.5, 0.4, 0.3], [0.2] * 3),
+        (
+            {"image_mean": [1, 1, 1], "image_std": [1, 2, 4], "rescale_factor": 1 / 127.5},
+            [0.5] * 3,
+            [0.5, 1, 2],
+        ),
+        ({"image_mean": [51] * 3, "image_std": [255] * 3, "do_rescale": False}, [0.2] * 3, [1] * 3),
+        ({"image_mean": [9] * 3, "do_normalize": False}, [0] * 3, [1] * 3),
+    ],
+)
+def test_the_cnn_says_how_its_pictures_are_normalised(
+    settings: Any, mean: list[float], std: list[float], resnet: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(resnet, tmp_path / "resnet")
+    if settings is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    network: Any = new_model(
+        small_config(cnn=str(folder), patches="grid", freeze_cnn=True)
+    ).patch_network
+    torch.testing.assert_close(network.mean.flatten(), torch.tensor(mean, dtype=torch.float32))
+    torch.testing.assert_close(network.std.flatten(), torch.tensor(std, dtype=torch.float32))
+    white = torch.full((1, 4, 4, 3), 255, dtype=torch.uint8)
+    expected = ((1 - torch.tensor(mean)) / torch.tensor(std)).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    torch.testing.assert_close(_normalise(white, network.mean, network.std), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_mean": 0.5},
+        {"image_mean": [0.5, 0.5]},
+        {"image_mean": [0.5, "a", 0.5]},
+        {"image_mean": [0.5, float("nan"), 0.5]},
+        {"image_std": [0.2, 0, 0.2]},
+        {"rescale_factor": 0},
+        {"rescale_factor": None},
+    ],
+)
+def test_pictures_that_cannot_be_normalised(settings: Any, resnet: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(resnet, tmp_path / "resnet")
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(TrainingError, match=r"preprocessor_config\.json of the CNN .*normalised"):
+        new_model(small_config(cnn=str(folder), patches="grid", freeze_cnn=True))
 
 
 def test_the_seed_draws_the_rest() -> None:
