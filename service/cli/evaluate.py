@@ -233,8 +233,9 @@ def _remark(model: EvaluatedBundle | EvaluatedCheckpoint, rerank_in_full: bool) 
     """Say what the reader of the figures could take for something else."""
     if not model.fitted:
         note(
-            f"{model.name} is of a training that has not ended: the weights of recall and match in "
-            "the served score are not fitted yet, so the match logit ranks alone"
+            f"{model.name} is of a training that has not ended, or had no products to choose by "
+            "(--valid): the weights of recall and match in the served score are not fitted, so the "
+            "match logit ranks alone"
         )
     if not model.has_recall:
         left_out = "recall and two stages"

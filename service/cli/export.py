@@ -104,9 +104,9 @@ def export(
         reference, difference = export_checkpoint(checkpoint, place)
         if "calibration" not in read_training(checkpoint):
             note(
-                f"{checkpoint} is of a training that has not ended: the weights of recall and "
-                "match in the served score, and the calibration of its probabilities, are not "
-                "fitted yet"
+                f"{checkpoint} is of a training that has not ended, or had no products to choose "
+                "by (--valid): the weights of recall and match in the served score, and the "
+                "calibration of its probabilities, are not fitted"
             )
         if PrecisionName.FP32 in folders:
             written, _ = convert_bundle(reference, folders[PrecisionName.FP32], "fp32")

@@ -122,7 +122,7 @@ def test_a_training_that_has_not_ended_is_told(
     assert ran.code == 0
     fitted = tmp_path / "fitted"
     assert "has not ended" not in shell("export", checkpoint, "--out", fitted).err
-    assert ran.err.startswith(f"{best} is of a training that has not ended: the weights of")
+    assert ran.err.startswith(f"{best} is of a training that has not ended, or")
     feed = demo_catalogue / "val.csv"
     for own, told in ((tmp_path / "bundle", True), (fitted, False)):
         ran = shell("evaluate", feed, "--bundle", own, "--queries", "2", "--no-rerank-all")
