@@ -240,13 +240,30 @@ class LiveIndex:
             The view with them.
 
         Raises:
+            As `exchange`.
+        """
+        return self.exchange(records, unchanged=unchanged, since=since)[1]
+
+    def exchange(
+        self,
+        records: Sequence[Put | Delete],
+        *,
+        unchanged: Collection[str] = (),
+        since: LiveSnapshot | None = None,
+    ) -> tuple[LiveSnapshot, LiveSnapshot]:
+        """As `write`, for who wants to know what the writes have changed.
+
+        Returns:
+            The view right before them, in which all writes of others stand, and the one with them.
+
+        Raises:
             ChangedError: some of those are not; nothing was written.
             WriteError: too much differs from the snapshot already (`delta_full`), others are
                 writing for too long (`write_busy`), or it cannot be stored (`write_failed`): the
                 disk fails, or the log is damaged.
         """
         if not records:
-            return self._view
+            return self._view, self._view
         with LogWriter(self.root) as log:
             view = self._newest()
             check_model(records, view)
@@ -254,7 +271,7 @@ class LiveIndex:
             if since is not None:
                 check_unchanged(unchanged, since, view)
             log.append(self._reader, records)
-            return self._newest()
+            return view, self._newest()
 
     def _newest(self) -> LiveSnapshot:
         """The view with all that the log has."""

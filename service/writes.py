@@ -125,7 +125,7 @@ class Writer:
             taken = [record for record in records if not isinstance(record, FashionBertError)]
             keeping = _keeping(operations, records)
             try:
-                written = self.live.write(taken, unchanged=set(keeping), since=view)
+                before, written = self.live.exchange(taken, unchanged=set(keeping), since=view)
                 break
             except ChangedError as changed:
                 if attempt == _ATTEMPTS - 1:
@@ -138,7 +138,7 @@ class Writer:
         if taken:
             self.announce(written.name)
         there: dict[str, bool] = {}
-        return [_outcome(record, view, there, written.name) for record in records]
+        return [_outcome(record, before, there, written.name) for record in records]
 
     def _encoded(
         self, operations: Sequence[ProductFields | Removal], view: LiveSnapshot

@@ -168,7 +168,7 @@ def test_a_new_snapshot_goes_live(stack: Stack, shop: Path) -> None:
 
 def test_up_again_keeps_the_snapshot(stack: Stack) -> None:
     before = httpx.get(f"{stack.address}/v1/index").json()
-    down = stack("down", "--remove-orphans")
+    down = stack("down", "--remove-orphans", "--timeout", "1")  # killed, if that is too soon
     assert down.returncode == 0, down.stderr
     stack.up("--scale", "api=3")
     stack.wait_for_replicas(3)

@@ -101,6 +101,26 @@ def test_pictures_cannot_be_kept_of_what_was_deleted_meanwhile(
     assert view.sequence == 3
 
 
+def test_outcomes_count_what_others_wrote_meanwhile(
+    writer: Writer, engine: Engine, root: Path, snapshot: Snapshot
+) -> None:
+    gone = snapshot.ids[0]
+    theirs = draft(
+        product("a", "theirs", "green"), writer.live.view, engine.image_size, writer.limits
+    )
+
+    def write(log: LogWriter) -> None:
+        log.append(LogReader(root, 0), [*encode_drafts(engine, [theirs]), Delete(gone)])
+
+    operations = (product("a", "ours", "red"), Removal(gone), product(gone, "again", "red"))
+    outcomes = batch_meanwhile(writer, write, *operations)
+    assert [one.outcome for one in outcomes if isinstance(one, Written)] == [
+        "replaced",
+        "absent",
+        "created",
+    ]
+
+
 def test_pictures_that_came_meanwhile_are_those_that_are_kept(
     writer: Writer, engine: Engine, root: Path, snapshot: Snapshot
 ) -> None:
