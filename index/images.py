@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from model.preprocess import DEFAULT_LIMITS, ImageLimits, decode_sized, open_image
+from model.preprocess import (
+    DEFAULT_LIMITS,
+    FORMATS,
+    ImageLimits,
+    decode_sized,
+    open_image,
+    upright,
+)
 
 SERVED_SIDE = 512
 SERVED_BYTES = 200 * 1024
@@ -50,13 +56,14 @@ def served_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     Raises:
         ImageError: it cannot be decoded.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if _is_small(image.size, data):
             return data
         if image.format == "JPEG":
             # Lazily opened, so that it is decoded at the nearest scale above what is needed.
             image.thumbnail((SERVED_SIDE, SERVED_SIDE))
-            small = _upright(image).convert("RGB")
+            upright(image)
+            small = image.convert("RGB")
         else:
             small = open_image(data, limits, SERVED_SIDE)
     buffer = io.BytesIO()
@@ -67,12 +74,3 @@ def served_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
 def _is_small(size: tuple[int, int], data: bytes) -> bool:
     """Whether a picture is served as it is."""
     return max(size) <= SERVED_SIDE and len(data) <= SERVED_BYTES
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    # A broken EXIF block says nothing about the pixels, which are fine.
-    with contextlib.suppress(
-        OSError, ValueError, SyntaxError, TypeError, KeyError, ZeroDivisionError
-    ):
-        return ImageOps.exif_transpose(image)
-    return image

@@ -235,6 +235,7 @@ class LiveIndex:
             records: the puts of this catalogue's model.
             unchanged: products that must still be what they are in the view `since`, of which
                 something stands in the records.
+            since: that view; without one nothing is looked at.
 
         Returns:
             The view with them.

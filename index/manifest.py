@@ -1,6 +1,6 @@
 """`manifest.json` of a snapshot: what it is, what made it, and the checksum of every file.
 
-items.parquet                                    the products: id, title, text, attributes
+items.parquet                                    the products: id, title, text, pictures, attributes
 image_states.npy      int8    [pictures, P, H]   states of each picture, quantised
 image_scales.npy      float32 [pictures, P]      one scale a vector
 image_embeddings.npy  float32 [pictures, E]      recall embeddings, unit length

@@ -17,6 +17,7 @@ from model.catalogue import Catalogue
 from model.direction import Direction
 from model.errors import CatalogueError
 from model.ranking import (
+    CANDIDATES,
     NEGATIVES,
     number_by_value,
     pair_figures,
@@ -34,9 +35,6 @@ Match = Callable[[QuantisedStates, QuantisedStates], NDArray[np.float32]]
 
 #: Keys of an evaluation's figures, in the order of its samples.
 DIRECTIONS = ("text_to_image", "image_to_text")
-
-#: Recall candidates that the two-stage search reranks.
-CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True)

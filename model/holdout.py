@@ -42,7 +42,7 @@ def hold_out(catalogue: Catalogue, share: float) -> tuple[Catalogue, Catalogue]:
     so what was held out once is held out of every run on a feed that grew, by the same share or a
     larger one. How many they are is therefore near the share, not exactly it. Where fewer than two
     are so low the two lowest are taken, of which that does not hold: a share of 5 % comes to that
-    in one of three catalogues of 40 texts, and in hardly any of 150.
+    in two of five catalogues of 40 texts, and in hardly any of 150.
 
     Args:
         catalogue: to split; both parts share its pictures.

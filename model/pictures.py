@@ -50,7 +50,7 @@ class Pictures(ABC):
         if cell.startswith(("http://", "https://")):
             raise _missing(f"{cell!r} is a web address: download it and name the file")
         name = posixpath.normpath(cell)
-        own = self.path.name.removesuffix(".tar")
+        own = os.path.basename(os.path.abspath(self.path)).removesuffix(".tar")  # also of `.`
         for candidate in (name, name.removeprefix(f"{own}/"), f"{own}/{name}"):
             if candidate in self:
                 return candidate

@@ -26,7 +26,7 @@ from model.shares import Shares
 
 #: What Pillow may try: its other forty parsers never see what a stranger sends. (With JPEG comes
 #: MPO, the JPEG of phones with a second view in it.)
-_PARSED = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP")
 #: What people also have, by its first bytes (or those after a length), to be told so.
 _OTHER_FORMATS = (
     (b"GIF8", "GIF"),
@@ -88,7 +88,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
                 code="unsupported_format",
             )
     try:
-        image = Image.open(io.BytesIO(data), formats=_PARSED)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # what Pillow's parsers raise has no common base
         raise ImageError(
             "this is not a picture that can be read: send a JPEG, PNG or WebP file",
@@ -119,7 +119,7 @@ def _load(image: Image.Image) -> None:
         ) from error
 
 
-def _turn(image: Image.Image) -> AbstractContextManager[object]:
+def _share(image: Image.Image) -> AbstractContextManager[object]:
     """To be held while a picture is loaded, and until it is small; see `_LARGE_PIXELS`."""
     pixels = image.width * image.height
     if pixels <= _LARGE_PIXELS:
@@ -127,12 +127,17 @@ def _turn(image: Image.Image) -> AbstractContextManager[object]:
     return _large.take(2 * pixels if image.format == "WEBP" else pixels)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """EXIF rotation applied, transparency laid on the border colour, RGB; may be `image` itself."""
-    # A broken EXIF block, on which Pillow raises all sorts, says nothing about the pixels, and they
-    # are fine. In place: they are turned before the block is written anew, which may fail.
+def upright(image: Image.Image) -> None:
+    """Turn a picture, in place, as its EXIF block says."""
+    # A broken block, on which Pillow raises all sorts, says nothing about the pixels, and they are
+    # fine. In place: they are turned before the block is written anew, which may fail.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """EXIF rotation applied, transparency laid on the border colour, RGB; may be `image` itself."""
+    upright(image)
     if image.mode != "I;16" and not _is_transparent(image):
         return image if image.mode == "RGB" else image.convert("RGB")
     # In tiles, as the steps between are of four bytes a pixel each.
@@ -188,7 +193,7 @@ def open_image(
         ImageError: it is too large, of another format, or damaged.
     """
     image = _open(data, limits)
-    with _turn(image):
+    with _share(image):
         _load(image)
         image = _to_rgb(image)
         if side is not None:
@@ -205,7 +210,7 @@ def verify_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> None:
     """
     image = _open(data, limits)
     image.draft("RGB", (1, 1))  # JPEG: every coefficient is read, an eighth of the pixels is made
-    with _turn(image):
+    with _share(image):
         _load(image)
 
 
@@ -248,10 +253,10 @@ def decode_sized(
     image = _open(data, limits)
     own = image.size
     image.draft("RGB", (2 * size, 2 * size))
-    with _turn(image):
+    with _share(image):
         _load(image)
         pixels = image_to_array(_to_rgb(image), size)
-        del image  # before it is another's turn
+        del image  # before its share is given back
     return pixels, own
 
 

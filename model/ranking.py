@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 #: Candidates of the paper's protocol: 1 positive and 100 negatives (§4.3).
 NEGATIVES = 100
-
-
+#: Recall candidates that a two-stage search reranks, unless it is told how many.
+CANDIDATES = 64
 #: Bootstrap resamples behind each 95 % interval.
 RESAMPLES = 1000
 

@@ -6,17 +6,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index.facets import Facet
-from index.snapshot import Item
-from model.engine import EncodedTexts
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
+from model.ranking import CANDIDATES
+
+if TYPE_CHECKING:  # they bring FAISS and ONNX Runtime, for which no --help should wait
+    from index.facets import Facet
+    from index.items import Item
+    from model.engine import EncodedTexts
 
 DEFAULT_K = 10
-DEFAULT_CANDIDATES = 64
+DEFAULT_CANDIDATES = CANDIDATES
 DEFAULT_FACET_VALUES = 10
 
 

@@ -125,7 +125,9 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(64 * 1024**2, ge=0, description="of the cache in memory; 0 is none")
     cache_seconds: int = Field(3600, ge=1, description="how long Redis keeps an answer")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least that is logged"
+    )
     traces: bool = Field(False, description="make OpenTelemetry traces; wants the extra otel")
     log_queries: bool = Field(False, description="write the text of queries into the log")
 

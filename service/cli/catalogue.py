@@ -16,7 +16,9 @@ app = typer.Typer(help="Make a demo catalogue, or check a feed.", no_args_is_hel
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where to write it: a new or an empty folder.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A new or an empty folder, or one with a demo to replace.")
+    ],
     products: Annotated[int, typer.Option(help="Products of train.csv.")] = 2400,
     held_out: Annotated[int, typer.Option(help="Products of val.csv.")] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,

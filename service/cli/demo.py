@@ -175,5 +175,5 @@ def _run(*arguments: Any) -> None:
     if ended.returncode:
         raise FashionBertError(
             f"`{shown}` ended with exit code {ended.returncode}; what is done is kept: "
-            "`fashionbert demo` goes on from there"
+            "the same command goes on from there"
         )

@@ -162,13 +162,16 @@ def _facets(result: SearchResult) -> Table:
         table.add_column(name, overflow="fold")
     table.add_column("products", justify="right", no_wrap=True)
     for name, facet in result.facets.items():
-        rows = [(plain(value), count) for value, count in facet.values]
+        rows = [(plain(value), f"{count:,}") for value, count in facet.values]
         others = facet.distinct - len(rows)
         if others:
-            counted = sum(count for _, count in rows) + facet.missing
-            rows.append((plain(f"{others:,} others"), result.matching - counted))
+            # A product with a list of values is counted at each: how many have others is not known.
+            listed = facet.type in ("strings", "mixed")
+            counted = sum(count for _, count in facet.values) + facet.missing
+            rest = "–" if listed else f"{result.matching - counted:,}"
+            rows.append((plain(f"{others:,} others"), rest))
         if facet.missing:
-            rows.append((plain("none"), facet.missing))
+            rows.append((plain("none"), f"{facet.missing:,}"))
         for place, (value, count) in enumerate(rows):
-            table.add_row(plain("" if place else name), value, f"{count:,}")
+            table.add_row(plain("" if place else name), value, count)
     return table

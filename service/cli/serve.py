@@ -54,10 +54,10 @@ def serve(
     Policy.of(settings)  # who may come in is said before a model is loaded for them
     # Bound before the model is loaded and listened on after: a taken port is told at once.
     with _bound(settings.host, settings.port) as listener:
+        logs.configure(settings.log_level)  # first, for opening them has things to say
         live = open_live_search(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         note(f"{_told(live.index.view)}: http://{shown}:{listener.getsockname()[1]}/")
-        logs.configure(settings.log_level)
         make_server(create_app(settings, live), settings).run(sockets=[listener])
 
 

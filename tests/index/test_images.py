@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +63,42 @@ def test_a_broken_exif_block_does_no_harm() -> None:
     broken = _encoded((1024, 600), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     with Image.open(io.BytesIO(served_image(broken))) as image:
         assert image.size == (512, 300)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "value"),
+    [(0x103, 2, 2, b"x\0\0\0"), (0x10F, 11, 1, b"\0\0\xc0\x3f"), (0x11A, 7, 3, b"abc\0")],
+)
+def test_a_tag_that_cannot_be_written_again_does_no_harm(
+    tag: int, kind: int, count: int, value: bytes
+) -> None:
+    """Pillow raises `struct.error`, `AttributeError` and `TypeError` on these."""
+    entries = sorted([(tag, kind, count, value), (0x112, 3, 1, b"\6\0\0\0")])
+    block = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + block + bytes(4)
+    prepared = prepare_image(_encoded((1024, 600), "JPEG", exif=exif), 64)
+    with Image.open(io.BytesIO(prepared.served)) as image:
+        assert image.size == (300, 512)
+    assert (prepared.pixels[:, :10] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_no_other_parser_sees_a_picture(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _encoded((900, 700), kind)
+    Image.init()  # all parsers that Pillow has
+    tried: set[str] = set()
+
+    def traced(name: str, factory: Any) -> Any:
+        def parse(*arguments: Any) -> Any:
+            tried.add(name)
+            return factory(*arguments)
+
+        return parse
+
+    parsers = {name: (traced(name, one[0]), one[1]) for name, one in Image.OPEN.items()}
+    monkeypatch.setattr(Image, "OPEN", parsers)
+    assert len(prepare_image(data, 64).served) < len(data)
+    assert tried == {kind}
 
 
 def test_pixels_are_those_of_the_service() -> None:

@@ -65,6 +65,13 @@ def test_one_file_has_one_name_however_the_cell_spells_it(pictures: Pictures) ->
     assert len({pictures.resolve(cell) for cell in spelled}) == 1
 
 
+def test_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_directory(tmp_path / "images"))
+    pictures = open_pictures(Path())
+    assert pictures.resolve("images/1/12.bin") == pictures.resolve("1/12.bin") == "1/12.bin"
+    assert code_of(pictures, "1/99.bin") == "missing_picture"
+
+
 def test_what_is_not_there(pictures: Pictures) -> None:
     for cell in ("1/99.bin", "1", "", ".", "a" * 5000, "https://shop.example/1.jpg", "a\0b"):
         assert code_of(pictures, cell) == "missing_picture"

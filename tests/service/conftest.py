@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import shutil
 import socket
 import struct
@@ -310,8 +311,14 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
     def run(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["fashionbert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:  # also a command that went well ends so
-            main()
+        root = logging.getLogger()
+        before, level = root.handlers[:], root.level
+        try:
+            with pytest.raises(SystemExit) as caught:  # also a command that went well ends so
+                main()
+        finally:  # `serve` sends the log to standard error
+            root.handlers[:] = before
+            root.setLevel(level)
         printed = capsys.readouterr()
         assert isinstance(caught.value.code, int)
         return Ran(caught.value.code, printed.out, printed.err)

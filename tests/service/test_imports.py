@@ -17,19 +17,25 @@ def run(code: str) -> str:
 
 CHECK = """
 import sys
-found = {"torch", "transformers"} & {name.partition(".")[0] for name in sys.modules}
-assert not found, f"imported: {found}"
+found = {{{}}} & {{name.partition(".")[0] for name in sys.modules}}
+assert not found, f"imported: {{found}}"
 """
+TRAINING = CHECK.format("'torch', 'transformers'")
+SEARCHING = CHECK.format("'torch', 'transformers', 'faiss', 'onnxruntime', 'onnx', 'pyarrow'")
 
 
 def test_serving_needs_neither_torch_nor_transformers() -> None:
-    run("import service.api.app, service.cli, index.build, model.engine" + CHECK)
+    run("import service.api.app, service.cli, index.build, model.engine" + TRAINING)
+
+
+def test_no_help_waits_for_what_searches() -> None:
+    run("import service.cli" + SEARCHING)
 
 
 def test_nor_does_a_search(bundle: Bundle, snapshot_root: Path) -> None:
     arguments = ["search", "red", "--bundle", str(bundle.path), "--snapshots", str(snapshot_root)]
     printed = run(
         f"from service.cli import app\napp({[*arguments, '--json']!r}, standalone_mode=False)"
-        + CHECK
+        + TRAINING
     )
     assert '"hits"' in printed

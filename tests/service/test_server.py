@@ -41,7 +41,7 @@ def served(
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     try:
-        line = process.stderr.readline()
+        line = next(line for line in process.stderr if not line.startswith("{"))  # no log
         found = re.search(r"http://[\d.]+:(\d+)/", line)
         assert found, line + process.stderr.read()
         address = f"http://127.0.0.1:{found[1]}"

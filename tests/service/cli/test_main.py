@@ -79,7 +79,7 @@ def served(bundle: Bundle, snapshots: Path, *arguments: str) -> Iterator[subproc
 def test_serve(bundle: Bundle, snapshot_root: Path) -> None:
     with served(bundle, snapshot_root, "--port", "0") as process:
         assert process.stderr is not None
-        line = process.stderr.readline()
+        line = next(line for line in process.stderr if not line.startswith("{"))  # no log
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
         assert found, line + process.stderr.read()
         for line in process.stderr:
