@@ -41,18 +41,17 @@ class FilterError(FashionBertError):
         super().__init__(f"{self.path}: {message}", code=code)
 
 
-def parse_filter(raw: object, types: Mapping[str, str], name: str = "filters") -> Filter:
+def parse_filter(raw: object, types: Mapping[str, str]) -> Filter:
     """Read and check a filter.
 
     Args:
         raw: what came as JSON.
         types: the attributes there are and their types, as `Items.attribute_types`.
-        name: how error messages call the filter.
 
     Raises:
         FilterError: it is no filter, is too large, or does not fit the attributes.
     """
-    return _Parser(types).filter(raw, (name,), 1)
+    return _Parser(types).filter(raw, ("filters",), 1)
 
 
 def attribute_named(key: str, types: Mapping[str, str], path: Path) -> str:

@@ -176,10 +176,6 @@ class LiveSnapshot:
         data = self.delta.rows.puts[put].picture(view)
         return data, media_type(data)
 
-    def verify(self) -> None:
-        """As `Snapshot.verify`; every write was checked when it was read."""
-        self.base.verify()
-
 
 #: What is searched: one snapshot, or one with later writes on top.
 View = Snapshot | LiveSnapshot

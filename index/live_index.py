@@ -50,7 +50,6 @@ class LiveIndex:
         self,
         root: Path,
         *,
-        model_id: str | None,
         engine: Engine | None,
         verify: bool,
         limit: int,
@@ -59,7 +58,6 @@ class LiveIndex:
     ) -> None:
         self.root = root
         self.limit = limit
-        self._model_id = model_id
         self._engine = engine
         self._verify = verify
         self._encode_again_limit = encode_again_limit
@@ -82,7 +80,6 @@ class LiveIndex:
         cls,
         root: Path,
         *,
-        model_id: str | None = None,
         engine: Engine | None = None,
         verify: bool = False,
         limit: int = DELTA_LIMIT,
@@ -93,8 +90,8 @@ class LiveIndex:
 
         Args:
             root: the folder of all snapshots.
-            model_id: refuse a snapshot of another model, now and later.
-            engine: the model, for writes that another one has encoded; `model_id` is its own then.
+            engine: the model, for writes that another one has encoded; a snapshot of another one is
+                refused, now and later. Without one any is taken.
             verify: compare every file of a snapshot with its checksum before it is used.
             limit: products that may differ from the snapshot.
             encode_again_limit: so many writes of another model at most are encoded again.
@@ -106,7 +103,6 @@ class LiveIndex:
         """
         return cls(
             root,
-            model_id=engine.model_id if engine is not None else model_id,
             engine=engine,
             verify=verify,
             limit=limit,
@@ -204,7 +200,7 @@ class LiveIndex:
         base = Snapshot.open(
             self.root,
             name,
-            model_id=self._model_id,
+            model_id=None if self._engine is None else self._engine.model_id,
             verify=self._verify,
             recall_device=self._recall_device,
         )

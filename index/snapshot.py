@@ -20,12 +20,10 @@ from index.masks import Masks
 from index.recall import Embeddings, RecallIndex
 from index.recall_device import RecallDevice
 from index.states import ImageStates, Rows, TextStates, open_array
-from index.versions import current, list_snapshots, locate, set_current
+from index.versions import locate
 from model.errors import ImageError, SnapshotError
 from model.preprocess import verify_image
 from model.states import QuantisedStates
-
-__all__ = ["Item", "Snapshot", "current", "list_snapshots", "set_current"]
 
 _MEDIA_TYPES = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))
 _CANARIES = 8

@@ -15,7 +15,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import onnx
 from onnx import ModelProto
@@ -31,7 +31,6 @@ from model.row_inputs import with_row_inputs
 from model.samples import Samples, noise
 
 Precision = Literal["fp32", "int8", "fp16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 #: Least mean cosine between a precision's states or embeddings and the reference's. Far below what
 #: is measured (docs/EXPERIMENTS.md): under it the graph is broken, not rounded.

@@ -308,7 +308,6 @@ class TextTokenizer:
             raise BundleError(
                 f"{path} is not a tokenizer.json that can be read: {error}"
             ) from error
-        self.max_tokens = max_tokens
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         pad = self._tokenizer.token_to_id("[PAD]")

@@ -52,7 +52,6 @@ class Canvas:
         self.alpha = np.zeros((height, width), dtype=np.uint8)
         dark = np.mean(fabric.colour) < 115
         self.button_rgb: RGB = (236, 228, 208) if dark else (62, 48, 40)
-        self.thread_rgb: RGB = (214, 160, 84)
 
     def paint(self, pieces: list[Piece]) -> None:
         """Paint `pieces`, the first lowest."""

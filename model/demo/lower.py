@@ -24,24 +24,17 @@ from model.demo.pieces import (
 STITCH = (214, 160, 84)
 
 
-def skirt(
-    waist: float, hem: float, length: float, top: float, *, pleats: int = 0, fitted: bool = False
-) -> list[Piece]:
+def skirt(waist: float, hem: float, length: float, top: float, *, pleats: int = 0) -> list[Piece]:
     """Return a skirt's cloth, from half width `waist` to `hem` over `length`."""
-    if fitted:
-        side = spline(
-            [(waist, top), (waist + 5.0, top + 14), (waist + 6.0, top + 26), (hem, top + length)]
-        )
-    else:
-        reach = hem - waist
-        side = spline(
-            [
-                (waist, top),
-                (waist + 0.34 * reach, top + 0.24 * length),
-                (waist + 0.66 * reach, top + 0.60 * length),
-                (hem, top + length),
-            ]
-        )
+    reach = hem - waist
+    side = spline(
+        [
+            (waist, top),
+            (waist + 0.34 * reach, top + 0.24 * length),
+            (waist + 0.66 * reach, top + 0.60 * length),
+            (hem, top + length),
+        ]
+    )
     bottom = bezier((hem, top + length), (hem * 0.6, top + length + 2.6), (0, top + length + 2.6))
     half = np.concatenate([line((0, top)), side, bottom[1:]])
     pieces: list[Piece] = [Cloth(mirrored(half), folds="hanging", pleats=pleats)]

@@ -75,7 +75,7 @@ def _upper(garment: Garment, cut: Cut) -> list[Piece]:
     else:
         pieces += bodies.back(body, neckline, strappy)
     if strappy:
-        pieces += _straps(neckline)
+        pieces += _straps()
     if kind == "dress":
         hem = (19.0 + 0.17 * SKIRT_LENGTHS[garment.length]) * cut.flare + 3.0
         pieces += lower.skirt(torso.waist, hem, body.hem_y - 44.0, 44.0)
@@ -135,7 +135,7 @@ def _cuffs(kind: str) -> str:
     return "stitched"
 
 
-def _straps(neckline: str) -> list[Piece]:
+def _straps() -> list[Piece]:
     pieces: list[Piece] = []
     for side in (-1.0, 1.0):
         back = line((side * 8.5, 0.6), (side * 9.8, 22.0))

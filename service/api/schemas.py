@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from index.snapshot import Item
+from index.items import Item
 from model.catalogue import Attribute
 from service.api.filtering import FacetOut, Selecting, SelectingByForm
 from service.api.patterns import NOT_BLANK

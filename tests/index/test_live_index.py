@@ -21,8 +21,8 @@ from index.images import prepare_image
 from index.items import Item
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
-from index.snapshot import Snapshot, set_current
-from index.versions import current
+from index.snapshot import Snapshot
+from index.versions import current, set_current
 from model.bundle import Bundle
 from model.engine import Engine
 from model.errors import SnapshotError, WriteError

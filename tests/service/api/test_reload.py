@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 
 from index.build import build
-from index.snapshot import Snapshot, current
-from index.versions import make_current
+from index.snapshot import Snapshot
+from index.versions import current, make_current
 from model.catalogue import read_catalogue
 from model.engine import Engine
 
