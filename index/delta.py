@@ -84,6 +84,7 @@ class Rows:
         self.puts: list[StoredPut] = []
         self.views: list[tuple[int, int]] = []  # of each picture: its put, and which of its views
         self.first_image: list[int] = [0]
+        self.listed: set[str] = set()  # attributes of which some put has several values
         self.text_embeddings = GrowingRows(np.float32, (recall_size,))
         self.image_embeddings = GrowingRows(np.float32, (recall_size,))
         self.product_of_image = GrowingRows(np.int32)
@@ -96,6 +97,8 @@ class Rows:
         self.product_of_image.append(np.full(views, row, dtype=np.int32))
         self.views += [(row, view) for view in range(views)]
         self.first_image.append(self.first_image[-1] + views)
+        attributes = put.head.item.attributes
+        self.listed |= {name for name, value in attributes.items() if isinstance(value, tuple)}
         self.puts.append(put)  # last: another thread may look at any time
         return row
 

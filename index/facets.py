@@ -79,7 +79,8 @@ def _spread(values: NumberValues) -> Spread | None:
     smallest, largest = values.min().item(), values.max().item()
     # Weighted ends, as the distance of two floats may be beyond the largest one.
     steps = np.linspace(0, 1, BUCKETS + 1)
-    edges = np.unique(float(smallest) * (1 - steps) + float(largest) * steps)
+    edges = float(smallest) * (1 - steps) + float(largest) * steps
+    edges = np.unique(edges.clip(float(smallest), float(largest)))  # rounding leads beyond them
     count = max(1, len(edges) - 1)
     places = np.searchsorted(edges, values, side="right") - 1
     counts = np.bincount(places.clip(0, count - 1), minlength=count)

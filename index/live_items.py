@@ -152,15 +152,21 @@ class LiveItems:
         return self._base.row_of(id)
 
     def __getitem__(self, row: int) -> Item:
-        if row < self._split:
-            return self._base[row]
-        item = self._puts[row - self._split].head.item
+        own = row - self._split
+        item = self._base[row] if own < 0 else self._puts[own].head.item
         lone = {
             name: (value,)
             for name, value in item.attributes.items()
-            if isinstance(value, str) and self._base.attribute_types.get(name) == "strings"
+            if isinstance(value, str) and self._has_lists(name)
         }
         return replace(item, attributes=item.attributes | lone) if lone else item
+
+    def _has_lists(self, name: str) -> bool:
+        """Whether an attribute's values are lists, each of them, if only of one."""
+        if self._base.attribute_types.get(name) == "strings":
+            return True
+        # The types of all puts are looked at only where one may have made it so.
+        return name in self._delta.rows.listed and self.attribute_types.get(name) == "strings"
 
     def __iter__(self) -> Iterator[Item]:
         return (self[row] for row in np.flatnonzero(self.live).tolist())

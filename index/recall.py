@@ -57,6 +57,7 @@ _HNSW_EF_SEARCH = 256
 _HNSW_EF_PER_RESULT = 4  # as many nodes a wanted row are kept in view where a filter hides most
 _TRAIN_PER_LIST = 64
 _OVERFETCH = 4
+_LISTED_PER_ROW = 2  # vectors in the lists that are looked at, for each row that is fetched
 _BLOCK = 1 << 16  # vectors added or compared at a time
 
 Embeddings = NDArray[np.float32]
@@ -207,15 +208,16 @@ class RecallIndex:
             # It takes no filter: so many more rows are asked for as one hides, and dropped.
             similarities, rows = self._gpu.search(vectors, fetch + hidden)
         else:
-            parameters = None
-            if hidden and among is not None:
-                parameters = self._parameters(among, matching, fetch)
+            parameters = self._parameters(among if hidden else None, matching, fetch)
             with _one_thread():
                 similarities, rows = self._index.search(vectors, fetch, params=parameters)
         found = rows[0] >= 0  # FAISS fills up with -1
         if among is not None:
             found &= among[rows[0]]
         nearest, near = rows[0][found][:fetch], similarities[0][found][:fetch]
+        if len(nearest) < min(k, matching):  # what it looked at has fewer, or is no way to more
+            every = np.arange(len(self)) if among is None else np.flatnonzero(among)
+            return self._compare(query, every, k)
         if self.rule == "ivfpq":
             return self._compare(query, nearest, k)
         return nearest, near
@@ -232,19 +234,20 @@ class RecallIndex:
         """How many nodes HNSW keeps in view: FAISS counts those that do not match too."""
         return max(_HNSW_EF_SEARCH, _HNSW_EF_PER_RESULT * fetch * len(self) // matching)
 
-    def _parameters(self, among: NDArray[np.bool_], matching: int, fetch: int) -> Any:
-        """FAISS's parameters of a search among some rows."""
-        bitmap = np.packbits(among, bitorder="little")
-        # FAISS's own stubs know neither the array nor the keyword that its wrapper takes.
-        selector = _faiss.IDSelectorBitmap(bitmap)
-        if self.rule == "hnsw":
-            return _faiss.SearchParametersHNSW(
-                sel=selector, efSearch=self._ef_search(matching, fetch)
-            )
+    def _parameters(self, among: NDArray[np.bool_] | None, matching: int, fetch: int) -> Any:
+        """FAISS's parameters of a search among some rows or all, None for its defaults."""
+        chosen: dict[str, Any] = {}
+        if among is not None:
+            # FAISS's own stubs know neither the array nor the keyword that its wrapper takes.
+            chosen["sel"] = _faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
+        if self.rule == "hnsw" and chosen:
+            return _faiss.SearchParametersHNSW(efSearch=self._ef_search(matching, fetch), **chosen)
         if self.rule == "ivfpq":
-            lists = min(self._index.nlist, -(-self._index.nprobe * len(self) // matching))
-            return _faiss.SearchParametersIVF(sel=selector, nprobe=lists)
-        return _faiss.SearchParameters(sel=selector)
+            nlist = self._index.nlist
+            usual = -(-self._index.nprobe * len(self) // matching)
+            enough = -(-_LISTED_PER_ROW * fetch * nlist // matching)
+            return _faiss.SearchParametersIVF(nprobe=min(nlist, max(usual, enough)), **chosen)
+        return _faiss.SearchParameters(**chosen) if chosen else None
 
     def _compare(
         self, query: Embeddings, rows: NDArray[np.int64], k: int

@@ -53,14 +53,16 @@ def calibrate(
 ) -> tuple[float, float]:
     """Platt's scaling: slope and intercept with sigmoid(slope · logit + intercept) a probability.
 
-    Newton's method on the logistic likelihood, positives and negatives weighing the same.
+    Newton's method on the logistic likelihood, positives and negatives weighing the same. The
+    logits are centred for it, as the weak prior is about no offset of all of them.
     """
     logits = np.concatenate([positives, negatives]).astype(np.float64)
     labels = np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))])
     weights = np.concatenate(
         [np.full(len(positives), 1 / len(positives)), np.full(len(negatives), 1 / len(negatives))]
     )
-    features = np.stack([logits, np.ones_like(logits)], axis=1)
+    middle = float(weights @ logits) / 2
+    features = np.stack([logits - middle, np.ones_like(logits)], axis=1)
     prior = np.array([1.0, 0.0])
 
     def objective(point: _Point) -> tuple[float, _Point, NDArray[np.float64]]:
@@ -75,9 +77,10 @@ def calibrate(
         )
 
     solution = _minimise(objective, prior)
-    if not np.isfinite(solution).all() or solution[0] <= 0:
+    if not np.isfinite([*solution, middle]).all() or solution[0] <= 0:
         return 1.0, 0.0  # a model that ranks worse than chance has no honest probability
-    return float(solution[0]), float(solution[1])
+    slope, intercept = solution.tolist()
+    return slope, intercept - slope * middle
 
 
 def fit_stacking(

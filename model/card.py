@@ -261,5 +261,10 @@ def _served(found: dict[str, Any]) -> float:
 
 
 def _table(header: Row, rows: Iterable[Row]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
+    lines = [header, ("---",) * len(header), *(tuple(map(_cell, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """What a user named, such as a template, on one line and without an end of its cell."""
+    return " ".join(text.splitlines()).replace("|", "\\|")

@@ -5,13 +5,15 @@ What serves is `model.engine`; here nothing is batched, so nothing is padded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from model.bundle import Bundle
 from model.eight_bit import exact_8_bit
@@ -38,16 +40,26 @@ class Trace:
 
 
 class Graphs:
-    """The sessions of a bundle, on the CPU."""
+    """The sessions of a bundle, on the CPU.
 
-    def __init__(self, bundle: Bundle) -> None:
+    Args:
+        bundle: whose graphs.
+        change: made of each graph before it is run, such as more outputs.
+    """
+
+    def __init__(
+        self, bundle: Bundle, change: Callable[[ModelProto], ModelProto] | None = None
+    ) -> None:
         self._sessions = {}
         options = ort.SessionOptions()
         options.log_severity_level = 3
         exact_8_bit(options)
         for name in GRAPHS:
+            path = str(bundle.path / f"{name}.onnx")
             self._sessions[name] = ort.InferenceSession(
-                str(bundle.path / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
+                path if change is None else change(onnx.load(path)).SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
             )
         manifest = bundle.manifest
         self.tokenizer = TextTokenizer(bundle.path / "tokenizer.json", manifest.max_text_tokens)
@@ -84,6 +96,14 @@ class Graphs:
             for ours, theirs in zip(self._run(graph, feed), other._run(graph, feed), strict=True)
         ]
         return float(np.max(differences))
+
+    def beyond(self, fed_by: Graphs, samples: Samples) -> list[str]:
+        """The graphs that put out infinity or what is no number, fed as those of `fed_by` are."""
+        return [
+            graph
+            for graph, feeds in fed_by.feeds(samples).items()
+            if not all(np.isfinite(one).all() for feed in feeds for one in self._run(graph, feed))
+        ]
 
     def trace(self, samples: Samples) -> Trace:
         """Run samples through all three graphs."""

@@ -17,6 +17,22 @@ from model.onnx_graph import MICROSOFT, Graph
 SINGLE = frozenset(
     ("Gemm", "ReduceL2", "ReduceMean", "ReduceSum", "Clip", "Tanh", "Softmax", "Greater")
 )
+_HALF = "_fp16"
+#: Modules that are heads as a whole: their lengths are divided by, and their sum is the score.
+HEADS = ("/alignment_head/", "/match_head/")
+
+
+def with_halves(model: ModelProto) -> ModelProto:
+    """The graph with all that it has in fp16 among its outputs, after its own."""
+    told = ModelProto()
+    told.CopyFrom(model)
+    told.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, None)
+        for node in model.graph.node
+        for name in node.output
+        if name.endswith(_HALF)
+    )
+    return told
 
 
 def half(model: ModelProto) -> ModelProto:
@@ -64,7 +80,7 @@ class _Conversion:
 
     def convert(self, node: NodeProto) -> list[NodeProto]:
         """The node with inputs of one kind, after the casts that this takes."""
-        to_half = node.op_type not in SINGLE
+        to_half = node.op_type not in SINGLE and not node.name.startswith(HEADS)
         casts: list[NodeProto] = []
         for place, name in enumerate(node.input):
             node.input[place] = self._as(name, to_half, casts)
@@ -107,4 +123,4 @@ class _Conversion:
 
 
 def _half_name(name: str) -> str:
-    return f"{name}_fp16"
+    return name + _HALF

@@ -24,7 +24,7 @@ from model.bundle import Bundle, Manifest, new_folder, write_manifest
 from model.errors import BundleError
 from model.fuse import fuse
 from model.graphs import GRAPHS, Feeds, Graphs
-from model.half import half
+from model.half import half, with_halves
 from model.precision_loss import Errors, graph_errors
 from model.quantise_graph import quantise_graph
 from model.row_inputs import with_row_inputs
@@ -81,6 +81,8 @@ def convert_bundle(
         samples = measure or calibrate or noise(reference.manifest.image_size)
         errors = graph_errors(Graphs(reference), Graphs(written), samples)
         _check(errors, precision)
+        if precision == "fp16":
+            _check_range(Graphs(written, with_halves).beyond(Graphs(reference), samples))
         if precision == "fp32":
             _check_same(Graphs(reference).largest_difference(Graphs(written), samples))
         about["errors"] = dataclasses.asdict(errors)
@@ -131,6 +133,18 @@ def _check(errors: Errors, precision: Precision) -> None:
             f"{worst:.3f} on {errors.samples} products, at least {LEAST_COSINE[precision]} is "
             "expected): it was not written; calibrate on products like those it was trained on, "
             "or keep fp32"
+        )
+
+
+def _check_range(beyond: Sequence[str]) -> None:
+    """Refuse graphs with values that fp16 does not hold, given those that have some.
+
+    A processor computes fp16 graphs in fp32, so what they put out does not show it.
+    """
+    if beyond:
+        raise BundleError(
+            f"in fp16 some values in {' and '.join(f'{name}.onnx' for name in beyond)} are beyond "
+            "65,504, which a GPU would make infinite: the bundle was not written; keep fp32"
         )
 
 

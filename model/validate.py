@@ -50,7 +50,8 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
     count = len(products)
     width, size = network.config.hidden_size, network.config.recall_size
     pictures = int(products.first_image[-1])
-    text_states = np.zeros((*products.input_ids.shape, width), dtype=np.float32)
+    text_values = np.zeros((*products.input_ids.shape, width), dtype=np.int8)
+    text_scales = np.zeros(products.input_ids.shape, dtype=np.float32)
     text_embeddings = np.zeros((count, size), dtype=np.float32)
     image_values = np.zeros((pictures, network.config.num_patches, width), dtype=np.int8)
     image_scales = np.zeros(image_values.shape[:2], dtype=np.float32)
@@ -59,10 +60,12 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
         rows = slice(start, start + _BATCH)
         longest = int(products.lengths[rows].max())
         ids = torch.from_numpy(products.input_ids[rows, :longest]).to(device)
-        mask = torch.from_numpy(products.attention_mask[rows, :longest]).to(device)
+        mask = products.attention_mask[rows, :longest]
         with autocast(device):
-            states, embeddings = network.encode_text(ids, mask)
-        text_states[rows, :longest] = _finite(states)
+            states, embeddings = network.encode_text(ids, torch.from_numpy(mask).to(device))
+        quantised = quantise(_finite(states), mask)
+        text_values[rows, :longest] = quantised.values
+        text_scales[rows, :longest] = quantised.scales
         if embeddings is not None:
             text_embeddings[rows] = embeddings.float().cpu().numpy()
     for start in range(0, pictures, _BATCH):
@@ -77,7 +80,7 @@ def encode_products(network: FashionBertModel, products: TrainingSet) -> Encoded
         if embeddings is not None:
             image_embeddings[rows] = embeddings.float().cpu().numpy()
     return EncodedCatalogue(
-        texts=quantise(text_states, products.attention_mask),
+        texts=QuantisedStates(text_values, text_scales),
         text_embeddings=text_embeddings,
         images=QuantisedStates(image_values, image_scales),
         image_embeddings=image_embeddings,

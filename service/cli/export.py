@@ -167,6 +167,11 @@ def _tell(bundle: Bundle, errors: Errors) -> None:
         f"{errors.logit_mean:.3f} away ({errors.logit_max:.3f} at most; they spread by "
         f"{errors.logit_spread:.2f})"
     )
+    if bundle.manifest.precision == "fp16":
+        note(
+            "that is what rounding to fp16 costs, as a processor computes in fp32: "
+            "`python -m benchmarks.check_gpu` compares both on a GPU"
+        )
     told = bundle.manifest.metrics["precision"]
     for direction, rank1 in told.get("rank1", {}).items():
         note(

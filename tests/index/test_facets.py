@@ -90,6 +90,8 @@ def test_numbers_are_spread_over_ten_buckets(items: Items) -> None:
         [2**63 - 1, 2**63 - 2, -(2**63)],
         [2**62, 2**62 + 1, 2**62 + 2],
         [-1.0, -1.0, -1.0],
+        [29.95] * 5,
+        [49.9] * 3,
     ],
 )
 def test_numbers_that_are_hard_to_spread(values: list[Any], tmp_path: Path) -> None:
@@ -97,7 +99,11 @@ def test_numbers_that_are_hard_to_spread(values: list[Any], tmp_path: Path) -> N
     assert spread is not None
     assert (spread.smallest, spread.largest) == (min(values), max(values))
     assert sum(bucket.count for bucket in spread.histogram) == len(values)
-    assert all(np.isfinite([bucket.low, bucket.high]).all() for bucket in spread.histogram)
+    ends = [end for bucket in spread.histogram for end in (bucket.low, bucket.high)]
+    assert (ends[0], ends[-1]) == (float(min(values)), float(max(values)))
+    assert ends == sorted(ends)
+    if len(set(values)) == 1:
+        assert len(spread.histogram) == 1
 
 
 def test_many_products_are_counted_like_python_counts_them(tmp_path: Path) -> None:

@@ -87,6 +87,36 @@ def test_large_integers_stay_what_they_are(
         assert {item.id: item.attributes for item in live.view.items} == before
 
 
+def test_one_value_is_a_list_where_another_product_has_several(
+    own_root: Path, make_put: MakePut
+) -> None:
+    def fits(view: LiveSnapshot) -> dict[str, Any]:
+        return {id: view.item(view.row_of(id)).attributes.get("fit") for id in ("a", "b")}
+
+    with LiveIndex.open(own_root) as live:
+        assert fits(live.write([make_put("a", fit="slim"), make_put("b", fit="wide")])) == {
+            "a": "slim",
+            "b": "wide",
+        }
+        view = live.write([make_put("b", fit=("wide", "long"))])
+        assert view.items.attribute_types["fit"] == "strings"
+        lists = {"a": ("slim",), "b": ("wide", "long")}
+        assert fits(view) == lists
+        compact(own_root)
+        live.refresh()
+        assert fits(live.view) == lists
+        gone = live.write([Delete("b"), make_put("a", fit="slim")])
+        assert gone.item(gone.row_of("a")).attributes["fit"] == ("slim",)  # as the snapshot has it
+
+
+def test_a_list_that_is_gone_makes_none_of_others(own_root: Path, make_put: MakePut) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("a", fit="slim"), make_put("b", fit=("wide", "long"))])
+        view = live.write([Delete("b")])
+        assert view.items.attribute_types["fit"] == "string"
+        assert view.item(view.row_of("a")).attributes["fit"] == "slim"
+
+
 def test_what_was_deleted_makes_no_mixture(own_root: Path, make_put: MakePut) -> None:
     with LiveIndex.open(own_root) as live:
         live.write([make_put("a", code=LONG), make_put("b", code=7), make_put("gone", code="s")])

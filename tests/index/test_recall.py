@@ -43,6 +43,18 @@ def indexes(folder: Path) -> dict[Rule, RecallIndex]:
     return {rule: _index(folder, vectors, rule) for rule in rules}
 
 
+@pytest.mark.parametrize("k", [10, 1000, 5000, COUNT])
+@pytest.mark.parametrize("rule", ["hnsw", "ivfpq"])
+def test_as_many_rows_as_asked_for(rule: Rule, k: int, indexes: dict[Rule, RecallIndex]) -> None:
+    index = indexes[rule]
+    for query in _clustered(4, seed=5):
+        rows, similarities = index.search(query, k)
+        assert len(set(rows.tolist())) == k
+        assert (np.diff(similarities) <= 0).all()
+        nearest, _ = indexes["exact"].search(query, k)
+        assert len(np.intersect1d(rows, nearest)) >= 0.8 * k
+
+
 @pytest.mark.parametrize(
     ("count", "rule"),
     [

@@ -51,12 +51,23 @@ def test_no_neighbour_is_likelier(scale: float, gap: float) -> None:
     assert slope > 0
 
     def penalised(a: float, b: float) -> float:
-        return loss(positives, negatives, a, b) + 5e-4 * ((a - 1) ** 2 + b**2)
+        return loss(positives, negatives, a, b) + 5e-4 * ((a - 1) ** 2 + (b + a * middle) ** 2)
 
+    middle = (positives.mean() + negatives.mean()) / 2
     best = penalised(slope, intercept)
     for factor in (0.9, 0.99, 1.01, 1.1):
-        assert best <= penalised(slope * factor, intercept) + 1e-12
+        turned = intercept + slope * (1 - factor) * middle  # about the middle
+        assert best <= penalised(slope * factor, turned) + 1e-12
         assert best <= penalised(slope, intercept * factor + factor - 1) + 1e-12
+
+
+def test_an_offset_of_all_logits_changes_no_probability() -> None:
+    rng = np.random.default_rng(3)
+    positives, negatives = rng.normal(1, 3, 300), rng.normal(-1, 3, 500)
+    slope, intercept = calibrate(positives, negatives)
+    there, moved = calibrate(positives + 60, negatives + 60)
+    assert there == pytest.approx(slope)
+    assert moved == pytest.approx(intercept - 60 * slope)
 
 
 LOGITS = arrays(np.float32, st.integers(1, 12), elements=st.floats(-1e4, 1e4, width=32))

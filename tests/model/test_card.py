@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import shutil
 from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,20 @@ def test_every_figure_is_the_evaluations(own: Bundle, tmp_path: Path) -> None:
     assert render_card(own, kept["catalogues"], kept["fp32"], notes.read_text().strip()) == text
     # Beside it the bundle is still a whole one.
     assert Bundle.open(own.path) == own
+
+
+def test_what_a_user_named_breaks_no_table(own: Bundle, tmp_path: Path) -> None:
+    bundle = Bundle(own.path, replace(own.manifest, text_template="{title} | {colour}\n{fit}"))
+    shop = saved(tmp_path / "int8.json", evaluation(own.model_id, 61.5))
+    fp32 = saved(tmp_path / "fp32.json", evaluation("fb-0123456789abcdef", 61.8, "fp32"))
+    card = write_card(bundle, {"a|b": shop}, {"a|b": fp32}).read_text()
+    rows = [line for line in card.splitlines() if line.startswith("|")]
+    assert any("{title} \\| {colour} {fit}" in row for row in rows)
+    assert any(row.startswith("| a\\|b |") for row in rows)
+    for above, row in pairwise(rows):
+        if above.startswith("| ---"):
+            wanted = above.count("|")
+            assert row.replace("\\|", "").count("|") == wanted
 
 
 def test_a_model_without_recall_head_is_described_too(own: Bundle, tmp_path: Path) -> None:

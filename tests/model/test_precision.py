@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
+from model.backbones import new_config, new_model
 from model.bundle import Bundle, Manifest, write_manifest
 from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine
 from model.errors import BundleError
+from model.export import export_bundle
 from model.graphs import GRAPHS, Graphs
 from model.precision import convert_bundle
 from model.precision_loss import Errors, RankTrial
-from model.samples import Samples, samples_of
+from model.samples import Samples, noise, samples_of
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,42 @@ def test_what_computes_something_else_is_refused(
     with pytest.raises(BundleError, match=told):
         convert_bundle(Bundle.open(broken), tmp_path / "fp16", "fp16")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_what_overflows_inside_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """Up before an activation, down after it: no output of a processor shows it."""
+    torch.manual_seed(3)
+    config = new_config("tiny", vocab_size=bundle.manifest.config["vocab_size"], image_size=64)
+    model = new_model(config)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.intermediate.weight.mul_(3e5)
+            layer.output.weight.div_(3e5)
+    reference, _ = export_bundle(model, bundle.path / "tokenizer.json", tmp_path / "reference")
+    told = r"in fp16 some values in text_encoder\.onnx and .* are beyond 65,504, .* not written"
+    with pytest.raises(BundleError, match=told):
+        convert_bundle(reference, tmp_path / "fp16", "fp16")
+    assert [path.name for path in tmp_path.iterdir()] == ["reference"]
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.3])
+def test_an_fp16_pair_is_the_same_beside_a_longer_text(
+    bias: float, bundle: Bundle, tmp_path: Path
+) -> None:
+    """A padded token's alignment is nothing by nothing where its bias is 0."""
+    torch.manual_seed(3)
+    config = new_config(
+        "tiny", vocab_size=bundle.manifest.config["vocab_size"], image_size=64, alignment_size=16
+    )
+    model = new_model(config)
+    torch.nn.init.constant_(model.alignment_head.text.bias, bias)
+    reference, _ = export_bundle(model, bundle.path / "tokenizer.json", tmp_path / "reference")
+    engine = Engine(convert_bundle(reference, tmp_path / "fp16", "fp16")[0], threads=1)
+    texts = engine.encode_texts(["red dress", "a long red cotton dress with white dots"])
+    images = engine.encode_images(noise(64).pixels)
+    together = engine.match(texts.states[[0, 1]], images.states[:2])
+    alone = [engine.match(texts.states[[n]], images.states[[n]])[0] for n in range(2)]
+    np.testing.assert_allclose(together, alone, atol=0.02)
 
 
 def test_samples_are_spread_over_the_catalogue(catalogue: Catalogue) -> None:
