@@ -130,24 +130,28 @@ def serving_fixture() -> Callable[..., AbstractContextManager[str]]:
     return serving
 
 
-def wait_until_ready(address: str) -> None:
-    deadline = time.monotonic() + 60
-    while httpx.get(f"{address}/readyz").status_code != 200:
-        assert time.monotonic() < deadline, "the service did not get ready"
-        time.sleep(0.02)
+@contextmanager
+def asking(address: str) -> Iterator[httpx.Client]:
+    """A client of a service on loopback that is ready."""
+    # Without certificates: to read them takes as long as many a test, and here is no TLS.
+    with httpx.Client(base_url=address, timeout=60, verify=False) as client:
+        deadline = time.monotonic() + 60
+        while client.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline, "the service did not get ready"
+            time.sleep(0.02)
+        yield client
 
 
 @pytest.fixture(scope="session")
 def address(settings: Settings) -> Iterator[str]:
     """Where a real server answers."""
-    with serving(create_app(settings)) as address:
-        wait_until_ready(address)
+    with serving(create_app(settings)) as address, asking(address):
         yield address
 
 
 @pytest.fixture(scope="session")
 def client(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=60) as client:
+    with asking(address) as client:
         yield client
 
 
@@ -172,10 +176,8 @@ def serve(settings: Settings, engine: Engine) -> Serve:
         index = LiveIndex.open(changed.snapshots, engine=engine, limit=delta_limit)
         index.watch(watch)
         app = create_app(changed, LiveSearch(engine, index, changed.search_limits))
-        with serving(app) as address:
-            wait_until_ready(address)
-            with httpx.Client(base_url=address, timeout=60) as client:
-                yield Running(client, app.state.service)
+        with serving(app) as address, asking(address) as client:
+            yield Running(client, app.state.service)
 
     return run
 
