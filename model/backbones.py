@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -203,7 +204,12 @@ def _normalise_as(cnn: str, network: Any) -> None:
     """
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(cnn)
-    except OSError:  # there is none
+    except OSError as error:
+        if Path(cnn, "preprocessor_config.json").exists():
+            raise TrainingError(
+                f"the preprocessor_config.json of the CNN {cnn!r} cannot be read "
+                f"({str(error).splitlines()[0]}): mend it, or take it away for ImageNet's values"
+            ) from error
         return
     rescaled = settings.get("do_rescale", True)
     factor = settings.get("rescale_factor", 1 / 255) if rescaled else 1

@@ -28,23 +28,12 @@ from model.row_inputs import with_row_inputs
 from model.samples import noise
 from model.wordpiece import save_tokenizer, train_wordpiece
 
-#: What takes longest, and so begins first: at the end of a run no process waits for it.
-LONG = ("e2e", "service/cli/", "service/api/test_schemathesis.py", "model/test_train", "model/")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where processes share the tests, one takes a whole file, or all that needs containers."""
-    groups: dict[pytest.Item, str] = {}
     for item in items:
         parts = item.path.relative_to(Path(__file__).parent).parts
-        groups[item] = "e2e" if parts[0] == "e2e" else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-
-    def place(item: pytest.Item) -> int:
-        longer = (place for place, start in enumerate(LONG) if groups[item].startswith(start))
-        return next(longer, len(LONG))
-
-    items.sort(key=place)
+        item.add_marker(pytest.mark.xdist_group("e2e" if parts[0] == "e2e" else "/".join(parts)))
 
 
 def pytest_collection_finish() -> None:

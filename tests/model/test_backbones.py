@@ -132,6 +132,15 @@ def test_pictures_that_cannot_be_normalised(settings: Any, resnet: Path, tmp_pat
         new_model(small_config(cnn=str(folder), patches="grid", freeze_cnn=True))
 
 
+def test_a_preprocessor_config_that_is_no_json(resnet: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(resnet, tmp_path / "resnet")
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5')
+    with pytest.raises(
+        TrainingError, match=r"preprocessor_config\.json of the CNN .*cannot be read"
+    ):
+        new_model(small_config(cnn=str(folder), patches="grid", freeze_cnn=True))
+
+
 def test_the_seed_draws_the_rest() -> None:
     drawn = []
     for seed in (1, 1, 2):
