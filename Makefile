@@ -55,7 +55,7 @@ demo-train: setup ## The same with a model of its own, trained in a few minutes
 # A process a core, each with one thread: small networks gain nothing from more.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 test: setup check ## Run all checks and tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 check: setup ## Lint, formatting and types
 	$(BIN)/ruff check .
