@@ -57,6 +57,11 @@ def read_catalogue(
         CatalogueError: there is nothing usable, or too many rows are bad.
     """
     if feed.suffix.lower() in FASHION_GEN:
+        if images is not None or columns != ColumnMapping():
+            raise CatalogueError(
+                f"{feed} holds its pictures and has columns of its own: leave out the options "
+                "about pictures and columns (all but --text and --group-by)"
+            )
         return read_fashiongen(feed, text=text, max_bad=max_bad, report_path=report_path)
     source = read_feed(feed, id_column=columns.id)
     refuse_without_rows(source, report_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 
 from model.bundle import Bundle
 from model.config import FashionBertConfig
@@ -45,7 +46,20 @@ def load_checkpoint(folder: Path) -> FashionBertModel:
     for kind in ("missing_keys", "unexpected_keys"):
         if names := sorted(found[kind]):
             raise _unloadable(folder, f"{kind.replace('_', ' ')}: {', '.join(names[:3])}")
+    tokens = _tokens(folder)
+    if tokens > model.config.vocab_size:
+        reason = f"its tokenizer has {tokens} tokens, its word embeddings {model.config.vocab_size}"
+        raise _unloadable(folder, reason)
     return model
+
+
+def _tokens(folder: Path) -> int:
+    """The embeddings that a checkpoint's tokenizer needs."""
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers has no type of its own for it
+        raise _unloadable(folder, f"tokenizer.json: {error}") from error
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 #: The heads that a run can draw anew, by the task that each is for.

@@ -84,6 +84,18 @@ class FashionBertConfig(PreTrainedConfig):
         return self.patch_grid * self.patch_grid
 
 
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_text_tokens",
+    "image_size",
+    "patch_grid",
+)
+
+
 def check_config(config: FashionBertConfig) -> None:
     """Refuse a configuration that cannot be built.
 
@@ -94,6 +106,9 @@ def check_config(config: FashionBertConfig) -> None:
         raise TrainingError(
             f"patches={config.patches!r}: choose one of {', '.join(PATCH_NETWORKS)}"
         )
+    for name in _SIZES:
+        if getattr(config, name) < 1:
+            raise TrainingError(f"{name}={getattr(config, name)}: give 1 or more")
     if not 0 <= config.joint_from < config.num_hidden_layers:
         raise TrainingError(
             f"joint_from={config.joint_from}: at least one of the {config.num_hidden_layers} "

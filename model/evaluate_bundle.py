@@ -49,8 +49,9 @@ class EvaluatedBundle:
         self.text_template = bundle.manifest.text_template
         self.has_recall = self.engine.recall_size > 0
         manifest = bundle.manifest
-        stacked = manifest.config.get("stack_recall", False)
-        self.fitted = not stacked or tuple(manifest.calibration) != (1.0, 0.0)
+        # A fit can end at (1, 0) too, where the logits tell no better than chance.
+        fitted = "stacking" in manifest.metrics or tuple(manifest.calibration) != (1.0, 0.0)
+        self.fitted = fitted or not manifest.config.get("stack_recall", False)
 
     def encode(
         self, catalogue: Catalogue, group_by: str | None = None, progress: Progress | None = None

@@ -172,20 +172,33 @@ def prepare_inputs(
     patch_network.to(memory_format=torch.channels_last)
     kind = _kind(model, maps)
     path = cache / f"{_key(model, catalogue, kind)}.npy"
-    if not path.exists():
+    shape = (len(names), *kind.shape)
+    array = _array(path, kind.dtype, shape)
+    if array is None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with _alone(path, progress):
-                if not path.exists():  # another run may have made it meanwhile
+                array = _array(path, kind.dtype, shape)  # another run may have made it meanwhile
+                if array is None:
+                    path.unlink(missing_ok=True)  # whatever it is
                     _write(model, catalogue, names, kind, path, progress, note)
         except OSError as error:
-            size = len(names) * math.prod(kind.shape) * np.dtype(kind.dtype).itemsize / 1e6
+            size = math.ceil(math.prod(shape) * np.dtype(kind.dtype).itemsize / 1e6)
             raise TrainingError(
-                f"the {kind.name} of the training cannot be "
-                f"written to {cache} ({error}): make room for {size:,.0f} MB, or choose another "
-                "folder with --cache; started again, it goes on where it was"
+                f"the {kind.name} cannot be written to {cache} ({error}): make room for {size:,} "
+                "MB, or choose another folder with --cache; started again with the same folder, it "
+                "goes on where it was"
             ) from error
-    return ImageInputs(np.load(path, mmap_mode="r", allow_pickle=False))
+    return ImageInputs(np.load(path, mmap_mode="r", allow_pickle=False) if array is None else array)
+
+
+def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """The array of a file, memory-mapped; None if there is none, or one that is damaged."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == dtype else None
 
 
 @contextlib.contextmanager
@@ -236,12 +249,14 @@ def _write(
     note: Callable[[str], None] | None,
 ) -> None:
     part, state, sums_path = path.with_suffix(".part"), path.with_suffix(".json"), _sums(path)
-    begun = all(file.exists() for file in (part, state, sums_path))
-    done = int(json.loads(state.read_text())["rows"]) if begun else 0
+    count = len(names)
+    both = (part, kind.dtype, (count, *kind.shape)), (sums_path, np.dtype(np.uint64), (count,))
+    begun = all(_array(*file) is not None for file in both)
+    done = _rows(state, count) if begun else 0
     mode: Literal["r+", "w+"] = "r+" if done else "w+"
     array, sums = (
-        np.lib.format.open_memmap(file, mode=mode, dtype=dtype, shape=(len(names), *shape))
-        for file, dtype, shape in ((part, kind.dtype, kind.shape), (sums_path, np.uint64, ()))
+        np.lib.format.open_memmap(file, mode=mode, dtype=dtype, shape=shape)
+        for file, dtype, shape in both
     )
     _reserve(part)
     _reserve(sums_path)
@@ -277,6 +292,15 @@ def _write(
     os.replace(part, path)
     state.unlink(missing_ok=True)
     sums_path.unlink()
+
+
+def _rows(state: Path, count: int) -> int:
+    """How many of the rows a half-made array has; none where nothing sound tells."""
+    try:
+        rows = json.loads(state.read_text())["rows"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+    return rows if type(rows) is int and 0 <= rows <= count else 0
 
 
 def _sums(path: Path) -> Path:

@@ -39,6 +39,8 @@ def activation_ranges(
 ) -> dict[str, Range]:
     """The range of each channel, the last axis, of activations; empty without samples."""
     wanted = sorted(names)
+    if not wanted:  # of no names ONNX Runtime gives all outputs
+        return {}
     probed = ModelProto()
     probed.CopyFrom(model)
     there = {entry.name for entry in probed.graph.output}

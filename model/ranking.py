@@ -155,8 +155,12 @@ def pair_figures(
 
 
 def area_under_curve(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> float:
-    """Chance that a positive's logit is above a negative's, ties counted half."""
-    ordered = np.sort(negatives)
+    """Chance that a positive's logit is above a negative's, ties counted half.
+
+    One that is not a number is on the wrong side of all others.
+    """
+    positives = np.where(np.isnan(positives), -np.inf, positives)
+    ordered = np.sort(np.where(np.isnan(negatives), np.inf, negatives))
     below = np.searchsorted(ordered, positives, side="left")
     not_above = np.searchsorted(ordered, positives, side="right")
     return float((below + not_above).mean() / 2 / len(negatives))
@@ -264,19 +268,26 @@ def recall_places(recalled: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.ascontiguousarray(places[:, ::-1])
 
 
+def _largest(values: NDArray[np.floating[Any]]) -> float:
+    """Of their sizes, the largest that is finite."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
 def two_stage_scores(
     recall: NDArray[np.float32], logits: NDArray[np.float32], reranked: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """One score that sorts as the two-stage search does: the reranked first, then by recall.
 
-    In float64, so that lifting the logits does not round two of them to a tie.
+    In float64, so that lifting the logits does not round two of them to a tie. A logit that is not
+    a number stays none, for `ranks_among`, and no infinite one moves the others.
 
     Args:
         recall: similarities, of any shape.
         logits: likewise; only those of the reranked count.
         reranked: likewise.
     """
-    counted = np.where(reranked, logits.astype(np.float64), 0.0)
-    lift = 1 + float(np.abs(counted).max(initial=0.0)) + float(np.abs(recall).max(initial=0.0))
+    most = _largest(logits[reranked])
+    counted = np.clip(logits.astype(np.float64), -most - 1, most + 1)
+    lift = 2 + most + _largest(recall)
     scores: NDArray[np.float64] = np.where(reranked, counted + 2 * lift, recall)
     return scores

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 import stat
 import weakref
@@ -135,6 +136,8 @@ class RunFolder:
                 )
             if changed and self.accelerator.is_main_process:
                 self.tokenizer.unlink(missing_ok=True)  # of the settings before
+        elif self._newest_state() is not None:
+            raise self._damaged(source, "it is gone")
         if self.accelerator.is_main_process:
             write_json(source, described)
         self.accelerator.wait_for_everyone()
@@ -212,7 +215,7 @@ class RunFolder:
         """Save the exact state of all processes; the older one is removed.
 
         Raises:
-            TrainingError: it cannot be written; the one before stands.
+            TrainingError: it cannot be written; the one before, if any, stands.
         """
         folder = self.path / "checkpoints" / f"step-{step:08d}"
         part = folder.with_name(f".{folder.name}.part")
@@ -234,8 +237,10 @@ class RunFolder:
                         shutil.rmtree(older, ignore_errors=True)
         except _WRITE_ERRORS as error:
             shutil.rmtree(part, ignore_errors=True)
+            before = self._newest_state()
+            stands = "nothing was saved yet" if before is None else f"{before.name} stands"
             raise TrainingError(
-                f"the checkpoint {folder} cannot be written ({error}): the one before stands; "
+                f"the checkpoint {folder} cannot be written ({error}): {stands}; "
                 "make room and start again with the same command"
             ) from error
         self.accelerator.wait_for_everyone()
@@ -317,8 +322,11 @@ def _loading(state: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # safetensors, torch, zip and pickle have each their own
+        reason = (str(error) or repr(error)).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to run what is in it
+            reason = "a file in it holds something else"
         raise TrainingError(
-            f"{state} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}): "
+            f"{state} cannot be loaded ({reason}): "
             "it is of another shape or damaged; remove it to start again"
         ) from error
 

@@ -211,9 +211,13 @@ class Trainer:
         self.weighting = new_weighting(
             settings.weighting, weights=settings.task_weights, shared=shared_parameters(network)
         )
-        model = TrainingModel(
-            network, settings.negatives, settings.rank_loss, settings.joint_share, teacher
-        )
+        negatives = min(settings.negatives, self.batch_size - 1)
+        if negatives < settings.negatives:
+            self.note(
+                f"negatives={settings.negatives}: a batch of {self.batch_size} products has "
+                f"{negatives} for each of them"
+            )
+        model = TrainingModel(network, negatives, settings.rank_loss, settings.joint_share, teacher)
         self._parallel.find_unused_parameters = _leaves_parts_out(network)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.progression = Progression()
@@ -391,12 +395,12 @@ class Trainer:
         loss = weighted_sum(losses, weights)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
+        rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
         figures = {name: float(value.detach()) for name, value in losses.items()}
         figures["match_accuracy"] = float(accuracy)
-        rate = self.optimizer.param_groups[0]["lr"]
         rounded = {name: round(weight, 6) for name, weight in weights.items()}
         self.folder.log(
             {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from model.catalogue import Catalogue, read_catalogue
-from model.errors import CatalogueError
+from model.errors import BundleError, CatalogueError
 from service.cli import options
 from service.cli.output import note
 
@@ -101,7 +101,13 @@ def export(
         bundle_place(folder)
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "exported"
-        reference, difference = export_checkpoint(checkpoint, place)
+        try:
+            reference, difference = export_checkpoint(checkpoint, place)
+        except BundleError as error:
+            if str(place) not in str(error):
+                raise
+            first = "it is made in a temporary folder first, which TMPDIR chooses"
+            raise BundleError(f"{error}; {first}") from error
         if "calibration" not in read_training(checkpoint):
             note(
                 f"{checkpoint} is of a training that has not ended, or had no products to choose "
@@ -114,6 +120,13 @@ def export(
                 f"{_about(written)}: at most {difference:.1e} away from torch on states, "
                 "embeddings and logits"
             )
+        for option, path, needs in (
+            ("--calibrate", calibrate, {PrecisionName.INT8}),
+            ("--measure", measure, set(PrecisionName) - {PrecisionName.FP32}),
+        ):
+            if path is not None and not needs & set(wanted):
+                which = " or ".join(sorted(needs))
+                note(f"{option} {path} is not read, as it is for --precision {which}")
         if wanted == [PrecisionName.FP32]:
             return
         columns = options.columns(

@@ -25,8 +25,11 @@ def print_figures(console: Console, figures: dict[str, Any]) -> None:
         console.print()
     if "matching" in figures:
         console.print(_matching_line(figures["matching"]), highlight=False)
+    sampled = [stage for way in DIRECTIONS for stage in figures[way]["sampled"].values()]
+    among, last = sampled[0]["candidates"], min(stage["rank_last"] for stage in sampled)
     console.print(
-        f"check, must be 100: {figures['sound_pools']:.1f} % of samples hold one right answer",
+        f"check, must be 100: {figures['sound_pools']:.1f} % of samples hold one right answer; "
+        f"Rank@{among} {last:.1f} %",
         highlight=False,
     )
 

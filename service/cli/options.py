@@ -116,7 +116,8 @@ def check_group_by(catalogue: Catalogue, column: str | None, what: str = "the fe
     names = {name for product in catalogue.products for name in product.attributes}
     if column not in names:
         raise CatalogueError(
-            f"--group-by {column}: {what} has no such column; it has {', '.join(sorted(names))}"
+            f"--group-by {column}: no product of {what} has such an attribute; there are "
+            f"{', '.join(sorted(names)) or 'none'}"
         )
 
 

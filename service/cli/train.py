@@ -20,12 +20,13 @@ def train(
         typer.Option(help="Products to choose the best state by; never trained on."),
     ] = None,
     hold_out: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Without --valid: share of the feed to keep out for that, chosen by its texts "
-            "alone, so that no later run on a feed that grew learns them (150 texts or more)."
+            help="Without --valid: share of the feed to keep out for that, 0.05 by default, chosen "
+            "by its texts alone, so that no later run on a feed that grew learns them (150 texts "
+            "or more)."
         ),
-    ] = 0.05,
+    ] = None,
     preset: Annotated[str, typer.Option(help="tiny, small, base or paper.")] = "small",
     text_backbone: Annotated[
         str | None, typer.Option(help="A BERT, by hub id or folder, instead of the preset's.")
@@ -290,11 +291,13 @@ def train(
     check_settings(settings)  # before a long feed is read
     learn = read(feed, report)
     if valid is not None:
+        if hold_out is not None:
+            note("nothing is held out (--hold-out), as --valid says what to choose by")
         choose = read(valid)
         options.check_group_by(choose, group_by, "--valid")
         _note_shared(learn, choose)
     else:
-        learn, choose = split(learn, hold_out)
+        learn, choose = split(learn, 0.05 if hold_out is None else hold_out)
     options.check_group_by(learn, group_by)
     with Trainer(
         settings,
@@ -307,8 +310,12 @@ def train(
         note=note,
     ) as trainer:
         trainer.folder.write_held_out(choose if valid is None else None)
-        best = trainer.run()
-    note(
+        try:
+            best = trainer.run()
+        except KeyboardInterrupt:
+            trainer.note("interrupted: the same command goes on from the last saved state")
+            raise
+    trainer.note(
         f"the best checkpoint is {best}: `fashionbert export {best} --out BUNDLE` makes it a bundle"
     )
 
@@ -332,10 +339,13 @@ def _weighting(spelled: str) -> tuple[str, dict[str, float] | None]:
     if not weights:
         return name, None
     try:
-        pairs = (pair.split("=") for pair in weights.split(","))
-        return name, {task.strip(): float(weight) for task, weight in pairs}
+        pairs = [pair.split("=") for pair in weights.split(",")]
+        given = {task.strip(): float(weight) for task, weight in pairs}
+        if len(given) < len(pairs):
+            raise ValueError("a task stands there twice")
+        return name, given
     except ValueError as error:
         raise typer.BadParameter(
-            f"{spelled!r}: give a weight to each task, as in fixed:recall=1,match=1",
+            f"{spelled!r}: give one weight to each task, as in fixed:recall=1,match=1",
             param_hint="--weighting",
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from model.bundle import Bundle
 from model.checkpoint import FILES, export_checkpoint, load_checkpoint, read_training
@@ -97,6 +98,16 @@ def _without(name: str) -> Callable[[Path], None]:
     return change
 
 
+def _more_tokens(folder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([f"token{number}" for number in range(500)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "weights cut short": _cut,
     "no bytes": _empty,
@@ -108,6 +119,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "a weight is missing": _without("layers.3.qkv.weight"),
     "a batch norm's statistics are missing": _without("patch_network.stem.1.running_mean"),
     "a width that is no number": _configure(hidden_size="wide"),
+    "more tokens than embeddings": _more_tokens,
+    "a tokenizer that is none": _no_tokenizer,
     "no JSON": _config_text("{"),
     "a JSON list": _config_text("[]"),
 }

@@ -34,6 +34,8 @@ def test_the_defaults_are_the_papers() -> None:
         ({"joint_from": 12}, "joint_from=12: at least one of the 12 layers must be joint"),
         ({"joint_from": -1}, "joint_from=-1"),
         ({"hidden_size": 770}, "hidden_size=770 is not a multiple of num_attention_heads=12"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0: give 1 or more"),
+        ({"patch_grid": 0}, "patch_grid=0: give 1 or more"),
         ({"recall_size": 0}, "stack_recall needs a recall head"),
         ({"joint_from": 0}, "set joint_from above 0"),
         ({"max_text_tokens": 513}, "more than the text backbone's 512 positions"),

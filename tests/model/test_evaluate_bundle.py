@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model.bundle import Bundle
+from model.bundle import Bundle, write_manifest
 from model.catalogue import Catalogue
 from model.engine import Engine
 from model.errors import BundleError
@@ -47,6 +49,17 @@ def test_a_bundle_is_evaluated(bundle: Bundle, unseen: Catalogue) -> None:
             for stage in result.figures[direction][protocol].values():
                 assert (stage["queries"], stage["candidates"]) == (8, 32)
                 assert stage["rank_last"] == 100
+
+
+def test_a_fit_that_changed_nothing_is_a_fit(bundle: Bundle, tmp_path: Path) -> None:
+    """Where logits tell no better than chance, their calibration is that of no fit."""
+    for metrics, fitted in (({}, False), ({"stacking": [3.5, 0.0]}, True)):
+        own = Path(shutil.copytree(bundle.path, tmp_path / str(fitted)))
+        fields = dataclasses.asdict(bundle.manifest) | {"metrics": metrics}
+        for name in ("model_id", "files", "format", "checksum"):
+            fields.pop(name, None)
+        write_manifest(own, **fields)
+        assert EvaluatedBundle(own, threads=1).fitted == fitted
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:

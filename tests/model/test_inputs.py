@@ -142,6 +142,45 @@ def test_interrupted_it_goes_on(
     assert [path.suffix for path in cache.iterdir()] == [".npy"]
 
 
+def _half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _another(path: Path) -> None:
+    np.save(path, np.zeros((2, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("damage", [_half, _nothing, _another])
+def test_a_damaged_array_is_made_anew(
+    damage: Callable[[Path], None],
+    learn: Catalogue,
+    pixels_model: FashionBertModel,
+    tmp_path: Path,
+) -> None:
+    whole = np.array(prepare_inputs(pixels_model, learn, tmp_path).array)
+    (file,) = tmp_path.glob("*.npy")
+    damage(file)
+    assert np.array_equal(prepare_inputs(pixels_model, learn, tmp_path).array, whole)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
+@pytest.mark.parametrize("noted", ["", "[]", '{"rows": "x"}', '{"rows": 9999}', '{"rows": -1}'])
+def test_a_note_that_says_nothing_is_no_progress(
+    noted: str, learn: Catalogue, pixels_model: FashionBertModel, tar: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prepare_inputs(pixels_model, fragile(learn, tar, breaks_at=80)[0], tmp_path)
+    (note,) = tmp_path.glob("*.json")
+    note.write_text(noted)
+    rest, pictures = fragile(learn, tar)
+    prepare_inputs(pixels_model, rest, tmp_path)
+    assert sorted(pictures.names) == sorted(names_of(learn))
+
+
 def test_what_was_made_is_found_again(
     learn: Catalogue, pixels_model: FashionBertModel, tar: Path, tmp_path: Path
 ) -> None:
@@ -201,9 +240,9 @@ def test_a_full_disk_is_told(
     with pytest.raises(TrainingError) as caught, files_up_to(500_000):
         prepare_inputs(pixels_model, learn, tmp_path)
     message = str(caught.value)
-    assert f"the pictures of the training cannot be written to {tmp_path}" in message
+    assert f"the pictures cannot be written to {tmp_path}" in message
     assert "File too large" in message
-    assert "make room for 1 MB, or choose another folder with --cache" in message
+    assert "make room for 2 MB, or choose another folder with --cache" in message
     # Nor does what is half there take any more room.
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     prepare_inputs(pixels_model, learn, tmp_path)

@@ -16,6 +16,7 @@ from model.graphs import Feeds, Graphs
 from model.onnx_graph import attributes
 from model.quantise_cnn import quantise_convolutions
 from model.quantise_graph import quantise_graph, store_words
+from model.quantise_products import activation_ranges
 from model.samples import noise
 
 
@@ -101,6 +102,12 @@ def test_the_first_stage_stays_in_fp32(bundle: Bundle, feeds: dict[str, list[Fee
     weights = {entry.name for entry in model.graph.initializer}
     in_fp32 = [node.input[1] in weights for node in model.graph.node if node.op_type == "Conv"]
     assert in_fp32 == [at < second for at in range(len(strided))]
+
+
+def test_without_products_nothing_is_measured(
+    bundle: Bundle, feeds: dict[str, list[Feeds]]
+) -> None:
+    assert activation_ranges(fused(bundle, "text_encoder"), [], feeds["text_encoder"]) == {}
 
 
 def test_a_graph_without_a_cnn_has_none_to_quantise(

@@ -220,6 +220,22 @@ def test_the_area_is_the_share_of_pairs_in_order(
     assert area == pytest.approx(won / len(positives) / len(negatives))
 
 
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_one_broken_logit_breaks_one_query(worst: float) -> None:
+    recall = np.tile(np.float32([0.9, 0.5, 0.4]), (4, 1))
+    logits = np.tile(np.float32([5, 1, 2]), (4, 1))
+    reranked = np.tile([True, True, False], (4, 1))
+    logits[2, 1] = worst
+    ranks = ranks_among(two_stage_scores(recall, logits, reranked))
+    assert ranks.tolist() == [1, 1, 1 if worst == -np.inf else 2, 1]
+
+
+def test_what_is_no_number_wins_nothing() -> None:
+    assert area_under_curve(np.float32([np.nan]), np.float32([0])) == 0
+    assert area_under_curve(np.float32([0]), np.float32([np.nan])) == 0
+    assert area_under_curve(np.float32([1, np.nan]), np.float32([0])) == 0.5
+
+
 def test_matching_has_intervals() -> None:
     rng = np.random.default_rng(5)
     positives = rng.normal(1, 1, 500).astype(np.float32)

@@ -15,6 +15,7 @@ import torch
 
 from model.checkpoint import load_checkpoint
 from model.preprocess import TextTokenizer
+from model.schedule import learning_rate_at
 from model.train import Trainer
 
 if TYPE_CHECKING:
@@ -74,13 +75,19 @@ def test_the_log_has_a_line_a_step(straight_run: Path, shop: Shop) -> None:
     assert all(line["weights"] == {"recall": 0.5, "match": 0.5} for line in steps)
     assert [line["step"] for line in log if "validation" in line] == [3, 6, 6]
     assert [line["step"] for line in log if line.get("final")] == [6]
+    rates = [learning_rate_at(step, 6, shop.settings.warmup) for step in range(6)]
+    peak = shop.settings.learning_rate
+    assert [line["lr"] for line in steps] == pytest.approx([peak * rate for rate in rates])
 
 
 def test_two_products_are_enough(shop: Shop, tmp_path: Path) -> None:
     products = shop.learn.products[:2]
     few = dataclasses.replace(shop.learn, products=products, fingerprint="two")
     settings = dataclasses.replace(shop.settings, epochs=1, negatives=3)
-    best = Trainer(settings, few, None, tmp_path / "run", cache=tmp_path).run()
+    notes: list[str] = []
+    trainer = Trainer(settings, few, None, tmp_path / "run", cache=tmp_path, note=notes.append)
+    best = trainer.run()
+    assert "negatives=3: a batch of 2 products has 1 for each of them" in notes
     # Nothing to choose by: the last state is kept, and no probability is fitted.
     training = json.loads((best / "training.json").read_text())
     assert training == {"text_template": None}

@@ -88,6 +88,14 @@ def test_damaged_settings_are_told(
     assert (out / "run.json").read_bytes() == content
 
 
+def test_settings_that_are_gone_are_told(interrupted_run: Path, shop: Shop, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(interrupted_run, tmp_path / "run"))
+    (out / "run.json").unlink()
+    with pytest.raises(TrainingError, match=r"run\.json is damaged \(it is gone\)"):
+        shop.trainer(out, learning_rate=2e-3)
+    assert not (out / "run.json").exists()
+
+
 def test_other_settings_in_the_folder_are_refused(
     interrupted_run: Path, shop: Shop, tmp_path: Path
 ) -> None:

@@ -75,7 +75,9 @@ def test_evaluate(demo_catalogue: Path, bundle: Bundle, shell: Shell, tmp_path: 
     accuracy = f"{figures['matching']['accuracy']:.1f}".replace("100.0", "100")
     assert shown[-2].startswith(f"matching: accuracy {accuracy} ")
     assert figures["sound_pools"] == 100
-    assert shown[-1] == "check, must be 100: 100.0 % of samples hold one right answer"
+    assert shown[-1] == (
+        "check, must be 100: 100.0 % of samples hold one right answer; Rank@32 100.0 %"
+    )
     # With 32 products no right answer stands among 101.
     assert "each right answer stands among 32, not 101, which is easier" in ran.err
     # The seed is all that is drawn.
@@ -228,7 +230,7 @@ def test_mistakes_are_one_line(
         ([tmp_path / "none.csv"], str(tmp_path / "none.csv")),
         ([tmp_path / "one.csv", *pictures], "one.csv has one product: there is nothing to rank"),
         ([tmp_path / "same.csv", *pictures], "every product has the same text"),
-        ([feed, "--group-by", "brand"], "--group-by brand: the feed has no such column; it has"),
+        ([feed, "--group-by", "brand"], "--group-by brand: no product of the feed has such an"),
         ([feed, "--bundle", tmp_path], str(tmp_path)),
         ([feed, "--json", tmp_path / "no" / "f.json"], f"make the folder {tmp_path / 'no'} first"),
         ([feed, "--json", tmp_path], f"--json {tmp_path} is no file, but a folder"),

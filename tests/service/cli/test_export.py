@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from model.backbones import new_config, new_model
 from model.bundle import Bundle
 
 Shell = Callable[..., Any]
+FilesUpTo = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,28 @@ def test_one_precision_is_the_bundle_itself(checkpoint: Path, shell: Shell, tmp_
     assert (ran.code, ran.out) == (0, "")
     assert Bundle.open(tmp_path / "bundle").manifest.precision == "fp16"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_is_not_read_is_told(
+    checkpoint: Path, demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    feed = demo_catalogue / "val.csv"
+    ran = shell(
+        "export", checkpoint, "--out", tmp_path / "a", "--calibrate", feed, "--measure", feed
+    )
+    assert ran.code == 0
+    assert f"--calibrate {feed} is not read, as it is for --precision int8" in ran.err
+    assert f"--measure {feed} is not read, as it is for --precision fp16 or int8" in ran.err
+
+
+def test_a_full_temporary_folder_is_named(
+    checkpoint: Path, shell: Shell, tmp_path: Path, files_up_to: FilesUpTo
+) -> None:
+    with files_up_to(100_000):
+        ran = shell("export", checkpoint, "--out", tmp_path / "bundle")
+    assert ran.code == 2
+    assert "made in a temporary folder first, which TMPDIR chooses" in ran.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_training_that_has_not_ended_is_told(

@@ -123,6 +123,25 @@ def test_a_share_is_held_out_without_valid(
     assert "--hold-out" not in ran.err
 
 
+def test_an_interruption_says_that_it_goes_on(
+    demo_catalogue: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model.train import Trainer
+
+    def interrupted(_: Trainer) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    feed = few_products(demo_catalogue, tmp_path, 20)
+    ran = shell(
+        "train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny",
+        "--out", tmp_path / "run", "--valid", demo_catalogue / "val.csv", "--hold-out", "0.2",
+    )  # fmt: skip
+    assert ran.code == 130
+    assert "interrupted: the same command goes on from the last saved state" in ran.err
+    assert "nothing is held out (--hold-out), as --valid says what to choose by" in ran.err
+
+
 def test_products_that_are_trained_on_are_told(
     demo_catalogue: Path, shell: Shell, tmp_path: Path
 ) -> None:
@@ -144,7 +163,7 @@ def test_products_that_are_trained_on_are_told(
     ungrouped = ["--valid", tmp_path / "ungrouped.csv", "--group-by", "product_type"]
     ran = shell(*command, "--out", tmp_path / "third", *ungrouped)
     assert (ran.code, ran.out) == (2, "")
-    assert "--group-by product_type: --valid has no such column; it has " in ran.err
+    assert "--group-by product_type: no product of --valid has such an attr" in ran.err
     one = few_products(demo_catalogue, tmp_path, 1).rename(tmp_path / "one.csv")
     few_products(demo_catalogue, tmp_path, 8)
     ran = shell(*command, "--out", tmp_path / "third", "--valid", one)
@@ -199,7 +218,10 @@ def test_a_model_is_taught_by_another(demo_catalogue: Path, shell: Shell, tmp_pa
         (["--preset", "smal"], "there is no preset 'smal': choose one of paper, base, small, tiny"),
         (["--preset", "small", "--text-backbone", "/no/folder"], "'/no/folder' cannot be loaded"),
         (["--preset", "small", "--text-backbone", "nobody/has-this"], "a hub id that can be"),
-        (["--preset", "tiny", "--group-by", "brand"], "--group-by brand: the feed has no such"),
+        (
+            ["--preset", "tiny", "--group-by", "brand"],
+            "--group-by brand: no product of the feed has such",
+        ),
         (["--preset", "tiny", "--learning-rate", "nan"], "learning_rate=nan: give a number above"),
         (["--preset", "tiny", "--epochs", "0"], "epochs=0: give a number above 0"),
         (["--preset", "tiny", "--seed", "-1"], "seed=-1: give a whole number from 0 to 4294967295"),
@@ -222,6 +244,7 @@ def test_a_model_is_taught_by_another(demo_catalogue: Path, shell: Shell, tmp_pa
         (["--preset", "tiny", "--frozen-cnn-stages", "2"], "frozen_cnn_stages was given, but"),
         (["--preset", "tiny", "--fresh", "match"], "without --start-from all heads are drawn"),
         (["--preset", "tiny", "--text", "{brand}"], "brand"),
+        (["--preset", "tiny", "--group-by", "title"], "has such an attribute; there are"),
         (["--preset", "tiny", "--valid", "/no/val.csv"], "/no/val.csv"),
         (
             ["--preset", "tiny", "--learning-rate", "1e30", "--epochs", "9", "--batch-size", "4"],
@@ -315,3 +338,12 @@ def test_what_the_texts_lack_is_told(demo_catalogue: Path, shell: Shell, tmp_pat
     assert settings["fresh"] == ["match", "recall"]
     ran = shell(*command, *again, "--fresh", "match", "--fresh", "recall")  # it is at its end
     assert ran.code == 0, ran.err
+
+
+def test_a_task_has_one_weight(demo_catalogue: Path, shell: Shell, tmp_path: Path) -> None:
+    ran = shell(
+        "train", demo_catalogue / "train.csv", "--preset", "tiny", "--out", tmp_path / "run",
+        "--weighting", "fixed:recall=1,match=1,recall=5",
+    )  # fmt: skip
+    assert ran.code == 2
+    assert "give one weight to each task" in ran.err
