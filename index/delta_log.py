@@ -354,4 +354,6 @@ def write_failed(folder: Path, error: OSError) -> WriteError:
         f"the write could not be stored in {folder} ({error.strerror or error}): see that the "
         "disk has room and may be written to, then send it again",
         code="write_failed",
+        public=f"the write could not be stored ({error.strerror or 'the disk failed'}): whoever "
+        "runs the service must see to its disk; then send it again",
     )

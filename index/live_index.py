@@ -275,7 +275,11 @@ class LiveIndex:
         with self._lock:
             view = self.catch_up()
             if self._log_problem is not None:
-                raise WriteError(f"the log of writes cannot be read: {self._log_problem}")
+                raise WriteError(
+                    f"the log of writes cannot be read: {self._log_problem}",
+                    public="the log of writes cannot be read: whoever runs the service must see to "
+                    "it; then send it again",
+                )
             return view
 
     def rotate(self) -> LiveSnapshot:

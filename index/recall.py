@@ -132,6 +132,18 @@ def _trained_ivfpq(embeddings: Embeddings) -> Any:
     return index
 
 
+def _best(
+    rows: NDArray[np.int64], similarities: Embeddings, k: int
+) -> tuple[NDArray[np.int64], Embeddings]:
+    """The best k of some rows, best first; of equal ones the first in the catalogue."""
+    if k < len(rows):
+        least = np.partition(similarities, len(rows) - k)[len(rows) - k]
+        chosen = similarities >= least
+        rows, similarities = rows[chosen], similarities[chosen]
+    order = np.lexsort((rows, -similarities))[:k]
+    return rows[order], similarities[order]
+
+
 class RecallIndex:
     """A saved index, memory-mapped where FAISS can, and the embeddings it was made from.
 
@@ -192,12 +204,16 @@ class RecallIndex:
             among: bool [N]; only rows marked here.
 
         Returns:
-            rows int64 [k'], no row twice, and their cosine similarities float32 [k'], k' ≤ k.
+            rows int64 [k'], no row twice, and their cosine similarities float32 [k'], k' ≤ k. Equal
+            ones come in the catalogue's order, so a smaller k gives the beginning of a larger one's
+            answer (by `exact` on the processor; the others do so for what they found).
         """
         if query.shape != (self.embeddings.shape[1],) or k < 1:
             raise ValueError(f"a query of {query.shape} for {k} rows")
         matching = len(self) if among is None else int(np.count_nonzero(among))
-        fetch = min(matching, k * _OVERFETCH if self.rule == "ivfpq" else k)
+        # Of `exact` one more, to see whether the last one is the equal of others.
+        more = {"exact": k + 1, "hnsw": k, "ivfpq": k * _OVERFETCH}[self.rule]
+        fetch = min(matching, more)
         if not fetch:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         hidden = len(self) - matching
@@ -220,7 +236,18 @@ class RecallIndex:
             return self._compare(query, every, k)
         if self.rule == "ivfpq":
             return self._compare(query, nearest, k)
-        return nearest, near
+        if len(near) > k and near[k] == near[k - 1] and self._gpu is None:
+            nearest, near = self._no_less(vectors, near[k], parameters)
+        return _best(nearest, near, k)
+
+    def _no_less(
+        self, vectors: Embeddings, least: np.float32, parameters: Any
+    ) -> tuple[NDArray[np.int64], Embeddings]:
+        """All rows that are as similar as that or more: FAISS leaves out any of equal ones."""
+        below = float(np.nextafter(least, np.float32(-np.inf)))
+        with _one_thread():
+            _, similarities, rows = self._index.range_search(vectors, below, params=parameters)
+        return rows, similarities
 
     def _is_narrow(self, matching: int, fetch: int) -> bool:
         """Whether to compare all rows that match rather than to search an approximate index."""
@@ -257,11 +284,7 @@ class RecallIndex:
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
             similarities[start : start + _BLOCK] = self.embeddings[block] @ query
-        if k < len(rows):
-            best = np.argpartition(-similarities, k - 1)[:k]
-            rows, similarities = rows[best], similarities[best]
-        order = np.lexsort((rows, -similarities))
-        return rows[order], similarities[order]
+        return _best(rows, similarities, k)
 
     def check(self, rows: NDArray[np.int64]) -> bool:
         """Whether stored embeddings find themselves: all of them by exact search, else most."""

@@ -19,8 +19,8 @@ from model.errors import CatalogueError, ImageError
 from model.feed import Feed, cell_text
 from model.feed_report import BadRow, FeedReport
 from model.pictures import Pictures
-from model.preprocess import ImageLimits, verify_image
-from model.product import Attribute, Catalogue, ColumnMapping, Product
+from model.preprocess import ImageLimits, is_written, verify_image
+from model.product import MAX_ID_CHARACTERS, Attribute, Catalogue, ColumnMapping, Product
 from model.template import TextTemplate
 
 _BATCH = 64  # pictures that a thread takes at a time
@@ -110,8 +110,12 @@ def _collect(
         if not id:
             bad.append(BadRow(row.line, "", "missing_id", f"nothing in column {columns.id!r}"))
             continue
+        if len(id) > MAX_ID_CHARACTERS:
+            detail = f"it has {len(id):,} characters, at most {MAX_ID_CHARACTERS} are taken"
+            bad.append(BadRow(row.line, f"{id[:79]}…", "id_too_long", detail))
+            continue
         text = template.render({name: cell_text(cells.get(name)) for name in template.columns})
-        if not text:
+        if not is_written(text):
             detail = f"nothing in {', '.join(template.columns)}"
             bad.append(BadRow(row.line, id, "empty_text", detail))
             continue

@@ -10,10 +10,12 @@ class FashionBertError(Exception):
 
     code = "error"
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
+    def __init__(self, message: str, *, code: str | None = None, public: str | None = None) -> None:
         super().__init__(message)
         if code is not None:
             self.code = code
+        #: What a caller over HTTP is told, where the message names places on this machine.
+        self.public = public or message
 
 
 class CatalogueError(FashionBertError):

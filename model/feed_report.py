@@ -16,6 +16,7 @@ REASONS = {
     "wrong_encoding": "not UTF-8, or a NUL character",
     "malformed": "cannot be parsed",
     "missing_id": "no id",
+    "id_too_long": "an id of more characters than the service takes",
     "repeated_id": "an id seen before, with another text",
     "empty_text": "nothing to describe the product with",
     "missing_picture": "no picture, or not among the pictures",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -260,15 +261,22 @@ def decode_sized(
     return pixels, own
 
 
+def is_written(text: str) -> bool:
+    """Whether there is more to a text than blanks, control and format characters, and marks."""
+    kinds = map(unicodedata.category, text)
+    return any(kind not in ("Cc", "Cf") and kind[0] not in "ZM" for kind in kinds)
+
+
 def check_text(text: str, max_characters: int = MAX_TEXT_CHARACTERS) -> str:
     """The text without blanks at its ends.
 
     Raises:
-        TextError: nothing is left of it, it is longer than `max_characters`, or it holds half a
-            character: JSON's `\\ud800`, or a byte of a command line that is not UTF-8.
+        TextError: nothing is left of it, or nothing that anybody sees; it is longer than
+            `max_characters`, or holds half a character: JSON's `\\ud800`, or a byte of a command
+            line that is not UTF-8.
     """
     text = text.strip()
-    if not text:
+    if not is_written(text):
         raise TextError("the text is empty: say what to look for", code="empty_text")
     if len(text) > max_characters:
         raise TextError(

@@ -15,6 +15,10 @@ Scalar = str | int | float | bool
 Attribute = Scalar | tuple[str, ...]
 
 
+#: Of a product, at most; as many are taken from a feed as by the service.
+MAX_ID_CHARACTERS = 512
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """One product of a catalogue.

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from index.columns import INT64
 from index.encoding import Draft, Pictures
 from index.images import Prepared, prepare_image
 from index.items import Item
@@ -20,6 +21,7 @@ from model.catalogue import Attribute
 from model.errors import ImageError, TextError
 from model.feed import cell_text, strings
 from model.preprocess import DEFAULT_LIMITS, MAX_TEXT_CHARACTERS, ImageLimits, check_text
+from model.product import MAX_ID_CHARACTERS
 from model.template import TextTemplate
 from service.errors import QueryError
 
@@ -46,7 +48,7 @@ class WriteLimits:
 
     max_operations: int = 500
     max_pictures: int = 16
-    max_id_characters: int = 512
+    max_id_characters: int = MAX_ID_CHARACTERS
     max_text_characters: int = MAX_TEXT_CHARACTERS
     max_attributes: int = 256
     max_values: int = 1024
@@ -76,14 +78,23 @@ def check_id(id: str, limits: WriteLimits) -> str:
     Raises:
         QueryError: it cannot be one.
     """
-    if not id.strip() or id != id.strip():
-        raise _invalid("id", "an id is not empty and has no blanks at its ends")
+    check_any_id(id)
     if len(id) > limits.max_id_characters:
         raise _invalid("id", f"an id has at most {limits.max_id_characters} characters")
-    try:
-        id.encode()
-    except UnicodeEncodeError as error:
-        raise _invalid("id", "the id is no valid Unicode: send it as UTF-8") from error
+    if id.endswith("/image"):
+        raise _invalid("id", "an id does not end in /image: that would be a picture's address")
+    return id
+
+
+def check_any_id(id: str) -> str:
+    """An id as a catalogue may have it: also one that a write may not make.
+
+    Raises:
+        QueryError: it can be none.
+    """
+    if not id.strip() or id != id.strip():
+        raise _invalid("id", "an id is not empty and has no blanks at its ends")
+    _check_unicode(id, "id")
     return id
 
 
@@ -154,7 +165,7 @@ def _attribute(value: Attribute | None) -> Attribute | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return value if abs(value) < 1 << 63 else str(value)
+        return value if value in INT64 else str(value)
     if isinstance(value, float):
         return value
     if isinstance(value, tuple):

@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service.heads import impatient_protocol
 from service.proxies import behind_proxies
 from service.settings import Settings
 
@@ -66,6 +67,7 @@ def make_server(app: FastAPI, settings: Settings) -> DrainingServer:
         log_config=None,  # `service.logs.configure` has done that
         access_log=False,  # the app writes its own
         server_header=False,
+        http=impatient_protocol(settings.head_seconds),
         proxy_headers=False,  # `behind_proxies` reads them
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,  # compose files hand on a variable that is not set as an empty one
         frozen=True,
         extra="ignore",
+        allow_inf_nan=False,
     )
 
     bundle: Path = Field(
@@ -89,6 +90,7 @@ class Settings(BaseSettings):
     max_bodies_bytes: int = Field(
         64 * 1024**2, ge=1, description="of all request bodies that are held at the same time"
     )
+    head_seconds: float = Field(15, gt=0, description="longest arrival of a request's head")
     body_seconds: float = Field(30, gt=0, description="longest arrival of a request's body")
 
     max_queue: int = Field(64, ge=0, description="requests that may wait to be computed")
@@ -163,6 +165,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"candidates ({self.candidates}) is more than max_candidates "
                 f"({self.max_candidates})"
+            )
+        if self.threads is not None and (self.workers or 1) > self.threads:
+            raise ValueError(
+                f"workers ({self.workers}) is more than threads ({self.threads}), and each pass "
+                "takes a core or more"
             )
         needed = self.max_upload_bytes * 4 // 3 + _BODY_MARGIN
         if self.max_body_bytes < needed:

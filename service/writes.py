@@ -21,7 +21,7 @@ from index.write_checks import ChangedError
 from model.engine import Engine
 from model.errors import FashionBertError, ImageError, TextError
 from service.errors import QueryError
-from service.products import ProductFields, WriteLimits, check_id, draft
+from service.products import ProductFields, WriteLimits, check_any_id, draft
 
 Outcome = Literal["created", "replaced", "deleted", "absent"]
 Record = Put | Delete | FashionBertError
@@ -147,8 +147,10 @@ class Writer:
         checked: list[Draft | Delete | FashionBertError] = []
         ids: set[str] = set()
         for operation in operations:
-            checked.append(self._check(operation, view, ids))
-            ids.add(operation.id)
+            found = self._check(operation, view, ids)
+            checked.append(found)
+            if not isinstance(found, FashionBertError):
+                ids.add(operation.id)
         drafts = [each for each in checked if isinstance(each, Draft)]
         encoded = iter(encode_drafts(self.engine, drafts))
         return [next(encoded) if isinstance(each, Draft) else each for each in checked]
@@ -159,7 +161,7 @@ class Writer:
         """What is to be encoded or stored; `before` are the ids of the operations before it."""
         try:
             if isinstance(operation, Removal):
-                return Delete(check_id(operation.id, self.limits))
+                return Delete(check_any_id(operation.id))
             if operation.pictures is None and operation.id in before:
                 raise QueryError(
                     "the product is written twice in this batch: send its pictures again",

@@ -4,6 +4,7 @@ so often that the time counts which FastAPI takes to find out what a route's par
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -16,9 +17,11 @@ from pydantic_core import ErrorDetails
 
 from service.api.json_size import check_values
 from service.api.problems import REFERENCE, ProblemError
+from service.api.strict import FORM
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+
 
 _LARGE = 4 * 1024  # bytes; a body of less is read in a few milliseconds, whatever it is
 
@@ -95,7 +98,7 @@ def validated_json(schema: type[M], data: bytes, most: int, *where: str) -> M:
         RequestValidationError: it is something else.
     """
     check_values(data, most)
-    return _validated(schema, data, *where)
+    return _validated(schema, data.removeprefix(BOM_UTF8), *where)
 
 
 def validated_form(schema: type[M], fields: dict[str, Any]) -> M:
@@ -104,14 +107,14 @@ def validated_form(schema: type[M], fields: dict[str, Any]) -> M:
     Raises:
         RequestValidationError: they are something else.
     """
-    return _validated(schema, fields)
+    return _validated(schema, fields, context=FORM)
 
 
-def _validated(schema: type[M], data: Any, *where: str) -> M:
+def _validated(schema: type[M], data: Any, *where: str, context: Any = None) -> M:
     try:
         if isinstance(data, bytes):
             return schema.model_validate_json(data)
-        return schema.model_validate(data)
+        return schema.model_validate(data, context=context)
     except ValidationError as error:
         raise RequestValidationError(
             [

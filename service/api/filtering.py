@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from index.facets import Facet
 from model.catalogue import Scalar
 from service.api.json_size import SEARCH_VALUES, check_values
+from service.api.strict import AS_INTEGER
 from service.errors import QueryError
 from service.records import DEFAULT_FACET_VALUES, SearchLimits, Selection
 
@@ -118,6 +119,7 @@ MaxFacetValues = Annotated[
         description="most values that a facet lists; at most 100",
         json_schema_extra={"minimum": 1},
     ),
+    AS_INTEGER,
 ]
 
 

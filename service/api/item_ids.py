@@ -19,7 +19,12 @@ class _Anything(PathConvertor):
     regex = r"(?s:.*)"
 
 
+class _NoImage(PathConvertor):
+    regex = r"(?s:.*)(?<!/image)"  # that address is a picture's
+
+
 register_url_convertor("item", _Anything())
+register_url_convertor("written_item", _NoImage())
 
 
 async def _check_utf8(request: Request) -> None:
@@ -42,11 +47,20 @@ async def _check_utf8(request: Request) -> None:
 UTF8_ADDRESS = Depends(_check_utf8)
 
 ItemId = Annotated[str, Path(description="UTF-8, percent-encoded; slashes need not be")]
+#: An id that may be deleted: also one that a write may not make.
+GoneItemId = Annotated[
+    str,
+    Path(
+        description="UTF-8, percent-encoded; slashes need not be. Without blanks at its ends",
+        json_schema_extra={"minLength": 1, "pattern": STRIPPED},
+    ),
+]
 #: An id that a write may make; what is none is refused by `service.products.check_id`.
 NewItemId = Annotated[
     str,
     Path(
-        description="UTF-8, percent-encoded; slashes need not be. Without blanks at its ends",
+        description="UTF-8, percent-encoded; slashes need not be. Without blanks at its ends, and "
+        "not with `/image` there, which would be the address of a picture",
         json_schema_extra={
             "minLength": 1,
             "maxLength": WriteLimits().max_id_characters,

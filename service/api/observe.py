@@ -62,7 +62,7 @@ class Observe:
 
     def _template(self, scope: Scope) -> str:
         if "route" in scope:
-            return str(scope["route"].path)
+            return str(scope["route"].path_format)
         # It was refused before it came to its route, or that one is Starlette's.
         return self.routes.template(scope) or "unmatched"
 

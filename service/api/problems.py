@@ -193,11 +193,13 @@ async def _on_error(request: Request, error: Exception) -> Response:
     if error.code not in PROBLEMS:  # a bundle or snapshot gone bad: nothing the caller did
         _logger.error("%s %s: %s", request.method, request.url.path, error)
         return internal()
+    if error.public != str(error):
+        _logger.error("%s %s: %s", request.method, request.url.path, error)
     errors = []
     if isinstance(error, QueryError):
         errors = [FieldError(location=_location(request, error.field), message=str(error))]
     headers = {"Retry-After": "1"} if PROBLEMS[error.code][0] == 503 else None
-    return problem(error.code, str(error), errors=errors, headers=headers)
+    return problem(error.code, error.public, errors=errors, headers=headers)
 
 
 def _location(request: Request, field: str) -> str:

@@ -18,14 +18,14 @@ class RouteTable:
         self._routes = [route for route in routes if isinstance(route, Route)]
 
     def template(self, scope: Scope) -> str | None:
-        """The template of a request's address, `/v1/items/{item_id:item}`; None if it has none."""
+        """The template of a request's address, `/v1/items/{item_id}`; None if it has none."""
         at_address = None
         for route in self._routes:
             match, _ = route.matches(scope)
             if match is Match.FULL:
-                return route.path
+                return route.path_format
             if match is Match.PARTIAL and at_address is None:
-                at_address = route.path
+                at_address = route.path_format
         return at_address
 
     def methods(self, scope: Scope) -> list[str]:

@@ -12,7 +12,7 @@ from index.items import Item
 from model.catalogue import Attribute
 from service.api.filtering import FacetOut, Selecting, SelectingByForm
 from service.api.patterns import NOT_BLANK
-from service.api.strict import Strict
+from service.api.strict import AS_BOOLEAN, AS_INTEGER, AS_NUMBER, Strict
 from service.errors import QueryError
 from service.records import DEFAULT_K, Hit
 
@@ -23,7 +23,7 @@ _NOT_BLANK: dict[str, Any] = {"minLength": 1, "pattern": NOT_BLANK}
 _NOT_EMPTY: dict[str, Any] = {"minItems": 1}
 
 K = Annotated[
-    int, Field(description="how many hits", json_schema_extra=_FROM_ONE)
+    int, Field(description="how many hits", json_schema_extra=_FROM_ONE), AS_INTEGER
 ]  # a default cannot stand in an alias
 Candidates = Annotated[
     int | None,
@@ -32,8 +32,9 @@ Candidates = Annotated[
         "up in recall order. By default what the service is set to (64)",
         json_schema_extra=_FROM_ONE,
     ),
+    AS_INTEGER,
 ]
-Rerank = Annotated[bool, Field(description="false gives the order of the recall")]
+Rerank = Annotated[bool, Field(description="false gives the order of the recall"), AS_BOOLEAN]
 Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64", "format": "byte"})]
 BudgetMs = Annotated[
     float | None,
@@ -42,9 +43,11 @@ BudgetMs = Annotated[
         "when the time is up the rest follows in recall order; `reranked` of the answer says how "
         "many were. Null is as long as the service allows",
         gt=0,
+        allow_inf_nan=False,
     ),
+    AS_NUMBER,
 ]
-WantTimings = Annotated[bool, Field(description="add the milliseconds of each stage")]
+WantTimings = Annotated[bool, Field(description="add the milliseconds of each stage"), AS_BOOLEAN]
 
 
 def _one_of(*names: str) -> dict[str, Any]:

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+#: The context in which a form's fields are validated: all of them are strings.
+FORM = "form"
+
 _MAX_FIELDS = 64  # no schema has half as many
+
+
+def _of(name: str, *types: type) -> BeforeValidator:
+    """Refuses JSON of other types, which pydantic would convert: `"1"` and `true` for 1."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if type(value) in types or value is None or info.context == FORM:
+            return value
+        raise PydanticCustomError(f"{name}_type", f"Input should be a valid {name}")
+
+    return BeforeValidator(check)
+
+
+#: Last in the annotation of a field that forms have too. A whole number may be written `3.0`.
+AS_BOOLEAN, AS_INTEGER = _of("boolean", bool), _of("integer", int, float)
+AS_NUMBER = _of("number", int, float)
 
 
 class Strict(BaseModel):

@@ -55,6 +55,23 @@ def test_as_many_rows_as_asked_for(rule: Rule, k: int, indexes: dict[Rule, Recal
         assert len(np.intersect1d(rows, nearest)) >= 0.8 * k
 
 
+@pytest.mark.parametrize("rule", ["exact", "ivfpq"])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_equal_ones_come_in_the_catalogues_order(tmp_path: Path, rule: Rule, share: float) -> None:
+    """A smaller k is the beginning of a larger one's answer: one picture of many products."""
+    vectors = _clustered(10_000)
+    vectors[100:160] = vectors[100]
+    index = _index(tmp_path, vectors, rule)
+    among = np.random.default_rng(1).random(len(vectors)) < share
+    rows, similarities = index.search(vectors[100], 80, among=among)
+    twins = np.flatnonzero(among[100:160]) + 100
+    assert rows[: len(twins)].tolist() == twins.tolist()
+    assert len(np.unique(similarities[: len(twins)])) == 1
+    for k in (1, 2, 7, 20, 61):
+        fewer, _ = index.search(vectors[100], k, among=among)
+        assert fewer.tolist() == rows[:k].tolist()
+
+
 @pytest.mark.parametrize(
     ("count", "rule"),
     [

@@ -66,6 +66,18 @@ BAD_LINES = [
 ]
 
 
+def test_rows_that_the_service_would_not_take(feed_folder: Path) -> None:
+    feed = feed_folder / "other.csv"
+    long, blank = "i" * 513, "\u200b \ufeff"
+    feed.write_text(f"id,image,title\n{long},1.jpg,Top\nb,1.jpg,{blank}\n{long[:512]},1.jpg,Top\n")
+    with read_catalogue(feed, max_bad=1) as catalogue:
+        assert [(row.line, row.code) for row in catalogue.report.bad] == [
+            (2, "id_too_long"),
+            (3, "empty_text"),
+        ]
+        assert [product.id for product in catalogue.products] == [long[:512]]
+
+
 def test_every_bad_row_is_left_out_and_reported_with_its_line(feed_folder: Path) -> None:
     feed = feed_folder / "feed.csv"
     feed.write_bytes(BAD_FEED)

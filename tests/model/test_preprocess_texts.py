@@ -19,7 +19,9 @@ def test_texts_lose_the_blanks_at_their_ends() -> None:
     assert check_text("👗 été", max_characters=5) == "👗 été"
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\t\u3000"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\n\t\u3000", "\u200b", "\0 \ufeff", "\ufe0f", "\u0301 \u200d"]
+)
 def test_empty_texts_are_refused(text: str) -> None:
     with pytest.raises(TextError) as caught:
         check_text(text)

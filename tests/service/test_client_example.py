@@ -219,6 +219,22 @@ def test_types_cells_as_the_catalogue_does_and_fails_where_one_is_refused(
     assert (process.returncode, errors) == (1, "1 products were refused, see above\n")
 
 
+def test_a_feed_without_descriptions(serve: Any, snapshots: Path, shop: Path) -> None:
+    secret, key = new_key("shop", "admin")
+    with (shop / "feed.csv").open(newline="", encoding="utf-8") as file:
+        first = next(csv.DictReader(file))
+    with (shop / "short.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([["id", "image", "title"], ["new", first["image"], "A navy shirt"]])
+    with (
+        serve(snapshots=snapshots, keys=key.line(), max_body_bytes=16 << 20) as running,
+        client(running.client.base_url, secret, shop, feed="short.csv") as process,
+    ):
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert out.startswith("new created")
+
+
 def test_says_what_is_wrong(serve: Any, snapshots: Path, shop: Path) -> None:
     _, key = new_key("shop", "admin")
     with (

@@ -101,6 +101,35 @@ def test_it_ends_in_two_steps(bundle: Bundle, snapshot_root: Path) -> None:
         assert process.returncode in (0, -signal.SIGTERM)
 
 
+def test_a_head_has_to_arrive(bundle: Bundle, snapshot_root: Path) -> None:
+    """On a new connection, and after an answer; who sends nothing after one is kept."""
+    whole = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"
+    with served(bundle, snapshot_root, FASHIONBERT_HEAD_SECONDS="0.4") as (_, address):
+        parts = urlsplit(address)
+
+        def connected(*sent: bytes) -> socket.socket:
+            begun = socket.create_connection((parts.hostname, parts.port), timeout=60)
+            for part in sent:
+                begun.sendall(part)
+            return begun
+
+        silent, partial, after = connected(), connected(whole[:20]), connected(whole)
+        kept = connected(whole)
+        slow = connected(whole[:5])
+        for each in (after, kept):
+            assert each.recv(10_000).startswith(b"HTTP/1.1 200")
+        after.sendall(whole[:20])
+        slow.sendall(whole[5:])  # whole in time
+        assert slow.recv(10_000).startswith(b"HTTP/1.1 200")
+        for each in (silent, partial, after):
+            assert each.recv(10_000) == b""
+        time.sleep(0.5)
+        kept.sendall(whole)
+        assert kept.recv(10_000).startswith(b"HTTP/1.1 200")
+        for each in (silent, partial, after, kept, slow):
+            each.close()
+
+
 def test_a_network_needs_keys_or_a_word(bundle: Bundle, snapshot_root: Path) -> None:
     with (
         pytest.raises(AssertionError, match="lets others in, and there are no keys"),

@@ -45,7 +45,15 @@ def test_without_a_bundle_it_is_the_one_that_comes_along(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "eighty"), ("PORT", "70000"), ("DEVICE", "tpu"), ("CONCURRENCY", "0")],
+    [
+        ("PORT", "eighty"),
+        ("PORT", "70000"),
+        ("DEVICE", "tpu"),
+        ("CONCURRENCY", "0"),
+        ("DRAIN_SECONDS", "inf"),
+        ("BODY_SECONDS", "1e400"),
+        ("RERANK_SECONDS", "nan"),
+    ],
 )
 def test_a_wrong_value_names_its_variable(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
@@ -61,6 +69,8 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
         load_settings(max_upload_bytes=1_000_000, max_body_bytes=1_000_000)
     with pytest.raises(FashionBertError, match=r"candidates \(64\) is more than"):
         load_settings(max_candidates=10)
+    with pytest.raises(FashionBertError, match=r"workers \(3\) is more than threads \(2\)"):
+        load_settings(workers=3, threads=2)
 
 
 @pytest.mark.parametrize(

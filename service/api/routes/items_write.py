@@ -10,6 +10,7 @@ again when its answer was lost.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -23,7 +24,7 @@ from pydantic_core import from_json
 from model.errors import FashionBertError
 from service.api.bodies import aside, content_type, validated_json
 from service.api.forms import read_form
-from service.api.item_ids import UTF8_ADDRESS, NewItemId
+from service.api.item_ids import UTF8_ADDRESS, GoneItemId, NewItemId
 from service.api.json_size import BATCH_VALUES, PRODUCT_VALUES, check_values
 from service.api.problems import ProblemError, responses
 from service.api.state import ReadyService, ReadyWriter
@@ -68,6 +69,12 @@ _LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
 _LINE = re.compile(rb"\S[^\r\n]*")  # that is not blank
 #: Or why it cannot be read, and its id where that can be.
 _Operation = ProductFields | Removal | tuple[str | None, Refusal]
+#: What pydantic says in words of its own.
+_TOLD = {
+    "union_tag_invalid": "`op` is neither `put` nor `delete`",
+    "union_tag_not_found": "an operation has an `op`: `put` or `delete`",
+    "model_attributes_type": "an operation is an object",
+}
 _OPERATION: TypeAdapter[PutOperation | DeleteOperation] = TypeAdapter(Operation)
 
 #: The bodies for OpenAPI, which FastAPI cannot tell: the routes read them themselves.
@@ -175,7 +182,7 @@ def _invalid(field: str, message: str) -> RequestValidationError:
 
 
 @router.put(
-    "/items/{item_id:item}",
+    "/items/{item_id:written_item}",
     openapi_extra=_PRODUCT_BODY,
     responses={
         200: {"links": _links("get_item", "get_item_image", "delete_item")},
@@ -203,14 +210,14 @@ async def put_item(
 
 
 @router.delete(
-    "/items/{item_id:item}",
+    "/items/{item_id:written_item}",
     responses={
         200: {"links": _links("put_item")},
         **responses("invalid_request", *_STORING),
     },
 )
 async def delete_item(
-    item_id: NewItemId, service: ReadyService, writer: ReadyWriter
+    item_id: GoneItemId, service: ReadyService, writer: ReadyWriter
 ) -> WriteResponse:
     """Remove a product. One that is not there is no error: its outcome is `absent`."""
     return WriteResponse.of(await service.store(partial(writer.delete, item_id)))
@@ -232,7 +239,7 @@ async def _operations(request: Request) -> list[_Operation]:
 
 def _operations_of_lines(body: bytes) -> list[_Operation]:
     # One more than are taken, however many there are.
-    found = islice(_LINE.finditer(body), WriteLimits().max_operations + 1)
+    found = islice(_LINE.finditer(body.removeprefix(BOM_UTF8)), WriteLimits().max_operations + 1)
     lines = [line.group() for line in found]
     _check_number(lines)
     for line in lines:
@@ -243,7 +250,7 @@ def _operations_of_lines(body: bytes) -> list[_Operation]:
 def _operations_of_json(body: bytes) -> list[_Operation]:
     check_values(body, BATCH_VALUES)
     try:
-        values = from_json(body)
+        values = from_json(body.removeprefix(BOM_UTF8))
     except ValueError as error:
         raise ProblemError("malformed_json", f"the body is not JSON: {error}") from error
     if not isinstance(values, list):
@@ -273,7 +280,8 @@ def _operation(number: int, data: bytes | Any) -> _Operation:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in (number, *first["loc"][1:]))
-        return id, Refusal(code="invalid_request", detail=f"{where}: {first['msg']}")
+        told = _TOLD.get(first["type"], first["msg"])
+        return id, Refusal(code="invalid_request", detail=f"{where}: {told}")
     except FashionBertError as error:
         return id, Refusal(code=error.code, detail=str(error))
     except ValueError as error:

@@ -55,6 +55,40 @@ def test_a_batch(
     assert (all_refused["refused"], all_refused["snapshot"]) == (2, answer["snapshot"])
 
 
+def test_what_was_refused_is_not_before(
+    batch: Make, product: Make, writing: httpx.Client, snapshot: Snapshot
+) -> None:
+    """A put that keeps its pictures is the product's first write of the batch that counts."""
+    old = snapshot.ids[11]
+    answer = batch(
+        writing,
+        {"op": "put", "id": old, "title": "bad", "attributes": {"": 5}},
+        {"op": "put", "id": old, "title": "good"},
+        {"op": "put", "id": old, "title": "again"},
+    )
+    assert [each["outcome"] for each in answer["results"]] == ["refused", "replaced", "refused"]
+    assert writing.get(f"/v1/items/{quote(old, safe='')}").json()["title"] == "good"
+
+
+def test_refusals_in_words(batch: Make, writing: httpx.Client) -> None:
+    answer = batch(writing, {"op": "x", "id": "a"}, {"id": "a"}, 7)
+    assert [each["error"]["detail"] for each in answer["results"]] == [
+        "0: `op` is neither `put` nor `delete`",
+        "1: an operation has an `op`: `put` or `delete`",
+        "2: an operation is an object",
+    ]
+
+
+def test_a_mark_of_byte_order(product: Make, writing: httpx.Client) -> None:
+    line = json.dumps({"op": "put", "id": "a", **product()})
+    for body, kind in ((f"[{line}]", "application/json"), (line, "application/x-ndjson")):
+        content = f"\ufeff{body}".encode()
+        answer = writing.post(
+            "/v1/items:batch", content=content, headers={"Content-Type": kind}
+        ).json()
+        assert [each["outcome"] for each in answer["results"]] in (["created"], ["replaced"])
+
+
 def test_a_batch_names_the_first_version_that_has_it(
     batch: Make, serve: Any, root: Path, snapshot: Snapshot
 ) -> None:

@@ -114,7 +114,7 @@ def test_as_a_form(picture: Make, writing: httpx.Client) -> None:
     assert (short.status_code, short.json()["code"]) == (400, "bad_request")
 
 
-@pytest.mark.parametrize("id", ["summer/new/1", "été ✓ #2?a=b&c%20", "../x", "-x", "a/image"])
+@pytest.mark.parametrize("id", ["summer/new/1", "été ✓ #2?a=b&c%20", "../x", "-x", "a/images"])
 def test_odd_ids(product: Make, found: Make, writing: httpx.Client, id: str) -> None:
     address = f"/v1/items/{quote(id, safe='')}"
     put = writing.put(address, json=product())

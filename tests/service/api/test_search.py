@@ -70,6 +70,13 @@ def test_defaults_come_from_the_settings(client: httpx.Client) -> None:
     assert len(client.post(TEXT, json={"query": "coat"}).json()["hits"]) == 10
 
 
+def test_numbers_as_json_has_them(client: httpx.Client) -> None:
+    body = '\ufeff{"query": "coat", "k": 3.0, "budget_ms": 5e4, "candidates": null}'
+    answer = client.post(TEXT, content=body.encode(), headers=JSON)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["hits"]) == 3
+
+
 def test_rerank_false_and_timings(client: httpx.Client) -> None:
     response = client.post(TEXT, json={"query": "coat", "rerank": False, "timings": True})
     body = response.json()
@@ -129,6 +136,17 @@ def test_search_by_item(client: httpx.Client, searcher: Searcher, snapshot: Snap
         ({"query": "red", "k": None}, 422, "invalid_request"),
         ({"query": 7}, 422, "invalid_request"),
         ({"query": "red", "rerank": "perhaps"}, 422, "invalid_request"),
+        ({"query": "red", "rerank": "no"}, 422, "invalid_request"),
+        ({"query": "red", "rerank": 0}, 422, "invalid_request"),
+        ({"query": "red", "timings": "on"}, 422, "invalid_request"),
+        ({"query": "red", "k": "1"}, 422, "invalid_request"),
+        ({"query": "red", "k": True}, 422, "invalid_request"),
+        ({"query": "red", "candidates": "3"}, 422, "invalid_request"),
+        ({"query": "red", "budget_ms": "50"}, 422, "invalid_request"),
+        ({"query": "red", "budget_ms": True}, 422, "invalid_request"),
+        ({"query": "red", "budget_ms": float("inf")}, 422, "invalid_request"),
+        ({"query": "red", "max_facet_values": "3"}, 422, "invalid_request"),
+        ({"query": "\u200b"}, 400, "empty_text"),
         ({"query": "red", "limit": 5}, 422, "invalid_request"),
         ({}, 422, "invalid_request"),
         ([], 422, "invalid_request"),

@@ -61,7 +61,7 @@ def test_a_span_for_each_request_within_the_callers(settings: Settings, live: Li
     assert attributes["fashionbert.request_id"] == "mine"
     assert attributes["fashionbert.cache"] == "miss"
     assert attributes["fashionbert.rerank_ms"] > 0
-    assert wrong.name == "GET /v1/items/{item_id:item}"
+    assert wrong.name == "GET /v1/items/{item_id}"
     assert wrong.status.is_unset
     assert not failed.status.is_ok
     assert not failed.status.is_unset
