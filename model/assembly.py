@@ -45,7 +45,7 @@ def assemble_catalogue(
     """A catalogue of a feed's rows; it owns `pictures`, which are closed if this fails.
 
     Args:
-        feed: the rows, and those that could not be read.
+        feed: the rows, which it loses, and those that could not be read.
         template: makes the texts.
         columns: which columns mean something.
         pictures: what the image cells name.
@@ -60,16 +60,17 @@ def assemble_catalogue(
     try:
         if not 0 <= max_bad <= 1:
             raise CatalogueError(f"max_bad is {max_bad}: it is a share of the rows, from 0 to 1")
+        rows, told = len(feed.rows) + len(feed.bad), tuple(doubts(feed, columns))
         drafts, bad = _collect(feed, template, columns, pictures)
         unreadable = {} if limits is None else _check(drafts, pictures, limits, progress)
         products = list(_finish(drafts, unreadable, bad))
         report = FeedReport(
             feed=feed.path,
-            rows=len(feed.rows) + len(feed.bad),
+            rows=rows,
             products=len(products),
             pictures=sum(len(product.images) for product in products),
             bad=tuple(sorted(feed.bad + bad, key=lambda row: row.line)),
-            doubts=tuple(doubts(feed, columns)),
+            doubts=told,
         )
         if report_path is not None:
             report.write(report_path)
@@ -100,11 +101,16 @@ class _Draft:
 def _collect(
     feed: Feed, template: TextTemplate, columns: ColumnMapping, pictures: Pictures
 ) -> tuple[list[_Draft], list[BadRow]]:
-    """Rows to products, with the rows that cannot be one and the pictures that are not there."""
+    """Rows to products, with the rows that cannot be one and the pictures that are not there.
+
+    The feed has no rows any more then: at no time are all of both in memory.
+    """
     others = attribute_columns(feed, columns)
+    feed.rows.reverse()
     drafts: dict[str, _Draft] = {}
     bad: list[BadRow] = []
-    for row in feed.rows:
+    while feed.rows:
+        row = feed.rows.pop()
         cells = split_lists(row.cells, columns)
         id = _id(cells.get(columns.id))
         if not id:

@@ -20,6 +20,7 @@ from model.errors import CatalogueError
 from model.feed_report import BadRow
 
 MAX_CELL_CHARACTERS = 1 << 20  # Python's own limit, 128 Ki, is less than some shops' HTML
+_SHARED, _SHARED_CHARACTERS = 1 << 16, 64
 MAX_NESTING = 200  # a limit of our own: Python's depends on who calls
 
 # What decoding with `surrogateescape` leaves of a byte that is not UTF-8; JSON's \ud800 likewise.
@@ -102,6 +103,7 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
     columns: dict[str, None] = {}
     rows: list[Row] = []
     bad: list[BadRow] = []
+    shared: dict[str, str] = {}
     try:
         for row in reader(path):
             if isinstance(row, tuple):  # the header
@@ -111,6 +113,7 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
             elif (defect := _defect(row, id_column)) is not None:
                 bad.append(defect)
             else:
+                _share(row.cells, shared)
                 rows.append(row)
                 if row.cells.keys() != columns.keys():
                     columns.update(dict.fromkeys(row.cells))
@@ -121,6 +124,15 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
     names = tuple(columns)
     types = _csv_types(rows, names) if reader is _read_csv else {}
     return Feed(path, names, rows, bad, types)
+
+
+def _share(cells: dict[str, object], shared: dict[str, str]) -> None:
+    """One string for all equal ones, if they are short and not too many: a colour, a size."""
+    for name, cell in cells.items():
+        if isinstance(cell, str) and len(cell) <= _SHARED_CHARACTERS:
+            if len(shared) >= _SHARED:
+                shared.clear()
+            cells[name] = shared.setdefault(cell, cell)
 
 
 def _defect(row: Row, id_column: str) -> BadRow | None:

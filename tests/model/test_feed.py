@@ -42,6 +42,20 @@ def test_csv_rows_carry_the_line_they_start_on(tmp_path: Path) -> None:
     assert feed.bad == []
 
 
+@pytest.mark.parametrize("name", ["feed.csv", "feed.jsonl"])
+def test_equal_cells_are_one(name: str, tmp_path: Path) -> None:
+    """What most of a large feed is made of takes the memory of one."""
+    cells = {"colour": "dark blue", "text": "long " * 20}
+    if name == "feed.csv":
+        lines = [",".join(cells), *[",".join(cells.values())] * 2]
+    else:
+        lines = [json.dumps(cells)] * 2
+    first, second = feed_of(tmp_path, "\n".join(lines).encode(), name).rows
+    assert first.cells == second.cells == cells
+    assert first.cells["colour"] is second.cells["colour"]
+    assert first.cells["text"] is not second.cells["text"]
+
+
 def test_the_header_is_known_without_a_good_row(tmp_path: Path) -> None:
     path = tmp_path / "feed.csv"
     path.write_text("id;text;\n1;a;;\n")
