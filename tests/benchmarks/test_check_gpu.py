@@ -12,8 +12,13 @@ from model.precision import convert_bundle
 
 
 def test_a_processor_computes_what_it_computes(
-    bundle: Bundle, row_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle,
+    row_bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("benchmarks.check_gpu._TEXTS", 8)
     half = convert_bundle(bundle, tmp_path / "fp16", "fp16")[0]
     status = main(["--device", "cpu", *(str(b.path) for b in (bundle, row_bundle, half))])
     told = capsys.readouterr().out
