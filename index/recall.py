@@ -212,7 +212,8 @@ class RecallIndex:
             raise ValueError(f"a query of {query.shape} for {k} rows")
         matching = len(self) if among is None else int(np.count_nonzero(among))
         # Of `exact` one more, to see whether the last one is the equal of others.
-        more = {"exact": k + 1, "hnsw": k, "ivfpq": k * _OVERFETCH}[self.rule]
+        beyond = int(self._gpu is None)
+        more = {"exact": k + beyond, "hnsw": k, "ivfpq": k * _OVERFETCH}[self.rule]
         fetch = min(matching, more)
         if not fetch:
             return np.empty(0, np.int64), np.empty(0, np.float32)
@@ -236,7 +237,7 @@ class RecallIndex:
             return self._compare(query, every, k)
         if self.rule == "ivfpq":
             return self._compare(query, nearest, k)
-        if len(near) > k and near[k] == near[k - 1] and self._gpu is None:
+        if len(near) > k and near[k] == near[k - 1]:
             nearest, near = self._no_less(vectors, near[k], parameters)
         return _best(nearest, near, k)
 
