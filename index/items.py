@@ -100,8 +100,12 @@ class Items:
 
     def __init__(self, path: Path) -> None:
         try:
-            # Through a buffer: ParquetFile keeps a handle open on a path.
-            table = pq.read_table(pa.py_buffer(path.read_bytes())).combine_chunks()
+            # Through a buffer: ParquetFile keeps a handle open on a path. Without Arrow's threads:
+            # one that lets go of the buffer while Python ends aborts the process (Arrow's issue
+            # 39862), one command in fifty.
+            table = pq.read_table(
+                pa.py_buffer(path.read_bytes()), use_threads=False, pre_buffer=False
+            ).combine_chunks()
             self.ids: list[str] = table.column("id").to_pylist()
             self._titles, self._texts, self._images = (
                 _contiguous(table.column(name)) for name in ("title", "text", "images")
@@ -119,14 +123,7 @@ class Items:
                 is_json = bool(field.metadata) and field.metadata.get(b"encoding") == b"json"
                 column = _contiguous(table.column(name))
                 self._attributes[name.removeprefix(_PREFIX)] = (column, is_json)
-        self._types = {
-            name: "mixed"
-            if is_json
-            else "strings"
-            if pa.types.is_list(column.type)
-            else str(column.type)
-            for name, (column, is_json) in self._attributes.items()
-        }
+        self._types = _types(table.schema)
         self._rows = {id: row for row, id in enumerate(self.ids)}
         if len(self._rows) != len(self.ids):
             raise SnapshotError(f"{path} names an id twice: build the snapshot again")
@@ -189,6 +186,25 @@ class Items:
         if is_json:
             values = [None if v is None else json.loads(v) for v in values]
         return list(map(as_attribute, values))
+
+
+def stored_types(path: Path) -> dict[str, str]:
+    """`Items.attribute_types` of a file, of which no more than that is read.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it cannot be read.
+    """
+    return _types(pq.read_schema(path))
+
+
+def _types(schema: pa.Schema) -> dict[str, str]:
+    types = {}
+    for field in schema:
+        if field.name.startswith(_PREFIX):
+            is_json = bool(field.metadata) and field.metadata.get(b"encoding") == b"json"
+            listed = "strings" if pa.types.is_list(field.type) else str(field.type)
+            types[field.name.removeprefix(_PREFIX)] = "mixed" if is_json else listed
+    return types
 
 
 def _contiguous(column: pa.ChunkedArray) -> pa.Array:

@@ -27,7 +27,8 @@ class RequestRecord:
     """What is known of a request, filled in as it goes through the service.
 
     `caller` is the name of its key or `anonymous`; `receive` its ASGI channel, on which a caller
-    that hangs up is heard of; `timings` milliseconds by stage.
+    that hangs up is heard of; `code` that of the problem it is answered with; `timings`
+    milliseconds by stage.
     """
 
     id: str
@@ -35,6 +36,7 @@ class RequestRecord:
     caller: str | None = None
     cache: str | None = None
     degraded: str | None = None
+    code: str | None = None
     query: str | None = None
     timings: dict[str, float] = field(default_factory=dict)
 

@@ -127,6 +127,7 @@ class Keys:
         self._problem: str | None = None
         if file is not None:
             self._seen, self._from_file = _stamp(file), _read(file)
+            self._warn(file)
 
     def __bool__(self) -> bool:
         """Whether keys are in use at all."""
@@ -163,6 +164,15 @@ class Keys:
             return
         self._seen, self._problem = stamp, None
         _logger.info("%s was read again: %d keys", file, len(self._from_file))
+        self._warn(file)
+
+    def _warn(self, file: Path) -> None:
+        if not (self._given or self._from_file):
+            _logger.warning(
+                "%s has no keys, so whoever needs one is refused: put one in, by `fashionbert key "
+                "new`",
+                file,
+            )
 
 
 def _digest(secret: str) -> str:

@@ -30,11 +30,11 @@ _FACETS = (
     "query"
 )
 _FILTER_EXAMPLES: list[dict[str, Any]] = [
-    {"colour_group": ["Black", "Dark Blue"], "price": {"lte": 50}},
+    {"colour": ["black", "navy"], "price": {"lte": 50}},
     {"or": [{"brand": "Acme"}, {"price": {"lt": 20}}], "not": {"season": {"exists": True}}},
-    {"colour_group": {"not": "Black"}},
+    {"colour": {"not": "black"}},
 ]
-_FACET_EXAMPLES = [["colour_group", "price"]]
+_FACET_EXAMPLES = [["colour", "price"]]
 
 
 def _walkable(filters: object) -> object:

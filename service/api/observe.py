@@ -23,6 +23,9 @@ from service.tracing import describe
 _TURNED_AWAY = frozenset({401, 403, 429})
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds
 
+#: What `refused_total` counts here; other refusals are counted where they are made.
+_NOT_WRITTEN = frozenset({"write_busy", "write_failed", "delta_full"})
+
 _access = logging.getLogger("fashionbert.access")
 _logger = logging.getLogger("fashionbert.api")
 
@@ -88,6 +91,8 @@ class Observe:
         self.service.metrics.request(scope["method"], route, status, seconds)
         if record.degraded is not None:
             self.service.metrics.degraded(record.degraded)
+        if record.code in _NOT_WRITTEN:
+            self.service.metrics.refused(record.code)
         _access.log(
             logging.DEBUG if route in _QUIET and status == 200 else logging.INFO,
             "request",
@@ -100,6 +105,7 @@ class Observe:
                 "address": _address(scope) if status in _TURNED_AWAY else None,
                 "cache": record.cache,
                 "degraded": record.degraded,
+                "code": record.code,
                 "query": record.query if self.service.settings.log_queries else None,
             },
         )

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from model.errors import FashionBertError
 from service.api.route_table import RouteTable
 from service.errors import QueryError
+from service.logs import current_request
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -174,6 +175,9 @@ def problem(
         code=code,
         errors=list(errors) or None,
     )
+    record = current_request.get()
+    if record is not None:
+        record.code = code
     content = body.model_dump_json(exclude_none=True)
     return Response(content, status, headers=headers, media_type=MEDIA_TYPE)
 

@@ -76,7 +76,7 @@ class TextSearch(Strict, Selecting):
                 {"query": "black midi dress with long sleeves", "k": 3, "timings": True},
                 {
                     "query": "summer dress",
-                    "filters": {"colour_group": ["Black", "Dark Blue"], "price": {"lte": 50}},
+                    "filters": {"colour": ["black", "navy"], "price": {"lte": 50}},
                     "facets": ["product_type"],
                 },
             ]
@@ -105,7 +105,7 @@ class ImageSearch(Strict, Selecting):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"item_id": "000017", "k": 3, "timings": True}],
+            "examples": [{"item_id": "demo-02401", "k": 3, "timings": True}],
             **_one_of("image", "item_id", "image_url"),
         }
     )
@@ -176,8 +176,8 @@ class MatchRequest(Strict):
             "examples": [
                 {
                     "pairs": [
-                        {"text": "red striped t-shirt", "image_item_id": "000017"},
-                        {"text_item_id": "000017", "image_item_id": "000017"},
+                        {"text": "red striped t-shirt", "image_item_id": "demo-02401"},
+                        {"text_item_id": "demo-02401", "image_item_id": "demo-02402"},
                     ]
                 }
             ]

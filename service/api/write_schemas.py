@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -93,6 +93,15 @@ class ProductIn(Strict):
         )
 
 
+_EXAMPLE: dict[str, Any] = {
+    "title": "Black midi dress",
+    "description": "A dress with long sleeves.",
+    "attributes": {"colour": "black", "price": 59.0, "sizes": ["S", "M"]},
+    "images": [  # a PNG of 8 pixels a side
+        "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mNcIKLBgA0wMeAAg1MCALGoAOwZn4BV"
+        "AAAAAElFTkSuQmCC"
+    ],
+}
 _Images = Annotated[
     list[Base64],
     Field(max_length=WriteLimits().max_pictures, json_schema_extra={"minItems": 1}),
@@ -108,17 +117,7 @@ class ProductWithImages(ProductIn):
         "product keeps those that it has",
     )
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "title": "Black midi dress",
-                    "description": "A dress with long sleeves.",
-                    "attributes": {"colour": "black", "price": 59.0, "sizes": ["S", "M"]},
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     def pictures(self) -> tuple[bytes, ...] | None:
         """The pictures' bytes.
@@ -139,12 +138,18 @@ class PutOperation(ProductWithImages):
     op: Literal["put"]
     id: str
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"op": "put", "id": "new-1", **_EXAMPLE}]}
+    )
+
 
 class DeleteOperation(Strict):
     """Remove a product."""
 
     op: Literal["delete"]
     id: str
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"op": "delete", "id": "new-1"}]})
 
 
 Operation = Annotated[PutOperation | DeleteOperation, Field(discriminator="op")]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,9 @@ from service.cli import options
 from service.cli import snapshots as versions
 from service.cli.output import facts, note, out, plain
 from service.settings import load_settings
+
+if TYPE_CHECKING:
+    from model.catalogue import Catalogue
 
 app = typer.Typer(help="Build the index, change it, look at it.", no_args_is_help=True)
 
@@ -123,6 +127,10 @@ def build(
             note(str(plain(line)))
         engine = offline_engine(model, threads=settings.threads, device=settings.device)
         before = _current(settings.snapshots)
+        template = None if text is None else catalogue.text_template
+        if before is not None:
+            for line in _differences(settings.snapshots / before, template, catalogue):
+                note(str(plain(f"warning: {line}")))
         snapshot = build_snapshot(
             catalogue,
             engine,
@@ -130,7 +138,7 @@ def build(
             batch_size=batch_size,
             recall=recall,
             max_bad=max_bad,
-            text_template=None if text is None else catalogue.text_template,
+            text_template=template,
             report_path=None if report is None else report.with_suffix(".pictures.jsonl"),
             if_changed=if_changed,
             supersede=superseded,
@@ -155,6 +163,39 @@ def build(
             f"{manifest.dropped_products:,} products that have no other"
         )
     versions.fold_in_foreign(settings.snapshots, engine)
+
+
+#: Templates that a feed may be read with where none is given.
+_PLAIN = frozenset((None, "{title}. {description}", "{title}", "{description}"))
+
+
+def _differences(before: Path, template: str | None, catalogue: Catalogue) -> Iterator[str]:
+    """How a build makes other texts and attributes than the snapshot before: by an option that was
+    forgotten, perhaps."""
+    from pyarrow import ArrowException
+
+    from index.items import stored_types
+    from index.manifest import read_manifest
+    from model.attributes import attribute_types
+
+    try:
+        old_template, old_types = (
+            read_manifest(before).text_template,
+            stored_types(before / "items.parquet"),
+        )
+    except (SnapshotError, OSError, ArrowException):  # damaged: the build mends that
+        return
+    if old_template != template and not {old_template, template} <= _PLAIN:
+        old, new = (
+            repr(one) if one else "title and description" for one in (old_template, template)
+        )
+        yield f"texts are made of {new} now (--text), those of {before.name} of {old}"
+    types = attribute_types(product.attributes for product in catalogue.products)
+    for name, old in old_types.items():
+        new = types.get(name, old)
+        if new != old and {new, old} != {"int64", "double"}:
+            hint = " (--list-column)" if old == "strings" else ""
+            yield f"{name} is {new} now{hint}, and was {old} in {before.name}: filters find others"
 
 
 def _current(root: Path) -> str | None:

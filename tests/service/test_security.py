@@ -99,6 +99,18 @@ def test_a_file_counts_as_soon_as_it_changes(tmp_path: Path) -> None:
     assert keys  # and nobody else is let in for that
 
 
+def test_a_file_without_keys_lets_nobody_in_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# none yet\n")
+    keys = Keys(file=file)
+    assert keys
+    assert keys.find("fbk_anything") is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{file} has no keys" in caplog.text
+
+
 def test_a_file_is_read_again_until_that_goes_well(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_disk_that_fails(product: Make, writing: httpx.Client, root: Path) -> 
     assert (failed.status_code, failed.json()["code"]) == (503, "write_failed")
     assert "the write could not be stored (" in failed.json()["detail"]
     assert str(root) not in failed.text
+    assert 'refused_total{reason="write_failed"} 1.0' in writing.get("/metrics").text
     assert writing.get("/v1/items/a").status_code == 404
     (root / "delta").unlink()
     assert writing.put("/v1/items/a", json=product()).status_code == 201

@@ -70,6 +70,8 @@ def test_a_line_for_each_request_and_no_query_unless_asked(
     assert first["ms"] > 0
     assert second["route"] == "/v1/search/image"
     assert (third["route"], third["status"]) == ("/v1/items/{item_id}/image", 422)
+    codes = [first.get("code"), third.get("code"), fourth.get("code")]
+    assert codes == [None, "invalid_request", "not_found"]
     assert (fourth["route"], fourth["status"]) == ("unmatched", 404)
     everything = json.dumps([line for line in lines() if line["logger"] != "httpx"])
     assert encoded[:40] not in everything

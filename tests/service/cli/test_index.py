@@ -131,6 +131,31 @@ def test_build_if_changed(
     assert "unchanged, still current" in told[-1]
     assert "snapshot 00000005, which is of this feed, was gone back from" in told[-1]
     assert build(other_bundle, "--if-changed", "--max-bad", "0.2") == "00000006"
+    assert not any("warning: texts are" in each for each in told)
+
+
+def test_a_build_of_other_texts_or_types_is_told(
+    bundle: Bundle, demo_catalogue: Path, shell: Shell, tmp_path: Path
+) -> None:
+    """An option that was forgotten changes what is found."""
+    head, *rows = (demo_catalogue / "val.csv").read_text().splitlines()[:5]
+    feed = tmp_path / "feed.csv"
+    feed.write_text("\n".join([f"{head},sizes", *[f"{row},S|M" for row in rows]]))
+    command = ["index", "build", feed, "--bundle", bundle.path, "--out", tmp_path / "s"]
+    command += ["--images", demo_catalogue / "images.tar"]
+    options = ["--text", "{title}. {colour}", "--list-column", "sizes"]
+    for more in (options, options):
+        ran = shell(*command, *more)
+        assert ran.code == 0, ran.err
+        assert "warning: texts" not in ran.err
+        assert "warning: sizes" not in ran.err
+    ran = shell(*command)
+    assert ran.code == 0, ran.err
+    assert (
+        "warning: texts are made of title and description now (--text), those of 00000002 of "
+        "'{title}. {colour}'"
+    ) in ran.err
+    assert "warning: sizes is string now (--list-column), and was strings in 00000002" in ran.err
 
 
 def test_verify_finds_a_flipped_byte(shell: Shell, snapshot_root: Path, tmp_path: Path) -> None:
