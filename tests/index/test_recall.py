@@ -47,7 +47,7 @@ def indexes(folder: Path) -> dict[Rule, RecallIndex]:
 @pytest.mark.parametrize("rule", ["hnsw", "ivfpq"])
 def test_as_many_rows_as_asked_for(rule: Rule, k: int, indexes: dict[Rule, RecallIndex]) -> None:
     index = indexes[rule]
-    for query in _clustered(4, seed=5):
+    for query in _clustered(2, seed=5):
         rows, similarities = index.search(query, k)
         assert len(set(rows.tolist())) == k
         assert (np.diff(similarities) <= 0).all()

@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_what_was_saved(
     shutil.copytree(interrupted_run, out)
     # Room for the weights, which are what best/ holds, but not for the optimizer's state.
     weights = (out / "best" / "model.safetensors").stat().st_size
-    told = r"step-00000006 cannot be written .*: the one before stands; make room and start again"
+    told = r"step-00000006 cannot be written .*: step-00000003 stands; make room and start again"
     with pytest.raises(TrainingError, match=told), files_up_to(int(1.5 * weights)):
         shop.trainer(out).run()
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
