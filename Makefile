@@ -52,8 +52,9 @@ demo: $(VENV)/.serving ## Index a drawn catalogue with the model that comes alon
 demo-train: setup ## The same with a model of its own, trained in a few minutes
 	$(BIN)/fashionbert demo --train
 
-# A process a core, each with one thread: small networks gain nothing from more.
-WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+# Each with one thread, as small networks gain nothing from more; one more than there are cores, as
+# the one with the containers waits for most of its time.
+WORKERS ?= $(shell expr 1 + `getconf _NPROCESSORS_ONLN`)
 test: setup check ## Run all checks and tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
