@@ -100,12 +100,11 @@ class Items:
 
     def __init__(self, path: Path) -> None:
         try:
-            # Through a buffer: ParquetFile keeps a handle open on a path. Without Arrow's threads:
-            # one that lets go of the buffer while Python ends aborts the process (Arrow's issue
-            # 39862), one command in fifty.
-            table = pq.read_table(
-                pa.py_buffer(path.read_bytes()), use_threads=False, pre_buffer=False
-            ).combine_chunks()
+            # Through a buffer: ParquetFile keeps a handle open on a path. Without Arrow's threads,
+            # which `read_table` starts whatever it is told: one that lets go of the buffer while
+            # Python ends aborts the process (Arrow's issue 39862).
+            with pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False) as file:
+                table = file.read(use_threads=False).combine_chunks()
             self.ids: list[str] = table.column("id").to_pylist()
             self._titles, self._texts, self._images = (
                 _contiguous(table.column(name)) for name in ("title", "text", "images")
