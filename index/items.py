@@ -117,12 +117,10 @@ class Items:
         self._attributes: dict[str, tuple[Any, bool]] = {}
         self._columns: dict[str, Column] = {}
         self._lock = threading.Lock()
-        for name, field in zip(table.column_names, table.schema, strict=True):
-            if name.startswith(_PREFIX):
-                is_json = bool(field.metadata) and field.metadata.get(b"encoding") == b"json"
-                column = _contiguous(table.column(name))
-                self._attributes[name.removeprefix(_PREFIX)] = (column, is_json)
         self._types = _types(table.schema)
+        for name, kind in self._types.items():
+            column = _contiguous(table.column(_PREFIX + name))
+            self._attributes[name] = (column, kind == "mixed")
         self._rows = {id: row for row, id in enumerate(self.ids)}
         if len(self._rows) != len(self.ids):
             raise SnapshotError(f"{path} names an id twice: build the snapshot again")

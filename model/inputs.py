@@ -173,30 +173,35 @@ def prepare_inputs(
     kind = _kind(model, maps)
     path = cache / f"{_key(model, catalogue, kind)}.npy"
     shape = (len(names), *kind.shape)
-    array = _array(path, kind.dtype, shape)
-    if array is None:
-        try:
+    try:
+        array = _array(path, kind.dtype, shape)
+        if array is None:
             cache.mkdir(parents=True, exist_ok=True)
             with _alone(path, progress):
                 array = _array(path, kind.dtype, shape)  # another run may have made it meanwhile
                 if array is None:
-                    path.unlink(missing_ok=True)  # whatever it is
+                    path.unlink(missing_ok=True)  # a damaged one
                     _write(model, catalogue, names, kind, path, progress, note)
-        except OSError as error:
-            size = math.ceil(math.prod(shape) * np.dtype(kind.dtype).itemsize / 1e6)
-            raise TrainingError(
-                f"the {kind.name} cannot be written to {cache} ({error}): make room for {size:,} "
-                "MB, or choose another folder with --cache; started again with the same folder, it "
-                "goes on where it was"
-            ) from error
-    return ImageInputs(np.load(path, mmap_mode="r", allow_pickle=False) if array is None else array)
+                    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        size = math.ceil(math.prod(shape) * np.dtype(kind.dtype).itemsize / 1e6)
+        raise TrainingError(
+            f"the {kind.name} cannot be written to {cache} ({error}): make room for {size:,} "
+            "MB, or choose another folder with --cache; started again with the same folder, it "
+            "goes on where it was"
+        ) from error
+    return ImageInputs(array)
 
 
 def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """The array of a file, memory-mapped; None if there is none, or one that is damaged."""
+    """The array of a file, memory-mapped; None if there is none, or one that is damaged.
+
+    Raises:
+        OSError: it cannot be looked at, which does not make it a damaged one.
+    """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (FileNotFoundError, ValueError, EOFError):
         return None
     return array if array.shape == shape and array.dtype == dtype else None
 

@@ -14,8 +14,7 @@ Scalar = str | int | float | bool
 #: What a product has of an attribute: a value, or a list of strings, distinct and at least one.
 Attribute = Scalar | tuple[str, ...]
 
-
-#: Of a product, at most; as many are taken from a feed as by the service.
+#: Of an id, at most; as many are taken from a feed as by the service.
 MAX_ID_CHARACTERS = 512
 
 

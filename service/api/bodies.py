@@ -22,7 +22,6 @@ from service.api.strict import FORM
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
-
 _LARGE = 4 * 1024  # bytes; a body of less is read in a few milliseconds, whatever it is
 
 

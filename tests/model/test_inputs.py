@@ -168,6 +168,26 @@ def test_a_damaged_array_is_made_anew(
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 
+def test_an_array_that_cannot_be_looked_at_stays(
+    learn: Catalogue,
+    pixels_model: FashionBertModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That nothing more can be opened does not make it a damaged one."""
+    prepare_inputs(pixels_model, learn, tmp_path)
+    (file,) = tmp_path.glob("*.npy")
+    made = file.stat().st_ino
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(TrainingError, match="Too many open files"):
+        prepare_inputs(pixels_model, learn, tmp_path)
+    assert file.stat().st_ino == made
+
+
 @pytest.mark.parametrize("noted", ["", "[]", '{"rows": "x"}', '{"rows": 9999}', '{"rows": -1}'])
 def test_a_note_that_says_nothing_is_no_progress(
     noted: str, learn: Catalogue, pixels_model: FashionBertModel, tar: Path, tmp_path: Path
