@@ -41,6 +41,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.read_ahead import read_ahead
 from index.recall_device import MOST_ROWS, RecallDevice, check_device, to_gpu
 from model.errors import SnapshotError
 
@@ -236,6 +237,7 @@ class RecallIndex:
             every = np.arange(len(self)) if among is None else np.flatnonzero(among)
             return self._compare(query, every, k)
         if self.rule == "ivfpq":
+            read_ahead(self.embeddings, nearest)
             return self._compare(query, nearest, k)
         if len(near) > k and near[k] == near[k - 1]:
             nearest, near = self._no_less(vectors, near[k], parameters)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from index.read_ahead import read_ahead
 from model.errors import SnapshotError
 from model.states import QuantisedStates
 
@@ -168,7 +169,9 @@ class ImageStates:
 
     def gather(self, rows: Rows) -> QuantisedStates:
         """Copies of the rows asked for: [n, P, H]."""
-        index = np.asarray(rows, dtype=np.int64)
+        index = _within(rows, len(self), "picture")
+        for array in (self.values, self.scales):
+            read_ahead(array, index)
         return QuantisedStates(self.values[index], self.scales[index])
 
 
@@ -189,12 +192,11 @@ class TextStates:
 
     def gather(self, rows: Rows) -> QuantisedStates:
         """Copies of the rows asked for, padded to the longest of them with 0: [n, T, H]."""
-        index = np.asarray(rows, dtype=np.int64)
-        # A negative row would silently take the offsets of two different texts.
-        if len(index) and (index.min() < 0 or index.max() >= len(self)):
-            raise IndexError(f"text rows go from 0 to {len(self) - 1}")
+        index = _within(rows, len(self), "text")
         starts = self.offsets[index]
         lengths = self.offsets[index + 1] - starts
+        for array in (self.values, self.scales):
+            read_ahead(array, starts, lengths)
         position = np.arange(lengths.max(initial=0), dtype=np.int64)
         padding = position >= lengths[:, None]
         # Padding reads the text's own first token, a page that is there anyway, and is wiped.
@@ -203,6 +205,18 @@ class TextStates:
         values[padding] = 0
         scales[padding] = 0
         return QuantisedStates(values, scales)
+
+
+def _within(rows: Rows, count: int, kind: str) -> NDArray[np.int64]:
+    """Rows as an array; a negative one would silently be another, or the offsets of two texts.
+
+    Raises:
+        IndexError: one is not stored.
+    """
+    index = np.asarray(rows, dtype=np.int64)
+    if len(index) and (index.min() < 0 or index.max() >= count):
+        raise IndexError(f"{kind} rows go from 0 to {count - 1}")
+    return index
 
 
 def ragged(states: QuantisedStates) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[Any]]:

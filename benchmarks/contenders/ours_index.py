@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from model.bundle import Bundle
 
 
 def make() -> tuple[Prepare, dict[str, Any]]:
-    """Settings: `bundle`, `feed`, `folder` for the snapshots. Requests: `level` of `job`,
-    `processes` (the job with one a core), `sessions` (its passes, as it makes them: one a core) and
-    `wide` (the same passes as ONNX Runtime makes them by default: each by all cores).
+    """Settings: `bundle`, `feed`, `copies` of its products that are encoded, `folder` for the
+    snapshots. Requests: `level` of `job`, `processes` (the job with one a core), `sessions` (its
+    passes, as it makes them: one a core) and `wide` (the same passes as ONNX Runtime makes them by
+    default: each by all cores).
     """
     recording.install()
     from index.build import build
@@ -30,6 +32,14 @@ def make() -> tuple[Prepare, dict[str, Any]]:
     offline, wide = offline_engine(bundle), Engine(bundle, native=False)
     root = Path(given["folder"])
     catalogue = read_catalogue(Path(given["feed"]), check_images=False)
+    catalogue = replace(
+        catalogue,
+        products=[
+            replace(product, id=f"{product.id}-{copy}")
+            for copy in range(given["copies"])
+            for product in catalogue.products
+        ],
+    )
 
     def job(processes: int = 1, engine: Engine = offline) -> object:
         shutil.rmtree(root, ignore_errors=True)

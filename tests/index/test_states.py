@@ -126,3 +126,6 @@ def test_pictures_states_are_copies_in_the_order_asked_for() -> None:
     np.testing.assert_array_equal(gathered.scales, states.scales[[3, 0, 3]])
     gathered.values[:] = 0
     assert states.values[3].any()
+    for row in (-1, 5):
+        with pytest.raises(IndexError, match="picture rows go from 0 to 4"):
+            stored.gather([row])
