@@ -116,24 +116,32 @@ class DirectoryPictures(Pictures):
         self.path = path
         self._root = os.path.realpath(path)
         self._below = os.path.join(self._root, "")
-        self._real: dict[str, str] = {}  # by name; finding out costs more than a small read
+        self._folders: dict[str, str] = {}  # by name; finding out costs more than a small read
 
     def _locate(self, name: str) -> tuple[str, os.stat_result] | None:
         """Where a regular file really is, or None; never looks at anything outside."""
+        folder, base = posixpath.split(name)
         try:
-            real = self._real.get(name) or os.path.realpath(os.path.join(self._root, name))
-            if not real.startswith(self._below) and real != self._root:
-                raise CatalogueError(
-                    f"{name!r} leads out of {self.path}: put the file itself there",
-                    code="outside_pictures",
-                )
-            status = os.stat(real)
+            real = self._folders.get(folder)
+            if real is None:
+                real = self._folders[folder] = os.path.realpath(os.path.join(self._root, folder))
+            path = os.path.join(self._inside(real, name), base)
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                path = self._inside(os.path.realpath(path), name)
+                status = os.stat(path)
         except (OSError, ValueError):  # ValueError: a NUL in the name
             return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        self._real[name] = real
-        return real, status
+        return (path, status) if stat.S_ISREG(status.st_mode) else None
+
+    def _inside(self, real: str, name: str) -> str:
+        """A real path, if it is the directory's or below it."""
+        if not real.startswith(self._below) and real != self._root:
+            raise CatalogueError(
+                f"{name!r} leads out of {self.path}: put the file itself there",
+                code="outside_pictures",
+            )
+        return real
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._locate(name) is not None

@@ -108,6 +108,18 @@ def test_links_within_the_directory_are_followed_and_others_are_not(tmp_path: Pa
         assert code_of(pictures, cell) == "missing_picture"
 
 
+def test_a_file_that_becomes_a_link_out_after_it_was_found(tmp_path: Path) -> None:
+    images = make_directory(tmp_path / "images")
+    (tmp_path / "secret").write_bytes(b"secret")
+    pictures = open_pictures(images)
+    name = pictures.resolve("1/12.bin")
+    (images / name).unlink()
+    (images / name).symlink_to(tmp_path / "secret")
+    for look in (pictures.read, pictures.size):
+        with pytest.raises(CatalogueError, match="leads out of"):
+            look(name)
+
+
 def test_a_directory_that_is_a_link_itself(tmp_path: Path) -> None:
     make_directory(tmp_path / "store")
     (tmp_path / "images").symlink_to("store")
