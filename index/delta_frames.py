@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.errors import SnapshotError
+
 FOLDER = "delta"
 
 _NAME = re.compile(r"[0-9]{12}\.log")
@@ -131,10 +133,25 @@ def _written_behind(segment: Segment, offset: int, header: Header | None) -> boo
 
 
 def list_segments(folder: Path) -> list[Path]:
-    """The files of the log, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    """The files of the log, oldest first.
+
+    Raises:
+        SnapshotError: the folder cannot be read.
+    """
+    try:
+        if not folder.is_dir():
+            return []
+        return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> SnapshotError:
+    """What a disk that fails, or that this user may not read, means for whoever reads the log."""
+    return SnapshotError(
+        f"{path} cannot be read: {error.strerror or error}; let this user read it, or put it back "
+        "from a copy"
+    )
 
 
 def first_in(path: Path) -> int:

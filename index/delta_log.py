@@ -49,6 +49,7 @@ from index.delta_frames import (
     read_frame,
     read_header,
     segment_name,
+    unreadable,
 )
 from index.delta_records import Delete, Put, PutHead, Span, decode_records, encode_record
 from index.faults import crash_point
@@ -113,8 +114,11 @@ class LogReader:
             segments = list_segments(self._folder)
             if segment is not None:
                 sealed = any(first_in(path) > segment.first for path in segments)
-                self._check_unchanged(segment, is_there=is_there or sealed)
-                self._read_segment(segment, writes, sealed=sealed)
+                try:
+                    self._check_unchanged(segment, is_there=is_there or sealed)
+                    self._read_segment(segment, writes, sealed=sealed)
+                except OSError as error:
+                    raise unreadable(segment.path, error) from error
             following = self._following(segments)
             if following is None:
                 return
@@ -126,6 +130,8 @@ class LogReader:
                 self._segment, self._offset, self._last = Segment(following), 0, None
             except FileNotFoundError:
                 continue  # merged with others just now: list again
+            except OSError as error:
+                raise unreadable(following, error) from error
 
     def _following(self, segments: list[Path]) -> Path | None:
         """The file with the next write, or else the next one; None if there is none yet.
@@ -190,6 +196,11 @@ class LogReader:
     def position(self) -> tuple[Path, int] | None:
         """The file that is read now and the end of its last whole frame."""
         return None if self._segment is None else (self._segment.path, self._offset)
+
+    @property
+    def unread(self) -> int:
+        """Bytes behind it: what is being appended just now, or what a crash left."""
+        return 0 if self._segment is None else self._segment.size - self._offset
 
     def last_frame(self) -> tuple[int, bytes] | None:
         """Where the last whole frame of that file begins, and its bytes; None if it has none."""

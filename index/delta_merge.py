@@ -6,19 +6,28 @@ import os
 from pathlib import Path
 
 from index.delta_frames import FOLDER, encode_frame, first_in, list_segments, segment_name
-from index.delta_log import LogReader, write_failed
+from index.delta_log import LogReader, Write, first_write, write_failed
 from index.faults import crash_point
 from model.files import sync_folder
 
 
-def verify_log(root: Path) -> None:
+def verify_log(root: Path, folded: int | None = None) -> tuple[list[Write], int]:
     """Read the whole log.
 
+    Args:
+        root: the folder of all snapshots.
+        folded: of a snapshot, the last write that it has: none after it may be missing.
+
+    Returns:
+        Its writes, and the bytes at its end that are no whole one: it is being stored just now, or
+        was not answered for when a crash tore it.
+
     Raises:
-        SnapshotError: it is damaged.
+        SnapshotError: it is damaged, cannot be read, or begins later than right after `folded`.
     """
-    for path in list_segments(root / FOLDER)[:1]:
-        LogReader(root, first_in(path) - 1).read()
+    first = first_write(root) - 1
+    reader = LogReader(root, first if folded is None else min(first, folded))
+    return reader.read(), reader.unread
 
 
 def merge_segments(root: Path, after: int) -> int:

@@ -208,16 +208,29 @@ def _current(root: Path) -> str | None:
 
 @app.command()
 def verify(snapshots: options.Snapshots = None, name: Name = None) -> None:
-    """Compare every file of a snapshot with its checksum and let stored rows find themselves.
+    """Compare every file of a snapshot with its checksum, let stored rows find themselves, and
+    read the log of writes from end to end.
 
     \b
     Example:
       fashionbert index verify --snapshots snapshots/
     """
+    from index.delta_merge import verify_log
     from index.snapshot import Snapshot
 
-    snapshot = Snapshot.open(options.required(snapshots), name, verify=True)
+    root = options.required(snapshots)
+    snapshot = Snapshot.open(root, name, verify=True)
     out().print(f"snapshot {snapshot.name} is whole: {len(snapshot):,} products")
+    folded = snapshot.manifest.folded
+    writes, torn = verify_log(root, folded)
+    on_top = sum(write.sequence > folded for write in writes)
+    out().print(f"the log is whole: {len(writes):,} writes, {on_top:,} on top of the snapshot")
+    if torn:
+        note(
+            f"the last {torn:,} bytes of the log are no whole write: one that is being stored just "
+            "now, or that a crash tore before it was answered for, which the next write cuts off; "
+            "if neither is so, put the log back from a copy before anything is written"
+        )
 
 
 @app.command()

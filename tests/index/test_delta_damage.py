@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -144,6 +145,20 @@ def test_damage_after_whole_frames_stops_everyone(tmp_path: Path, sealed: bool, 
         with pytest.raises(SnapshotError, match=message):
             last_write(tmp_path, 0)
     assert _contents(tmp_path) == before
+
+
+def test_a_log_that_the_disk_does_not_give_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(tmp_path, Delete("a"))
+    reader = LogReader(tmp_path, 0)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(SnapshotError, match=r"1\.log cannot be read: Input/output error"):
+        reader.read()
 
 
 def test_a_bad_block_across_frames_is_damage(tmp_path: Path) -> None:

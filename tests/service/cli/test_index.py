@@ -62,7 +62,11 @@ def test_build_info_verify(
     assert (told["name"], told["products"], told["text_template"]) == ("00000001", 9, "{title}")
     assert "00000001" in shell("index", "info", "--snapshots", root).out
     whole = shell("index", "verify", "--snapshots", root)
-    assert (whole.code, whole.out) == (0, "snapshot 00000001 is whole: 9 products\n")
+    assert (whole.code, whole.out) == (
+        0,
+        "snapshot 00000001 is whole: 9 products\n"
+        "the log is whole: 0 writes, 0 on top of the snapshot\n",
+    )
 
 
 def test_several_processes_build_the_same(

@@ -85,6 +85,32 @@ def test_a_damaged_snapshot_is_not_published(
     assert shell("index", "rollback", "--no-verify", "--snapshots", root).code == 0
 
 
+def test_verify_reads_the_log(
+    root: Path, engine: Engine, photo: bytes, snapshot: Snapshot, shell: Shell
+) -> None:
+    write(root, engine, photo, "a", delete=snapshot.ids[5])
+    (log,) = (root / "delta").glob("*.log")
+    end = log.stat().st_size
+    write(root, engine, photo, delete="nobody")
+    verify = ("index", "verify", "--snapshots", root)
+    whole = shell(*verify)
+    assert (whole.code, whole.err) == (0, "")
+    assert "the log is whole: 3 writes, 3 on top of the snapshot" in whole.out
+
+    with log.open("ab") as file:
+        file.write(b"FBD1 torn")
+    torn = shell(*verify)
+    assert (torn.code, "the last 9 bytes of the log are no whole write" in torn.err) == (0, True)
+
+    data = log.read_bytes()
+    log.write_bytes(data[: end - 1] + bytes([data[end - 1] ^ 1]) + data[end:])
+    damaged = shell(*verify)
+    assert (damaged.code, "snapshot 00000001 is whole" in damaged.out) == (2, True)
+    assert f"{log} is damaged at byte 0" in damaged.err
+    log.rename(log.with_name("000000000003.log"))
+    assert "begins at write 3, but the snapshot has the writes up to 0" in shell(*verify).err
+
+
 def test_a_build_with_writes_on_top(
     root: Path,
     feed: Path,
