@@ -99,6 +99,9 @@ def write_index(embeddings: Embeddings, rule: Rule, path: Path) -> None:
 
     `exact` gives the same file for the same embeddings; HNSW is built by several threads and
     does not.
+
+    Raises:
+        OSError: it cannot be written.
     """
     size = embeddings.shape[1]
     index: Any
@@ -112,12 +115,9 @@ def write_index(embeddings: Embeddings, rule: Rule, path: Path) -> None:
         index = _trained_ivfpq(embeddings)
     for start in range(0, len(embeddings), _BLOCK):
         index.add(np.ascontiguousarray(embeddings[start : start + _BLOCK]))
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS has one class for all, a full disk among them
-        raise SnapshotError(
-            f"FAISS cannot write {path} ({error}): see that the disk has room, and start again"
-        ) from error
+    # Through Python's file: FAISS's own tells nobody what failed when it was closed.
+    with path.open("wb") as file:
+        _faiss.write_index(index, _faiss.PyCallbackIOWriter(file.write))
 
 
 def _trained_ivfpq(embeddings: Embeddings) -> Any:

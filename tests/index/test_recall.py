@@ -236,3 +236,10 @@ def test_a_file_that_is_no_index_or_of_another_size_is_refused(tmp_path: Path) -
     (tmp_path / "six").write_bytes(whole[:-20])
     with pytest.raises(SnapshotError, match="no index that FAISS"):
         RecallIndex(tmp_path / "six", _clustered(6), "exact")
+
+
+@pytest.mark.parametrize("count", [3, 1000])
+def test_a_disk_that_is_full_when_the_last_bytes_are_written(tmp_path: Path, count: int) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_index(_clustered(count), "exact", tmp_path / "full")
