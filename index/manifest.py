@@ -158,7 +158,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("it does not name the files of a snapshot")
         if not set(manifest.recall.values()) <= set(RULES):
             raise ValueError(f"recall rules {manifest.recall}")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SnapshotError(f"{path} is damaged ({error}): {AGAIN}") from error
     return manifest
 
@@ -193,7 +193,14 @@ def check_hashes(folder: Path, manifest: Manifest) -> None:
         SnapshotError: naming the first that was changed.
     """
     for name, file in manifest.files.items():
-        if sha256_of(folder / name) != file.sha256:
+        try:
+            found = sha256_of(folder / name)
+        except OSError as error:
+            raise SnapshotError(
+                f"{folder / name} cannot be read ({error.strerror or error}): let this user read "
+                f"it; if the disk fails, copy the snapshot again, or {AGAIN}"
+            ) from error
+        if found != file.sha256:
             raise SnapshotError(
                 f"{folder / name} is damaged (its sha256 is not the manifest's): copy the "
                 f"snapshot again, or {AGAIN}"

@@ -55,7 +55,7 @@ class Progress:
             fields = json.loads(path.read_bytes())
             fields["skipped"] = [Skipped(**entry) for entry in fields["skipped"]]
             progress = cls(**fields)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
         return progress if progress.key == key else None
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import BundleError
-from model.files import sha256_of, sync_folder, write_json
+from model.files import sha256_of, sync_folder, sync_tree, write_json
 
 FORMAT = 2
 FILES = ("tokenizer.json", "text_encoder.onnx", "image_encoder.onnx", "matcher.onnx")
@@ -120,6 +120,11 @@ def bundle_place(folder: Path) -> Path:
             raise BundleError(f"{folder} is a file: choose another folder")
         if place.exists() and any(place.iterdir()) and not (place / "manifest.json").is_file():
             raise BundleError(f"{folder} holds something that is no bundle: choose another folder")
+        if os.path.ismount(place):
+            raise BundleError(
+                f"{folder} is a mount point, and would be replaced as a whole: name a folder in "
+                "it"
+            )
         if Path.cwd().is_relative_to(place):  # the caller would stand in a folder that is gone
             raise BundleError(
                 f"{folder} is the folder that this runs in, or around it, and would be replaced as "
@@ -159,7 +164,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         yield part
-        sync_folder(part)
+        sync_tree(part)  # before the older one goes
         _replace_folder(part, place)
     except OSError as error:
         raise _unwritable(folder, error) from error
@@ -206,11 +211,6 @@ class Bundle:
             BundleError: it is missing, of another format, or a file of it is missing or changed.
         """
         source = path / "manifest.json"
-        if not source.is_file():
-            raise BundleError(
-                f"{path} is no model bundle (it has no manifest.json): make one with "
-                "`fashionbert export`"
-            )
         try:
             fields = json.loads(source.read_bytes())
             if fields.get("format") != FORMAT:
@@ -221,13 +221,19 @@ class Bundle:
             fields["calibration"] = tuple(fields["calibration"])
             manifest = Manifest(**fields)
             _check_types(manifest)
+            checksum = checksum_of(manifest)
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(
+                f"{path} is no model bundle (it has no manifest.json): make one with "
+                "`fashionbert export`"
+            ) from None
         except OSError as error:
             raise BundleError(f"{source} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BundleError(
                 f"{source} is damaged ({error}): copy or export the bundle again"
             ) from error
-        if manifest.checksum != checksum_of(manifest):
+        if manifest.checksum != checksum:
             raise BundleError(
                 f"{source} has been changed since the export (its checksum is not that of its "
                 "fields): copy or export the bundle again"

@@ -49,7 +49,7 @@ def read_evaluation(path: Path, model_id: str | None = None) -> dict[str, Any]:
         _asked(found)
     except OSError as error:
         raise _wrong(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _wrong(
             f"{path} is no evaluation ({error!r}): write one with `fashionbert evaluate --json`"
         ) from error

@@ -140,7 +140,7 @@ def read_training(folder: Path) -> dict[str, Any]:
         ):
             if name in training and not isinstance(training[name], kind):
                 raise ValueError(f"its {name} is {training[name]!r:.40}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TrainingError(
             f"{source} cannot be used ({error}): it is damaged; without the file the checkpoint "
             "has no calibration and no text template, and --text must say the template"

@@ -146,7 +146,7 @@ class RunFolder:
         """What run.json says."""
         try:
             before = json.loads(source.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._damaged(source, str(error)) from error
         if not isinstance(before, dict):
             raise self._damaged(source, "no object")

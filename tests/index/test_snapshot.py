@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +171,23 @@ def test_a_manifest_of_another_format_or_other_files(own_root: Path) -> None:
     write_manifest(folder, replace(manifest, recall={"image": "exact"}))
     with pytest.raises(SnapshotError, match="does not name the files"):
         Snapshot.open(own_root)
+
+
+def test_a_manifest_nested_deep(own_root: Path) -> None:
+    (own_root / "00000001" / "manifest.json").write_bytes(b"[" * 200_000 + b"]" * 200_000)
+    with pytest.raises(SnapshotError, match=r"manifest\.json is damaged \(maximum recursion"):
+        Snapshot.open(own_root)
+
+
+def test_a_file_that_the_disk_does_not_give_back(
+    own_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("index.manifest.sha256_of", fail)
+    with pytest.raises(SnapshotError, match=r"items\.parquet cannot be read \(Input/output error"):
+        Snapshot.open(own_root, verify=True)
 
 
 def test_counts_that_do_not_agree(own_root: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -166,6 +167,14 @@ def test_a_damaged_manifest_is_named(own: Path, data: bytes) -> None:
     assert refusal(own).startswith(f"{own / 'manifest.json'} is damaged (")
 
 
+@pytest.mark.parametrize("depth", [600, 200_000])
+def test_a_manifest_nested_deep_is_damaged(own: Path, depth: int) -> None:
+    path = own / "manifest.json"
+    deep = b'{"metrics": ' + b"[" * depth + b"]" * depth + b", "
+    path.write_bytes(path.read_bytes().replace(b'"metrics"', b'"more"').replace(b"{", deep, 1))
+    assert refusal(own).startswith(f"{path} is damaged (")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -198,6 +207,21 @@ def test_a_file_that_cannot_be_read_is_named(own: Path, name: str) -> None:
     (own / name).unlink()
     (own / name).symlink_to("/proc/self/mem")  # there, and reading its start fails, also as root
     assert refusal(own).startswith(f"{own / name} cannot be read: ")
+
+
+def test_a_path_that_is_too_long_is_named(tmp_path: Path) -> None:
+    assert "cannot be read: File name too long" in refusal(tmp_path / ("n" * 300))
+
+
+def test_the_files_are_on_the_disk_before_the_older_bundle_goes(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
+    with new_folder(own) as part:
+        shutil.copytree(own, part, dirs_exist_ok=True)
+        assert not synced
+    assert {path.stat().st_ino for path in (own, *own.iterdir())} <= synced
 
 
 def test_a_new_folder_takes_its_place_at_the_end(bundle: Bundle, own: Path) -> None:
@@ -260,6 +284,13 @@ def test_nor_is_one_around_it(own: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(own / "inside")
     with pytest.raises(BundleError, match="or around it"):
         bundle_place(Path(".."))
+
+
+def test_a_mount_point_is_not_replaced(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == own)
+    with pytest.raises(BundleError, match="is a mount point"):
+        bundle_place(own)
+    assert bundle_place(own / "new") == own / "new"
 
 
 @pytest.mark.parametrize(
