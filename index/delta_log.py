@@ -264,6 +264,9 @@ class LogWriter:
                         code="write_busy",
                     ) from None
                 time.sleep(0.005)
+            except OSError as error:  # there are no locks
+                self._lock.close()
+                raise write_failed(self._folder, error) from error
 
     def __enter__(self) -> Self:
         return self

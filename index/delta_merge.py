@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -79,5 +80,7 @@ def merge_segments(root: Path, after: int) -> int:
                 crash_point("merge-unlinked")
         sync_folder(folder)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # a full disk needs its room
         raise write_failed(folder, error) from error
     return before - size

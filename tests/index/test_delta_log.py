@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import pickle
 import threading
@@ -246,6 +248,16 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         LogWriter(tmp_path)
 
 
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(WriteError, match="No locks available") as caught:
+        LogWriter(tmp_path)
+    assert caught.value.code == "write_failed"
+
+
 def _three_files(root: Path, make_put: MakePut) -> None:
     append(root, make_put("a"), make_put("b"), Delete("c"))
     rotate(root)
@@ -297,6 +309,23 @@ def test_merging_may_be_killed(
     numbers = [number for number, _ in ids(read(tmp_path, after))]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] == 7
+
+
+def test_merging_on_a_full_disk_leaves_the_log_and_takes_no_room(
+    tmp_path: Path, make_put: MakePut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _three_files(tmp_path, make_put)
+    before = sorted((tmp_path / "delta").iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(WriteError, match="No space left"):
+            merge_segments(tmp_path, after=0)
+    assert sorted((tmp_path / "delta").iterdir()) == before
+    assert ids(read(tmp_path))[-1] == (6, "a")
 
 
 def test_a_reader_finds_what_was_merged_into_the_file_that_it_reads(tmp_path: Path) -> None:
