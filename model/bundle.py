@@ -122,8 +122,7 @@ def bundle_place(folder: Path) -> Path:
             raise BundleError(f"{folder} holds something that is no bundle: choose another folder")
         if os.path.ismount(place):
             raise BundleError(
-                f"{folder} is a mount point, and would be replaced as a whole: name a folder in "
-                "it"
+                f"{folder} is a mount point, and would be replaced as a whole: name a folder in it"
             )
         if Path.cwd().is_relative_to(place):  # the caller would stand in a folder that is gone
             raise BundleError(

@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from model.cell_types import CellType, type_of_cells
@@ -25,6 +26,10 @@ MAX_NESTING = 200  # a limit of our own: Python's depends on who calls
 
 # What decoding with `surrogateescape` leaves of a byte that is not UTF-8; JSON's \ud800 likewise.
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+
+#: What stands on a line before the header, for Excel.
+_SEPARATOR = re.compile(r'\s*"?sep=([,;\t|])"?\s*', re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +92,18 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
     """Read a feed by its extension: `.csv` or `.tsv`, `.jsonl` or `.ndjson`, `.parquet`.
 
     Text is UTF-8, with or without a byte order mark. A CSV may be separated by commas, semicolons
-    or tabs, whichever its header uses. `id_column` serves to name the bad rows.
+    or tabs, whichever its header uses, or by what a line such as `sep=;` before it says.
+    `id_column` serves to name the bad rows.
 
     Raises:
         CatalogueError: the file is missing, of another kind, damaged as a whole, or has no rows.
     """
     reader = _READERS.get(path.suffix.lower())
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not there:
         raise CatalogueError(f"there is no feed {path}: name a CSV, JSONL or Parquet file")
     if reader is None:
         raise CatalogueError(
@@ -118,12 +128,16 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
                 if row.cells.keys() != columns.keys():
                     columns.update(dict.fromkeys(row.cells))
     except OSError as error:
-        raise CatalogueError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
     if not rows and not bad:
         raise CatalogueError(f"{path} has no rows: there is nothing to read")
     names = tuple(columns)
     types = _csv_types(rows, names) if reader is _read_csv else {}
     return Feed(path, names, rows, bad, types)
+
+
+def _unreadable(path: Path, error: OSError) -> CatalogueError:
+    return CatalogueError(f"{path} cannot be read: {error.strerror or error}")
 
 
 def _share(cells: dict[str, object], shared: dict[str, str]) -> None:
@@ -222,10 +236,20 @@ def _read_csv(path: Path) -> Iterator[_Read]:
 
 def _csv_rows(path: Path, lines: _Lines) -> Iterator[_Read]:
     head = next((line for line in lines if line.strip()), "")
-    delimiter = max(",;\t", key=head.count)
-    lines.start_record()
-    header = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
-    if _NOT_TEXT.search(head):
+    if said := _SEPARATOR.fullmatch(head):
+        delimiter, head = said[1], next(lines, "")
+    else:
+        delimiter = max(",;\t", key=_QUOTED.sub("", head).count)
+    try:
+        # From all lines: a quoted name may hold breaks.
+        names = next(csv.reader(chain([head], lines), delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        raise CatalogueError(
+            f"the header of {path} is not valid CSV, a quote is opened and not closed or not "
+            f"doubled ({error}): mend its first line"
+        ) from error
+    header = [" ".join(map(str.strip, name.splitlines())) for name in names]
+    if any(map(_NOT_TEXT.search, header)):
         raise CatalogueError(f"the header of {path} is not UTF-8 text: save the feed as UTF-8")
     _refuse_repeated_columns(path, header)
     yield tuple(filter(None, header))

@@ -102,9 +102,13 @@ def open_pictures(path: Path) -> Pictures:
     Raises:
         CatalogueError: it is neither, or the tar is damaged.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise CatalogueError(f"{path} cannot be read: {error.strerror}") from error
+    if is_folder:
         return DirectoryPictures(path)
-    if not path.exists():
+    if not is_there:
         raise CatalogueError(f"there are no pictures at {path}: name a directory or a .tar file")
     return TarPictures(path)
 

@@ -70,6 +70,22 @@ def test_the_header_tells_what_separates_cells(tmp_path: Path, separator: bytes)
     assert [row.cells for row in feed.rows] == [{"id": "a", "text": "b"}]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        'id;"text, long, plain";image\n1;a;b',
+        'sep=;\r\nid;"text, long, plain";image\r\n1;a;b',
+        '\ufeff"SEP=\t"\nid\t"text, long, plain"\timage\n1\ta\tb',
+        '"id";"text,\r\nlong, plain";"image"\r\n1;a;b',
+    ],
+)
+def test_headers_as_spreadsheets_write_them(tmp_path: Path, data: str) -> None:
+    feed = feed_of(tmp_path, data.encode())
+    (row,) = feed.rows
+    assert row.cells == {"id": "1", "text, long, plain": "a", "image": "b"}
+    assert row.line == 1 + data.count("\n")
+
+
 def test_a_line_that_is_not_utf8_is_bad_and_the_next_is_read(tmp_path: Path) -> None:
     latin = "b,Größe\n".encode("latin-1")
     feed = feed_of(tmp_path, "id,text\na,Größe\n".encode() + latin + b"c,N\0L\nd\xff,x\ne,fine\n")
@@ -262,13 +278,17 @@ def test_a_damaged_parquet_is_an_error(tmp_path: Path) -> None:
         ("feed.jsonl", "{}".encode("utf-16"), "is UTF-16: save it as UTF-8"),
         ("feed.csv", b"id,caf\xe9\na,b\n", "the header of .* is not UTF-8"),
         ("feed.csv", b"id,x,x\na,b,c\n", "more than one column called x"),
+        ("feed.csv", b'id,"x\na,b\n', "the header of .* a quote is opened and not closed"),
+        ("n" * 300 + ".csv", None, "cannot be read: File name too long"),
     ],
 )
 def test_a_feed_that_is_useless_as_a_whole(
-    tmp_path: Path, name: str, data: bytes, message: str
+    tmp_path: Path, name: str, data: bytes | None, message: str
 ) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
     with pytest.raises(CatalogueError, match=message):
-        feed_of(tmp_path, data, name)
+        read_feed(tmp_path / name)
 
 
 def test_a_missing_feed_and_a_folder(tmp_path: Path) -> None:

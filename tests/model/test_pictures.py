@@ -188,3 +188,5 @@ def test_a_closed_tar_is_not_read(tmp_path: Path) -> None:
 def test_there_is_nothing_at_all(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="there are no pictures at"):
         open_pictures(tmp_path / "images")
+    with pytest.raises(CatalogueError, match="cannot be read: File name too long"):
+        open_pictures(tmp_path / ("n" * 300))
