@@ -6,13 +6,23 @@ from collections.abc import Iterator
 
 from model.cell_types import CellType, nearly_numbers, read_cell
 from model.feed import Feed, cell_text, strings
-from model.product import Attribute, ColumnMapping, Scalar
+from model.product import (
+    MAX_ATTRIBUTES,
+    MAX_ID_CHARACTERS,
+    Attribute,
+    ColumnMapping,
+    Scalar,
+)
 
 
 def attribute_columns(feed: Feed, columns: ColumnMapping) -> list[str]:
-    """The columns of a feed that are attributes."""
+    """The columns of a feed that are attributes, without those whose names the service refuses."""
     meant = (columns.id, columns.image, columns.title, columns.description)
-    return [name for name in feed.columns if name not in meant]
+    return [
+        name
+        for name in feed.columns
+        if name not in meant and name.strip() and len(name) <= MAX_ID_CHARACTERS
+    ]
 
 
 def split_lists(cells: dict[str, object], columns: ColumnMapping) -> dict[str, object]:
@@ -42,9 +52,21 @@ def attribute_of(cell: object, kind: CellType) -> Attribute | None:
 
 
 def doubts(feed: Feed, columns: ColumnMapping) -> Iterator[str]:
-    """What there is to say of columns that were nearly numbers."""
+    """What there is to say of columns that the service would not take, or were nearly numbers."""
     place = "row" if feed.path.suffix.lower() == ".parquet" else "line"
-    for name in attribute_columns(feed, columns):
+    names = attribute_columns(feed, columns)
+    for name in feed.columns:
+        if len(name) > MAX_ID_CHARACTERS:
+            yield (
+                f"the column {name[:40]}… is left out: its name has {len(name):,} characters, at "
+                f"most {MAX_ID_CHARACTERS} are taken"
+            )
+    if len(names) > MAX_ATTRIBUTES:
+        yield (
+            f"there are {len(names):,} attributes: a product with more than {MAX_ATTRIBUTES} of "
+            "them can be searched, but not written to the service"
+        )
+    for name in names:
         written = name in feed.types
         if name in columns.lists or feed.types.get(name, str) is not str:
             continue

@@ -14,8 +14,10 @@ Scalar = str | int | float | bool
 #: What a product has of an attribute: a value, or a list of strings, distinct and at least one.
 Attribute = Scalar | tuple[str, ...]
 
-#: Of an id, at most; as many are taken from a feed as by the service.
+#: Of an id or an attribute's name, at most; as many are taken from a feed as by the service.
 MAX_ID_CHARACTERS = 512
+#: Of a product that is written to the service. A feed's may have more.
+MAX_ATTRIBUTES = 256
 
 
 @dataclass(frozen=True, slots=True)

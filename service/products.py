@@ -21,7 +21,7 @@ from model.catalogue import Attribute
 from model.errors import ImageError, TextError
 from model.feed import cell_text, strings
 from model.preprocess import DEFAULT_LIMITS, MAX_TEXT_CHARACTERS, ImageLimits, check_text
-from model.product import MAX_ID_CHARACTERS
+from model.product import MAX_ATTRIBUTES, MAX_ID_CHARACTERS
 from model.template import TextTemplate
 from service.errors import QueryError
 
@@ -50,7 +50,7 @@ class WriteLimits:
     max_pictures: int = 16
     max_id_characters: int = MAX_ID_CHARACTERS
     max_text_characters: int = MAX_TEXT_CHARACTERS
-    max_attributes: int = 256
+    max_attributes: int = MAX_ATTRIBUTES
     max_values: int = 1024
     image: ImageLimits = DEFAULT_LIMITS
 

@@ -174,3 +174,17 @@ def test_a_column_that_is_nearly_numbers_is_told_of(write_feed: WriteFeed) -> No
     assert [one.split(" (")[0] for one in told if "price" in one] == [
         "price is mixed because of line 3: 'n/a'"
     ]
+
+
+def test_columns_that_the_service_would_not_take(write_feed: WriteFeed) -> None:
+    row: dict[str, Any] = {"id": "1", "image": "0.jpg", "title": "Top", "": "x", " ": "y"}
+    row |= {"k" * 512: "taken", "l" * 513: "left out"}
+    catalogue = read_catalogue(write_feed([row], "feed.jsonl"))
+    assert catalogue.products[0].attributes == {"k" * 512: "taken"}
+    (doubt,) = catalogue.report.doubts
+    assert "its name has 513 characters, at most 512 are taken" in doubt
+
+    many = {f"a{number}": number for number in range(257)}
+    catalogue = read_catalogue(write_feed([{**row, **many}], "many.jsonl"))
+    assert len(catalogue.products[0].attributes) == 258
+    assert "there are 258 attributes" in catalogue.report.doubts[1]
