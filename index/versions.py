@@ -202,9 +202,10 @@ def hold(path: Path) -> int:
 
 def _in_use(path: Path) -> bool:
     try:
-        with (path / "manifest.json").open("rb") as file:
+        # To be written to, as NFS locks no other file exclusively.
+        with (path / "manifest.json").open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # the latter cannot tell
         return True
     except OSError:
         return False  # half of it is gone, or there are no locks

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from index.snapshot import Snapshot
 from index.versions import (
     current,
+    hold,
     list_snapshots,
     locate,
     locked,
     make_current,
     next_name,
+    prune,
     publish,
     remove_parts,
     set_current,
@@ -114,6 +120,27 @@ def test_only_one_may_build_and_the_lock_goes_with_its_holder(tmp_path: Path) ->
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
     with locked(tmp_path):
         assert (tmp_path / ".lock").exists()
+
+
+def test_what_is_read_is_kept_on_nfs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which gives an exclusive lock to who may write to the file alone (flock(2))."""
+    flock = fcntl.flock
+
+    def of_nfs(file: Any, operation: int) -> None:
+        handle = file if isinstance(file, int) else file.fileno()
+        reads_only = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        is_file = stat.S_ISREG(os.fstat(handle).st_mode)
+        if is_file and reads_only and operation & fcntl.LOCK_EX:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    for _ in range(3):
+        (locate(tmp_path, _publish(tmp_path)) / "manifest.json").touch()
+    reader = hold(tmp_path / "00000001")
+    assert prune(tmp_path, 1) == (["00000002"], ["00000001"])
+    os.close(reader)
+    assert prune(tmp_path, 1) == (["00000001"], [])
 
 
 def test_what_unfinished_builds_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
