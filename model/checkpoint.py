@@ -31,11 +31,14 @@ def load_checkpoint(folder: Path) -> FashionBertModel:
     Raises:
         TrainingError: a file is missing or of another shape.
     """
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise TrainingError(
-                f"{folder} is no checkpoint (it has no {name}): give a run's best/ folder"
-            )
+    try:
+        lacking = [name for name in FILES if not (folder / name).is_file()]
+    except OSError as error:
+        raise TrainingError(f"{folder} cannot be read: {error.strerror or error}") from error
+    if lacking:
+        raise TrainingError(
+            f"{folder} is no checkpoint (it has no {lacking[0]}): give a run's best/ folder"
+        )
     try:
         loaded: Any = FashionBertModel.from_pretrained(folder, output_loading_info=True)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:

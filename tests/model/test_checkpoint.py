@@ -56,6 +56,11 @@ def test_a_missing_file(name: str, checkpoint: Path) -> None:
     )
 
 
+def test_a_path_that_is_too_long_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="cannot be read: File name too long"):
+        load_checkpoint(tmp_path / ("n" * 300))
+
+
 def test_no_folder_at_all(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"is no checkpoint \(it has no config\.json\)"):
         load_checkpoint(tmp_path / "nowhere")
