@@ -169,10 +169,12 @@ class _Job:
     def published(self, recall: str) -> str | None:
         """The snapshot that a run killed between its renaming and `CURRENT` left, now current.
 
-        Its record tells it from one that was gone back from.
+        Its record tells it from one that was gone back from; a folder that is still there, from
+        an earlier one of the same catalogue.
         """
         names = list_snapshots(self._root)
-        if not (names and self._record.exists() and self._is_this(names[-1], recall)):
+        renamed = self._record.exists() and not self._folder.exists()
+        if not (names and renamed and self._is_this(names[-1], recall)):
             return None
         make_current(self._root, names[-1])
         return names[-1]

@@ -170,6 +170,17 @@ def test_the_same_catalogue_again_is_a_new_snapshot(
     assert build(catalogue, engine, own_root, progress=False).name == "00000002"
 
 
+def test_the_same_catalogue_again_after_a_run_that_failed(
+    own_root: Path, catalogue: Catalogue, engine: Engine
+) -> None:
+    bad = replace(catalogue, pictures=_Failing(catalogue.pictures.path, after=50))
+    with pytest.raises(RuntimeError, match="the store is gone"):
+        build(bad, engine, own_root, progress=False, chunk=16)
+    bad.close()
+    snapshot = build(catalogue, engine, own_root, progress=False, chunk=16, text_template="{id}")
+    assert (snapshot.name, snapshot.manifest.text_template) == ("00000002", "{id}")
+
+
 BUILD = """
 import sys
 from pathlib import Path
