@@ -11,7 +11,16 @@ CellType = type[str] | type[int] | type[float] | type[bool]
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?")
-_DECIMAL_COMMA = re.compile(r"-?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+),[0-9]+")
+_CURRENCY = (
+    "(?:[$€£¥₹]|AUD|BRL|CAD|CHF|CNY|CZK|DKK|EUR|GBP|HKD|HUF|INR|JPY|KRW|MXN|NOK|NZD|PLN|RON|SEK|SGD|"
+    "TRY|USD|ZAR)?"
+)
+#: A number as people and other programs write it: `19,99`, `1,299.00`, `.5`, `11.99 EUR`.
+_OTHERWISE = re.compile(
+    rf"[+-]?{_CURRENCY}\s?[+-]?(?=[0-9.,])"
+    r"(?:[0-9]+|[0-9]{1,3}(?:[., '][0-9]{3})+)?(?:[.,][0-9]+)?"
+    rf"\s?{_CURRENCY}"
+)
 _CODE = re.compile(r"0[0-9]+")  # an article number, say: text on purpose
 _BOOLEANS = ("true", "false")
 _NEARLY_ALL = 0.9
@@ -42,7 +51,8 @@ def nearly_numbers(cells: Sequence[tuple[int, Scalar]], *, written: bool) -> str
     """Why a column is not one of numbers, if it nearly is; None if it is not even nearly, or is.
 
     Nearly means nine cells of ten, or more than half where the others all hold the same. A number
-    with a decimal comma is nearly one. Numbers that begin with 0 make a column one of codes.
+    with a decimal comma, separators of thousands or a currency is nearly one. Numbers that begin
+    with 0 make a column one of codes.
 
     Args:
         cells: those that are not empty, each with its line.
@@ -53,11 +63,15 @@ def nearly_numbers(cells: Sequence[tuple[int, Scalar]], *, written: bool) -> str
     """
     texts = {cell for _, cell in cells if isinstance(cell, str)}
     numbers = {text for text in texts if written and _DECIMAL.fullmatch(text)}
-    commas = {text for text in texts - numbers if _DECIMAL_COMMA.fullmatch(text)}
+    otherwise = {
+        text
+        for text in texts - numbers
+        if _OTHERWISE.fullmatch(text) and not _DECIMAL.fullmatch(text)
+    }
     if written and any(map(_CODE.fullmatch, texts)):
         return None
     odd = [(line, cell) for line, cell in cells if not (cell in numbers or _is_number(cell))]
-    others = [cell for _, cell in odd if cell not in commas]
+    others = [cell for _, cell in odd if cell not in otherwise]
     share = 1 - len(others) / max(1, len(cells))
     nearly = share >= _NEARLY_ALL or (share > 0.5 and len(set(others)) == 1)
     if not odd or not nearly:
@@ -65,8 +79,8 @@ def nearly_numbers(cells: Sequence[tuple[int, Scalar]], *, written: bool) -> str
     line, cell = odd[0]
     shown = str(cell) if len(str(cell)) <= _SHOWN else f"{str(cell)[: _SHOWN - 1]}…"
     remedy = (
-        "write decimals with a point, as in 19.99, and no comma"
-        if commas
+        "write 1,299.00 EUR as 1299.00: decimals with a point, and nothing else"
+        if otherwise
         else "leave such cells empty if the column is to be numbers"
     )
     count = f"{len(odd):,} of {len(cells):,} cells are no numbers"

@@ -43,12 +43,12 @@ class Pictures(ABC):
                 or one that a symbolic link takes out of the directory; with `missing_picture`
                 when there is no such file.
         """
+        if cell.lower().startswith(("http://", "https://", "//")):
+            raise _missing(f"{cell!r} is a web address: download it and name the file")
         if cell.startswith("/") or ".." in cell.split("/"):
             raise CatalogueError(
                 f"{cell!r} leads out of {self.path}: use a path inside it", code="outside_pictures"
             )
-        if cell.startswith(("http://", "https://")):
-            raise _missing(f"{cell!r} is a web address: download it and name the file")
         name = posixpath.normpath(cell)
         own = os.path.basename(os.path.abspath(self.path)).removesuffix(".tar")  # also of `.`
         for candidate in (name, name.removeprefix(f"{own}/"), f"{own}/{name}"):

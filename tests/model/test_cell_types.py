@@ -23,10 +23,20 @@ def test_one_placeholder_that_is_often_there() -> None:
     assert told(["1", "n/a", "2", "none", "3"]) is None
 
 
-def test_decimal_commas() -> None:
-    why = told(["19,99", "1.299,00", "5", "-0,5"])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["19,99", "1.299,00", "5", "-0,5"],
+        ["11.99 EUR", "5 EUR", "1299.00 EUR"],  # as Google's product feeds have them
+        ["$9", "$1,299.00", "-$.5", "+$3"],
+        ["€ 9,95", "1 299,00 €", "12'000 CHF"],
+        ["+1.5", ".5", "1,199.00", "7"],
+    ],
+)
+def test_numbers_as_people_write_them(cells: list[str]) -> None:
+    why = told(cells)
     assert why is not None
-    assert why.startswith("2: '19,99'")
+    assert why.startswith(f"2: {cells[0]!r}")
     assert "decimals with a point" in why
 
 
@@ -34,6 +44,8 @@ def test_decimal_commas() -> None:
     ("cells", "written"),
     [
         ([], True),
+        (["1.5.2020", "24.12.2021"], True),
+        (["38-40", "42-44", "EUR", "."], True),
         (["1", "2.5"], True),
         (["red", "blue"], True),
         (["0123", *map(str, range(1, 30)), "x"], True),

@@ -73,13 +73,19 @@ def test_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_not_there(pictures: Pictures) -> None:
-    for cell in ("1/99.bin", "1", "", ".", "a" * 5000, "https://shop.example/1.jpg", "a\0b"):
+    for cell in ("1/99.bin", "1", "", ".", "a" * 5000, "HTTPS://shop.example/1.jpg", "a\0b"):
         assert code_of(pictures, cell) == "missing_picture"
         assert cell not in pictures
         for look in (pictures.read, pictures.size):
             with pytest.raises(CatalogueError, match="is not in") as caught:
                 look(cell)
             assert caught.value.code == "missing_picture"
+
+
+@pytest.mark.parametrize("cell", ["https://shop.example/1.jpg", "HTTP://shop", "//cdn.shop/1.jpg"])
+def test_a_web_address_is_told(pictures: Pictures, cell: str) -> None:
+    with pytest.raises(CatalogueError, match="is a web address: download it"):
+        pictures.resolve(cell)
 
 
 @pytest.mark.parametrize(
