@@ -12,7 +12,7 @@ from model.engine import Engine
 from model.errors import FashionBertError, ImageError, TextError
 from model.preprocess import check_text, decode_image
 from model.states import QuantisedStates
-from service.batching import caller
+from service.callers import caller
 from service.errors import QueryError
 from service.items import first_image_row, row_of
 from service.records import MatchResult, Pair, SearchLimits, Stopwatch

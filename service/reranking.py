@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.engine import Engine
 from model.passes import Limits
 from model.tables import States
-from service.batching import AbandonedError, caller
+from service.callers import AbandonedError, caller
 
 FAILED = "reranker_failed"
 OVER_BUDGET = "reranker_over_budget"

@@ -20,7 +20,7 @@ from model.preprocess import check_text, decode_image
 from model.resident import NOTHING, Tables
 from model.states import QuantisedStates
 from model.tables import States, rows_of
-from service.batching import caller
+from service.callers import caller
 from service.errors import QueryError
 from service.items import first_image_row
 from service.matching import match_pairs

@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from service.api.problems import ProblemError
-from service.batching import AbandonedError, Caller, current_caller
+from service.callers import AbandonedError, Caller, current_caller
 from service.logs import RequestRecord, current_request
 from service.metrics import Metrics
 
@@ -55,7 +55,7 @@ class Queue:
 
     async def run(self, work: Callable[[], T], until: float = float("inf")) -> T:
         """What the work gives. Its caller may hang up: then it gives up its place, and work that
-        is under way is told (`service.batching`).
+        is under way is told (`service.callers`).
 
         Args:
             work: runs in a thread.

@@ -5,7 +5,7 @@ import pytest
 from index.snapshot import Snapshot
 from model.engine import Engine
 from model.errors import ImageError, TextError
-from service.batching import AbandonedError, Caller, current_caller
+from service.callers import AbandonedError, Caller, current_caller
 from service.errors import QueryError
 from service.matching import match_pairs
 from service.records import Pair, SearchLimits

@@ -9,7 +9,7 @@ import pytest
 from index.snapshot import Snapshot
 from model.engine import Engine
 from model.states import QuantisedStates
-from service.batching import AbandonedError, Caller, current_caller
+from service.callers import AbandonedError, Caller, current_caller
 from service.records import SearchLimits
 from service.reranking import OVER_BUDGET, rerank, score
 from service.search import Searcher

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive
 
 from service.api.problems import ProblemError
 from service.api.queue import Queue
-from service.batching import AbandonedError, caller
+from service.callers import AbandonedError, caller
 from service.logs import RequestRecord, current_request
 from service.metrics import Metrics
 
