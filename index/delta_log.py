@@ -245,9 +245,7 @@ class LogWriter:
     def __init__(self, root: Path, timeout: float = LOCK_SECONDS) -> None:
         self._folder = root / FOLDER
         try:
-            if not self._folder.is_dir():
-                self._folder.mkdir(exist_ok=True)
-                sync_folder(root)
+            self._folder.mkdir(exist_ok=True)
             self._lock = (self._folder / ".lock").open("w")
         except OSError as error:
             raise write_failed(self._folder, error) from error
@@ -303,7 +301,7 @@ class LogWriter:
                 crash_point("append-unsynced")
                 self._sync(file)
                 if offset == 0:
-                    sync_folder(self._folder)  # whoever began the file may have died before
+                    self._sync_names()  # whoever began the file may have died before, or be at it
                 crash_point("append-synced")
         except OSError as error:
             raise write_failed(self._folder, error) from error
@@ -318,10 +316,15 @@ class LogWriter:
                     self._sync(file)  # who wrote last may have died before it did
             with path.open("ab") as begun:
                 os.fsync(begun.fileno())
-            sync_folder(self._folder)
+            self._sync_names()
         except OSError as error:
             raise write_failed(self._folder, error) from error
         return path
+
+    def _sync_names(self) -> None:
+        """Return when a power cut would take neither the files' names nor the folder's."""
+        sync_folder(self._folder)
+        sync_folder(self._folder.parent)
 
     def _mend(self, file: io.FileIO, reader: LogReader) -> None:
         """Cut off what a crash left in the reader's file, and store what could not be synced."""

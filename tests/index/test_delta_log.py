@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pickle
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from index.delta import StoredPut
-from index.delta_frames import list_segments
+from index.delta_frames import list_segments, segment_name
 from index.delta_log import UNSYNCED, LogReader, LogWriter, Write, first_write, last_write
 from index.delta_merge import merge_segments
 from index.delta_records import Delete, Put, PutHead
@@ -159,41 +160,57 @@ def test_what_was_synced_survives_its_writer(
 
 
 class Disk:
-    """What a disk has of the files that `os.write` writes to: what is synced, if that succeeds.
+    """What a disk has of the log's files: what is synced, if that succeeds, and so is their name.
 
-    As Linux does it, what fails to be synced is not tried again by the next `os.fsync`.
+    As Linux does it, what fails to be synced is not tried again by the next `os.fsync`, unless
+    `os.write` has written it anew.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fails: BaseException | None = None
         self._write, self._fsync = os.write, os.fsync
-        self._dirty: dict[int, set[int]] = {}  # the bytes by the file's number
-        self._stored: dict[int, set[int]] = {}
+        self._stored: dict[int, set[int]] = {}  # the bytes by the file's number
+        self._lost: dict[int, set[int]] = {}
+        self._names: dict[tuple[int, str], int] = {}  # the file's number by folder and name
         monkeypatch.setattr(os, "write", self.write)
         monkeypatch.setattr(os, "fsync", self.fsync)
 
     def write(self, file: int, data: bytes) -> int:
         start = os.lseek(file, 0, os.SEEK_CUR)
         written = self._write(file, data)
-        dirty = self._dirty.setdefault(os.fstat(file).st_ino, set())
-        dirty.update(range(start, start + written))
+        self._lost.get(os.fstat(file).st_ino, set()).difference_update(
+            range(start, start + written)
+        )
         return written
 
     def fsync(self, file: int) -> None:
-        number = os.fstat(file).st_ino
+        status = os.fstat(file)
+        stored = self._stored.setdefault(status.st_ino, set())
+        lost = self._lost.setdefault(status.st_ino, set())
+        every = set(range(status.st_size))
         if isinstance(self.fails, OSError):
-            self._dirty.pop(number, None)
+            lost |= every - stored
         if self.fails is not None:
             raise self.fails
         self._fsync(file)
-        self._stored.setdefault(number, set()).update(self._dirty.pop(number, set()))
+        if stat.S_ISDIR(status.st_mode):
+            for entry in os.scandir(file):
+                self._names[status.st_ino, entry.name] = entry.inode()
+        stored |= every - lost
 
     def lacks(self, root: Path) -> int:
         """How many bytes of the log a power cut would take."""
-        stats = [path.stat() for path in list_segments(root / "delta")]
-        return sum(
-            len(set(range(stat.st_size)) - self._stored.get(stat.st_ino, set())) for stat in stats
-        )
+        return sum(self._lacks_of(path) for path in list_segments(root / "delta"))
+
+    def _lacks_of(self, path: Path) -> int:
+        every = set(range(path.stat().st_size))
+        if not (self._has_name(path) and self._has_name(path.parent)):
+            return len(every)
+        return len(every - self._stored.get(path.stat().st_ino, set()))
+
+    def _has_name(self, path: Path) -> bool:
+        number = self._names.get((path.parent.stat().st_ino, path.name))
+        return number == path.stat().st_ino
 
 
 @pytest.mark.parametrize("rotated", [True, False])
@@ -219,6 +236,22 @@ def test_no_write_is_answered_for_before_those_in_front_of_it_are_stored(
     assert disk.lacks(tmp_path) == 0
     assert ids(read(tmp_path)) == [(1, "a"), (2, "b"), (3, "d")]
     assert not (tmp_path / "delta" / UNSYNCED).exists()
+
+
+@pytest.mark.parametrize("begun", ["the folder", "a file"])
+def test_a_log_that_another_has_begun_is_stored_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    """It died right then, or is just about to sync it."""
+    (tmp_path / "delta").mkdir()
+    if begun == "a file":
+        (tmp_path / "delta" / segment_name(1)).touch()
+    disk = Disk(monkeypatch)
+    append(tmp_path, Delete("a"))
+    assert disk.lacks(tmp_path) == 0
+    rotate(tmp_path)
+    append(tmp_path, Delete("b"))
+    assert disk.lacks(tmp_path) == 0
 
 
 def test_writers_take_turns(tmp_path: Path) -> None:
@@ -292,6 +325,21 @@ def test_merging_keeps_the_last_write_of_each_product(tmp_path: Path, make_put: 
     assert last_write(tmp_path, 0) == 7
 
 
+@pytest.mark.parametrize("after", [0, 4])
+def test_merging_removes_nothing_before_what_replaces_it_is_stored(
+    tmp_path: Path, make_put: MakePut, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    disk = Disk(monkeypatch)
+    _three_files(tmp_path, make_put)
+    lacking: dict[str, int] = {}
+    monkeypatch.setattr(
+        "index.delta_merge.crash_point",
+        lambda point: lacking.update({point: disk.lacks(tmp_path)}),
+    )
+    assert merge_segments(tmp_path, after) > 0
+    assert lacking == {"merge-written": 0, "merge-replaced": 0, "merge-unlinked": 0}
+
+
 @pytest.mark.parametrize("point", ["merge-written", "merge-replaced", "merge-unlinked"])
 @pytest.mark.parametrize("after", [0, 2, 3])
 def test_merging_may_be_killed(
@@ -340,6 +388,46 @@ def test_a_reader_finds_what_was_merged_into_the_file_that_it_reads(tmp_path: Pa
     assert merge_segments(tmp_path, after=0) > 0
     assert len(list_segments(tmp_path / "delta")) == 2
     assert ids(reader.read()) == [(4, "c"), (5, "d"), (6, "e")]
+
+
+def test_a_file_may_be_merged_just_when_a_reader_turns_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(tmp_path, Delete("a"))
+    reader = LogReader(tmp_path, 0)
+    reader.read()
+    for id in "ab":
+        rotate(tmp_path)
+        append(tmp_path, Delete(id))
+
+    def merging(folder: Path) -> list[Path]:
+        segments = list_segments(folder)
+        monkeypatch.setattr("index.delta_log.list_segments", list_segments)
+        merge_segments(tmp_path, after=0)
+        return segments
+
+    monkeypatch.setattr("index.delta_log.list_segments", merging)
+    assert ids(reader.read()) == [(2, "a"), (3, "b")]
+    assert len(list_segments(tmp_path / "delta")) == 2
+
+
+def test_names_that_were_listed_while_files_were_merged_are_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(tmp_path, Delete("a"))
+    reader = LogReader(tmp_path, 0)
+    reader.read()
+    for id in "bc":
+        rotate(tmp_path)
+        append(tmp_path, Delete(id))
+
+    def without_the_second(folder: Path) -> list[Path]:
+        monkeypatch.setattr("index.delta_log.list_segments", list_segments)
+        first, _, *others = list_segments(folder)
+        return [first, *others]
+
+    monkeypatch.setattr("index.delta_log.list_segments", without_the_second)
+    assert ids(reader.read()) == [(2, "b"), (3, "c")]
 
 
 def test_readers_skip_nothing_while_files_are_merged(tmp_path: Path) -> None:
