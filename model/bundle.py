@@ -182,8 +182,8 @@ def _replace_folder(part: Path, folder: Path) -> None:
         if old.exists():
             os.rename(old, folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
     sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,6 +245,40 @@ def test_an_error_leaves_the_older_bundle(bundle: Bundle, own: Path) -> None:
     assert list(own.parent.iterdir()) == [own]
 
 
+def test_a_power_cut_leaves_the_older_bundle_or_the_new_one(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes its place is stored before, and the older one goes when that is stored too."""
+    synced: set[int] = set()
+    lost: list[str] = []
+    fsync, rename, rmtree = os.fsync, os.rename, shutil.rmtree
+
+    def noted(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def renamed(source: Path, target: Path) -> None:
+        if source.name.endswith(".part"):
+            files = [source, *source.iterdir()]
+            lost.extend(path.name for path in files if path.stat().st_ino not in synced)
+        synced.discard(target.parent.stat().st_ino)
+        rename(source, target)
+
+    def removed(path: Path, **options: Any) -> None:
+        if path.name.endswith(".old") and path.parent.stat().st_ino not in synced:
+            lost.append(path.name)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    with new_folder(own) as part:
+        for name in FILES:
+            (part / name).write_text("new")
+    assert sorted(path.name for path in own.iterdir()) == sorted(FILES)
+    assert lost == []
+
+
 def test_a_link_keeps_leading_to_the_new_folder(own: Path, tmp_path: Path) -> None:
     link = tmp_path / "links" / "current"
     link.parent.mkdir()
