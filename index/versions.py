@@ -12,7 +12,7 @@ from pathlib import Path
 
 from index.faults import crash_point
 from model.errors import SnapshotError
-from model.files import sync_folder, write_atomically
+from model.files import sync_folder, sync_tree, write_atomically
 
 _NAME = re.compile(r"[0-9]{8}")
 BUILDING = ".building-"
@@ -118,13 +118,7 @@ def publish(root: Path, part: Path, name: str, *, instead_of: str | None = None)
     Raises:
         SnapshotError: another one is served by now; the new one is there all the same.
     """
-    for file in part.iterdir():
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    sync_folder(part)
+    sync_tree(part)
     crash_point("publish-synced")
     os.rename(part, root / name)
     sync_folder(root)

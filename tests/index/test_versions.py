@@ -44,6 +44,31 @@ def test_names_count_up_and_the_last_one_is_current(tmp_path: Path) -> None:
     assert not (tmp_path / ".building-abc").exists()
 
 
+def test_a_snapshot_gets_its_name_once_it_is_stored_and_is_served_once_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def look(point: str) -> None:
+        part = tmp_path / ".building-abc"
+        expected = {
+            "publish-synced": [part, *part.iterdir()] if part.is_dir() else [],
+            "publish-renamed": [tmp_path],
+            "publish-current": [tmp_path / "CURRENT", tmp_path],
+        }[point]
+        assert {path.stat().st_ino for path in expected} == synced
+        synced.clear()
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr("index.versions.crash_point", look)
+    _publish(tmp_path)
+
+
 def test_an_older_one_can_be_made_current_again(tmp_path: Path) -> None:
     _publish(tmp_path)
     _publish(tmp_path)
