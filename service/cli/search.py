@@ -67,6 +67,7 @@ def search(
       fashionbert search "coat" --filter '{"colour": ["black", "navy"], "price": {"lte": 50}}'
     """
     from service.live_search import open_live_search
+    from service.reranking import FAILED
 
     if (query is None) == (image is None):
         raise FashionBertError("say what to look for: either a text or --image FILE")
@@ -91,7 +92,9 @@ def search(
         out().print(_facets(result))
     stages = " · ".join(f"{name} {spent:.1f}" for name, spent in result.timings.items())
     note(f"{stages} ms")
-    if result.reranked < result.candidates:
+    if result.degraded == FAILED:
+        note("the reranker failed: the hits are in the order of the recall")
+    elif result.reranked < result.candidates:
         note(f"{result.reranked:,} of {result.candidates:,} candidates were reranked in time")
     if filters is not None:
         note(f"{result.matching:,} products match the filter")

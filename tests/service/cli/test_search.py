@@ -11,6 +11,7 @@ import pytest
 from index.facets import Facet
 from index.snapshot import Snapshot
 from model.bundle import FILES, Bundle
+from model.engine import Engine
 from service.cli.search import _facets
 from service.records import SearchResult, Selection
 from service.search import Searcher
@@ -79,6 +80,17 @@ def test_a_budget_of_time(shell: Shell) -> None:
     assert whole["hits"] == plain["hits"]
     assert whole["reranked"] == whole["candidates"] == 64
     assert shell("search", "red dress", "--budget-ms", "0").code == 2
+
+
+def test_a_reranker_that_fails(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(Engine, "match_within", fail)
+    ran = shell("search", "red dress", "-k", "3")
+    assert (ran.code, len(ran.out.splitlines())) == (0, 4)
+    assert "the reranker failed: the hits are in the order of the recall" in ran.err
+    assert "in time" not in ran.err
 
 
 def test_filters_and_facets(shell: Shell, searcher: Searcher, file: Path) -> None:
