@@ -60,10 +60,10 @@ class Hit:
     """One product of an answer.
 
     `rank` counts from 1. `score` is the raw match logit, the ranking key, and `probability` its
-    calibrated form; both are None where the matcher did not look: with `rerank=False`, and beyond
-    the candidates. `recall_score` is the cosine of the embeddings, `recall_rank` (from 1) the
-    product's place in that order. `view` is the picture that matched best, None in a search by
-    picture, where texts are matched.
+    calibrated form; both are None where the matcher did not look: with `rerank=False`, beyond the
+    candidates, and where the time was up or it failed. `recall_score` is the cosine of the
+    embeddings, `recall_rank` (from 1) the product's place in that order. `view` is the picture that
+    matched best, None in a search by picture, where texts are matched.
     """
 
     rank: int

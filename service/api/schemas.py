@@ -229,7 +229,7 @@ class HitOut(BaseModel):
     id: str
     score: float | None = Field(
         description="the raw match logit, by which hits are ordered; null where the matcher did "
-        "not look: with rerank=false, and beyond the candidates"
+        "not look: with rerank=false, beyond the candidates, and where the time was up or it failed"
     )
     probability: float | None = Field(description="the score calibrated; null where that is")
     recall_score: float = Field(description="cosine of the recall embeddings")
