@@ -92,17 +92,16 @@ class NativeMatcher:
                 f"texts of {chosen.min()} to {longest} states in {text.length}, pictures of "
                 f"{image.length}"
             )
-        sides = (self._matcher, ctypes.byref(text.structure), ctypes.byref(image.structure))
-        count = (ctypes.c_int32(len(rows)), ctypes.c_int32(longest))
-        matcher, *both = sides
+        sides = (ctypes.byref(text.structure), ctypes.byref(image.structure))
+        counts = (ctypes.c_int32(len(rows)), ctypes.c_int32(longest))
         with self._memory.one() as memory:
-            room = memory.of(self._library.match_room(*sides, *count))
+            room = memory.of(self._library.match_room(self._matcher, *sides, *counts))
             self._library.match_pairs(
-                matcher,
-                both[0],
+                self._matcher,
+                sides[0],
                 _pointer(chosen),
-                both[1],
-                *count,
+                sides[1],
+                *counts,
                 _pointer(logits),
                 _pointer(room),
             )
