@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from index.images import prepare_image
 from index.items import Item
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
+from index.manifest import write_manifest
 from index.snapshot import Snapshot
 from index.versions import current, list_snapshots, locked, make_current, previous
 from model.bundle import Bundle
@@ -180,6 +182,31 @@ def test_a_build_may_supersede_the_writes_before_it(
     written = last_written(own_root)
     again = build(catalogue, engine, own_root, progress=False, if_changed=True, supersede=written)
     assert (again.name, set(opened(own_root))) == ("00000003", set(snapshot.ids))
+
+
+def test_what_a_build_superseded_does_not_come_back_after_a_compaction(
+    own_root: Path, catalogue: Catalogue, engine: Engine, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    write_some(own_root, snapshot, make_put)
+    build(catalogue, engine, own_root, progress=False, supersede=last_written(own_root))
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("later")])
+    compact(own_root)
+    build(catalogue, engine, own_root, progress=False)
+    assert set(opened(own_root)) == {*snapshot.ids, "later"}
+
+
+def test_what_was_left_out_of_the_feed_is_still_told_after_a_compaction(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    left_out = {"truncated_texts": 2, "skipped_pictures": 5, "dropped_products": 3}
+    write_manifest(own_root / snapshot.name, replace(snapshot.manifest, **left_out))
+    with LiveIndex.open(own_root) as live:
+        live.write([replace(make_put("a"), truncated=True), make_put("b")])
+    made = compact(own_root)
+    assert made is not None
+    told = asdict(made.manifest)
+    assert {name: told[name] for name in left_out} == {**left_out, "truncated_texts": 3}
 
 
 def test_beside_a_damaged_log_no_snapshot_is_removed(

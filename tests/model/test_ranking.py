@@ -165,9 +165,10 @@ def test_candidates(texts: Any, groups: Any, negatives: int, seed: int) -> None:
     np.testing.assert_array_equal(again, pools)
 
 
-def test_candidates_are_drawn_at_random() -> None:
-    texts, groups = np.arange(300), np.zeros(300, dtype=np.int64)
-    queries = np.arange(300)
+@pytest.mark.parametrize("groups", [np.zeros(300, dtype=np.int64), np.arange(300)])
+def test_candidates_are_drawn_at_random(groups: Any) -> None:
+    """From a query's own group, and where that has none from the others."""
+    texts = queries = np.arange(300)
     pools = sampled_candidates(texts, groups, queries)
     assert pools.shape == (300, 101)
     assert not np.array_equal(pools, sampled_candidates(texts, groups, queries, seed=1))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.rate_limit import Buckets, RateLimiter
+from service.rate_limit import Buckets, Decision, RateLimiter
 from service.redis_link import PREFIX, RedisLink
 
 
@@ -58,6 +58,27 @@ def test_processes_share_a_bucket_in_redis(redis: Any, junk: Any) -> None:
     assert asyncio.run(run()) == [False] * 4 + [True] * 6
     with redis.client() as client:
         assert 0 < client.ttl(key) <= 6001
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"),
+    [(0, None), (2500, 1), (10**6, 4), (-1000, 4)],
+    ids=["none yet", "some", "no more than the burst", "of a clock that was put back"],
+)
+def test_a_shared_bucket_fills_up_with_time(redis: Any, seconds: int, left: int | None) -> None:
+    """One that was empty so many seconds ago, at a token in 1,000 s."""
+    with redis.client() as client:
+        emptied = client.time()[0] - seconds
+        client.hset(f"{PREFIX}rate:a", mapping={"tokens": "0", "at": str(emptied)})
+
+    async def take() -> Decision:
+        link = RedisLink(redis.url, timeout=30)
+        decision = await RateLimiter(0.001, 5, link).take("a")
+        await link.close()
+        return decision
+
+    decision = asyncio.run(take())
+    assert (decision.allowed, decision.remaining) == (left is not None, left or 0)
 
 
 def test_without_redis_each_process_has_its_own(redis: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 
 from index.snapshot import Snapshot
+from model.bundle import Bundle
 from model.engine import Engine
 from model.states import QuantisedStates
 from service.callers import AbandonedError, Caller, current_caller
 from service.records import SearchLimits
-from service.reranking import OVER_BUDGET, rerank, score
+from service.reranking import OVER_BUDGET, WINDOW, rerank, score
 from service.search import Searcher
 
 
@@ -101,6 +103,21 @@ def test_what_was_not_reached_follows_in_recall_order(engine: Engine, snapshot: 
             assert scores_of(hit) <= scores_of_id(scores, hit.item.id) + 1e-4
         assert {hit.item.id for hit in found.hits} == set(snapshot.ids)
     assert {0, everything} <= reached
+
+
+def test_within_a_budget_the_best_are_not_passed_by_those_of_shorter_texts(
+    bundle: Bundle, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock takes a second, so that some passes are done in time."""
+    engine = Engine(bundle, threads=1)
+    longest_first = np.argsort(-snapshot.text_lengths)
+    texts, picture = snapshot.text_states(longest_first), snapshot.image_states([0])
+    engine.match_tokens = 4 * (int(texts.lengths.max()) + engine.patches)
+    clock = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    found = rerank(engine, texts, picture, 1000, time.perf_counter() + 15)
+    assert 0 < found.done.sum() < WINDOW
+    assert found.done[:WINDOW].sum() == found.done.sum()
 
 
 def scores_of(hit: object) -> float:
