@@ -48,9 +48,10 @@ def test_words_are_numbered(wordpiece: Path) -> None:
         [-1, 0, -1, 1, -1, -1, -1, -1],  # velvet is unknown
         [-1, 0, -1, -1, -1, -1, -1, -1],
     ]
-    # Padding is what the mask says, whatever stands there; and a text may begin inside a word.
-    odd = np.array([[8, 8, 5, 5]]), np.array([[1, 1, 1, 0]])
-    assert WordMasker(wordpiece).words(*odd).tolist() == [[0, 0, 1, -1]]
+    # Padding is what the mask says, whatever stands there; and a text may begin inside a word, or
+    # go on inside one after an unknown one.
+    odd = np.array([[8, 8, 5, 1, 8, 5]]), np.array([[1, 1, 1, 1, 1, 0]])
+    assert WordMasker(wordpiece).words(*odd).tolist() == [[0, 0, 1, -1, 2, -1]]
 
 
 def test_whole_words_of_15_percent(wordpiece: Path) -> None:

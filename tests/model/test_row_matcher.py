@@ -299,6 +299,51 @@ def test_of_the_same_table_and_of_none(
         np.testing.assert_allclose(found[number], wanted, atol=1e-4)
 
 
+def test_of_two_tables(
+    shared: Engine, engine: Engine, texts: EncodedTexts, images: EncodedImages
+) -> None:
+    """As while one snapshot takes the place of another."""
+    text, image = texts.states, images.states
+    stored = (image, image[np.arange(PAIRS)[::-1]])
+    rows = np.array([1, 8, 3])
+    found: dict[int, np.ndarray] = {}
+
+    def search(number: int) -> Callable[[], object]:
+        table = Table.of(stored[number][:10], "cpu")
+
+        def work() -> None:
+            chosen = rows_of(table, rows, lambda rows: stored[number][rows])
+            found[number] = shared.match(text[number : number + 1], chosen)
+
+        return work
+
+    all_at_once(shared, [search(0), search(1)])
+    for number, states in enumerate(stored):
+        wanted = engine.match(text[number : number + 1], states[rows])
+        np.testing.assert_allclose(found[number], wanted, atol=1e-4)
+
+
+def test_beside_a_long_text_a_short_one_has_nothing_of_the_pass_before(
+    single: Engine, engine: Engine, texts: EncodedTexts, images: EncodedImages
+) -> None:
+    assert single._rows is not None
+    rows = np.arange(3)
+
+    def pairs(text: int) -> Pairs:
+        length = texts.lengths[text]
+        states = texts.states[text : text + 1]
+        alone = QuantisedStates(states.values[:, :length], states.scales[:, :length])
+        return Pairs(alone, images.states[:3], np.zeros(3, np.float32), np.repeat(length, 3))
+
+    short, long = int(texts.lengths.argmin()), int(texts.lengths.argmax())
+    for run in ((long, long), (short, long)):
+        both = [pairs(text) for text in run]
+        single._rows.run([(each, rows) for each in both])
+        for text, each in zip(run, both, strict=True):
+            wanted = engine.match(texts.states[text : text + 1], images.states[:3])
+            np.testing.assert_allclose(each.logits, wanted, atol=1e-4)
+
+
 class Small:
     """A GPU on which no pass of more than so many pairs fits."""
 

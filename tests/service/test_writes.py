@@ -143,6 +143,17 @@ def test_pictures_that_came_meanwhile_are_those_that_are_kept(
     assert [view.image(each)[0] for each in view.image_rows(row)] == [picture("green")]
 
 
+def test_pictures_may_be_kept_of_what_another_process_has_just_written(
+    writer: Writer, other: Writer
+) -> None:
+    other.put(product("new", "theirs", "green"))
+    assert writer.put(product("new", "ours")).outcome == "replaced"
+    view = writer.live.view
+    row = view.row_of("new")
+    assert view.item(row).title == "ours"
+    assert [view.image(each)[0] for each in view.image_rows(row)] == [picture("green")]
+
+
 def test_other_writes_do_not_matter(writer: Writer, root: Path, snapshot: Snapshot) -> None:
     id, gone = snapshot.ids[5:7]
 
