@@ -113,10 +113,11 @@ def test_one_batch_may_write_a_product_twice(
 
 
 def test_masks_are_of_all_rows(live: LiveIndex, snapshot: Snapshot, make_put: MakePut) -> None:
-    view = live.write([make_put("a", views=2), make_put("b"), Delete(snapshot.ids[1])])
+    gone = live.write([make_put("a", views=2), make_put("b")]).row_of("b")
+    view = live.write([Delete("b"), Delete(snapshot.ids[1])])
     vector = query(view)
     among = np.zeros(view.rows, dtype=np.bool_)
-    among[[0, 1, 2, view.row_of("a")]] = True
+    among[[0, 1, 2, view.row_of("a"), gone]] = True
     assert set(view.search_texts(vector, 10, among=among)[0]) == {0, 2, view.row_of("a")}
     pictures = among[view.product_of_image]
     wanted = {each for row in (0, 2, view.row_of("a")) for each in view.image_rows(row)}
