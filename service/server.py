@@ -12,9 +12,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.heads import impatient_protocol
+from service.connections import impatient_protocol
 from service.proxies import behind_proxies
 from service.settings import Settings
+from service.targets import OriginForm
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of common load balancers, which then close first
 
@@ -63,11 +64,11 @@ def make_server(app: FastAPI, settings: Settings) -> DrainingServer:
         app.state.service.draining = True
 
     config = uvicorn.Config(
-        behind_proxies(app, settings.trusted_proxies),
+        behind_proxies(OriginForm(app), settings.trusted_proxies),
         log_config=None,  # `service.logs.configure` has done that
         access_log=False,  # the app writes its own
         server_header=False,
-        http=impatient_protocol(settings.head_seconds),
+        http=impatient_protocol(settings.head_seconds, settings.body_seconds),
         proxy_headers=False,  # `behind_proxies` reads them
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,

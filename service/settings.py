@@ -91,7 +91,9 @@ class Settings(BaseSettings):
         64 * 1024**2, ge=1, description="of all request bodies that are held at the same time"
     )
     head_seconds: float = Field(15, gt=0, description="longest arrival of a request's head")
-    body_seconds: float = Field(30, gt=0, description="longest arrival of a request's body")
+    body_seconds: float = Field(
+        30, gt=0, description="longest arrival of a request's body, and reading of its answer"
+    )
 
     max_queue: int = Field(64, ge=0, description="requests that may wait to be computed")
     queue_seconds: float = Field(10, gt=0, description="longest wait before a request is refused")
