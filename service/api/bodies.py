@@ -26,7 +26,18 @@ _LARGE = 4 * 1024  # bytes; a body of less is read in a few milliseconds, whatev
 
 
 def content_type(request: Request) -> str:
-    """The body's media type, in lower case and without parameters; empty if it has none."""
+    """The body's media type, in lower case and without parameters; empty if it has none.
+
+    Raises:
+        ProblemError: the body is compressed.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ProblemError(
+            "unsupported_media_type",
+            f"the body is encoded as {encoding:.40}: send it as it is",
+            {"Accept-Encoding": "identity"},
+        )
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import threading
 
 import anyio
@@ -131,6 +132,25 @@ def test_json_is_utf_8(client: httpx.Client) -> None:
         content = '{"query": "Größe"}'.encode(encoding)
         response = client.post("/v1/search/text", content=content, headers=JSON)
         assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/search/text"),
+        ("POST", "/v1/search/image"),
+        ("POST", "/v1/match"),
+        ("PUT", "/v1/items/a"),
+        ("POST", "/v1/items:batch"),
+    ],
+)
+def test_a_compressed_body_is_told_so(method: str, path: str, client: httpx.Client) -> None:
+    headers = {**JSON, "Content-Encoding": "gzip"}
+    response = client.request(method, path, content=gzip.compress(b"{}"), headers=headers)
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (415, "unsupported_media_type")
+    assert problem["detail"] == "the body is encoded as gzip: send it as it is"
+    assert response.headers["accept-encoding"] == "identity"
 
 
 def test_only_what_is_large_is_read_beside_the_event_loop() -> None:
