@@ -1,7 +1,7 @@
 """`GET /v1/items/{id}` and `GET /v1/items/{id}/image`.
 
 An id may hold slashes and anything else, percent-encoded or not; only one that ends in `/image`
-cannot be told from the address of a picture.
+cannot be told from the address of a picture. Both take HEAD too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _CACHE = "private, max-age=0, must-revalidate"  # a write may replace it at any 
 
 
 # Before the item's own route, which would take the address otherwise.
+@router.head("/{item_id:item}/image", include_in_schema=False)
 @router.get(
     "/{item_id:item}/image",
     response_class=Response,
@@ -60,6 +61,7 @@ def get_item_image(
     return Response(data, headers=headers, media_type=media_type)
 
 
+@router.head("/{item_id:item}", include_in_schema=False)
 @router.get("/{item_id:item}", responses=responses("unknown_item", "invalid_request", "not_ready"))
 def get_item(item_id: ItemId, searcher: ReadySearcher) -> ItemOut:
     """A product: its text, its attributes, how many pictures it has."""

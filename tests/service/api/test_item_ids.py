@@ -16,7 +16,7 @@ def test_the_address_of_a_picture_is_no_items(product: Make, writing: httpx.Clie
     for method in ("PUT", "DELETE"):
         answer = writing.request(method, "/v1/items/a%2Fb%2Fimage", json=product())
         assert answer.status_code == 405
-        assert answer.headers["allow"] == "GET"
+        assert answer.headers["allow"] == "GET, HEAD"
     put = {"op": "put", "id": "a/b/image", **product()}
     result = writing.post("/v1/items:batch", json=[put]).json()["results"][0]
     assert "an id does not end in /image" in result["error"]["detail"]

@@ -75,3 +75,14 @@ def test_a_view_that_is_no_number(view: str, client: httpx.Client, snapshot: Sna
     response = client.get(f"/v1/items/{snapshot.ids[5]}/image", params={"view": view})
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
     assert response.json()["errors"][0]["location"] == "query.view"
+
+
+@pytest.mark.parametrize("end", ["", "/image"])
+def test_an_item_may_be_asked_without_an_answers_body(
+    end: str, client: httpx.Client, snapshot: Snapshot
+) -> None:
+    address = f"/v1/items/{snapshot.ids[5]}{end}"
+    head, get = client.head(address), client.get(address)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-length", "etag"):
+        assert head.headers.get(name) == get.headers.get(name)
