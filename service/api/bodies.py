@@ -136,4 +136,5 @@ def _validated(schema: type[M], data: Any, *where: str, context: Any = None) -> 
 
 def _message(error: ErrorDetails) -> str:
     """What pydantic says, less the names of Python's classes."""
-    return "Input should be an object" if error["type"] == "model_type" else error["msg"]
+    kinds = ("model_type", "dict_type")
+    return "Input should be an object" if error["type"] in kinds else error["msg"]

@@ -88,6 +88,13 @@ def keyed(n: int) -> str:
             "body.attributes: a product has at most 256 attributes",
         ),
         (
+            "POST",
+            "/v1/search/text",
+            b'{"query":"x","filters":[]}',
+            "invalid_request",
+            "body.filters: Input should be an object",
+        ),
+        (
             "PUT",
             "/v1/items/a",
             f'{{"text":"x",{keyed(20_000)}}}'.encode(),
