@@ -77,7 +77,7 @@ class Observe:
     async def _pass_on(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             await self.app(scope, receive, answer.send)
-        except ClientDisconnect:  # in the middle of its body: there is nobody to answer
+        except ClientDisconnect:  # there is nobody to answer
             pass
         except Exception:
             _logger.exception("a request failed")

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import anyio
 import anyio.to_thread
+from starlette.requests import ClientDisconnect
 
 from service.api.problems import ProblemError
 from service.callers import AbandonedError, Caller, current_caller
@@ -63,6 +64,7 @@ class Queue:
 
         Raises:
             ProblemError: `overloaded`: there is too much to do.
+            ClientDisconnect: its caller has hung up.
         """
         who = Caller()
         current_caller.set(who)
@@ -76,7 +78,8 @@ class Queue:
             finally:
                 self._slots.release()
         except AbandonedError as error:
-            raise self._overloaded(str(error), reason="hung_up") from error
+            self._metrics.refused("hung_up")
+            raise ClientDisconnect from error  # nobody is told, so it counts as no answer
         finally:
             watch.cancel()
 
@@ -97,8 +100,8 @@ class Queue:
             who.check()
             raise self._overloaded(f"there was no room within {seconds:.2g} s")
 
-    def _overloaded(self, why: str, reason: str = "overloaded") -> ProblemError:
-        self._metrics.refused(reason)
+    def _overloaded(self, why: str) -> ProblemError:
+        self._metrics.refused("overloaded")
         return ProblemError("overloaded", f"{why}: try again a little later")
 
 

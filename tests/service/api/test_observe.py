@@ -11,9 +11,11 @@ import anyio
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message
 
 from index.snapshot import Snapshot
 from service.api.app import create_app
+from service.batching import AbandonedError
 from service.live_search import LiveSearch
 from service.logs import JsonFormatter, configure, current_request, request_id
 from service.security import new_key
@@ -135,6 +137,32 @@ def test_a_failure_is_logged_with_its_request(
     assert "RuntimeError: no such luck" in failed["error"]
     assert (noted["route"], noted["status"]) == ("/fails", 500)
     assert current_request.get() is None
+
+
+def test_who_hangs_up_is_noted_as_without_an_answer(
+    settings: Settings, live: LiveSearch, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    app, sent = create_app(settings, live), []
+
+    @app.get("/left")
+    async def left() -> None:
+        def work() -> None:
+            raise AbandonedError("the caller has hung up")
+
+        await app.state.service.searches.run(work)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"x-request-id", b"a.b-1")]
+    scope = {"type": "http", "method": "GET", "path": "/left", "query_string": b""}
+    anyio.run(app, {**scope, "headers": headers}, receive, send)
+    assert not sent
+    (noted,) = requests(lines())
+    assert (noted["status"], noted.get("code")) == (499, None)
 
 
 def test_a_line_is_one_line() -> None:
