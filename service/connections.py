@@ -11,6 +11,10 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+#: That are read at once. All other connections wait meanwhile, and of chunks of a byte h11 takes a
+#: second for the 256 KiB that are asyncio's own measure.
+_READ_BYTES = 64 * 1024
+
 
 def impatient_protocol(head_seconds: float, body_seconds: float) -> type[H11Protocol]:
     """A protocol for `uvicorn.Config` that closes connections on which nothing moves.
@@ -29,6 +33,7 @@ def impatient_protocol(head_seconds: float, body_seconds: float) -> type[H11Prot
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
             transport.set_write_buffer_limits(0)  # writing pauses until the caller has all of it
             self._watch()
 

@@ -5,12 +5,14 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from typing import ClassVar
 
 import pytest
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from service.connections import impatient_protocol
@@ -32,14 +34,17 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 @asynccontextmanager
 async def connected(
-    *sent: bytes, head: float = 60, body: float = 60
+    *sent: bytes,
+    head: float = 60,
+    body: float = 60,
+    protocol: type[H11Protocol] | None = None,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, ServerState]]:
     """A connection to a server, on which this has been sent; it has room for little that comes."""
     config = uvicorn.Config(OriginForm(app), log_config=None, access_log=False, lifespan="off")
     config.load()
-    state, protocol = ServerState(), impatient_protocol(head, body)
+    state, made = ServerState(), protocol or impatient_protocol(head, body)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: made(config, state, {}), "127.0.0.1", 0)
     own = socket.socket()
     own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     own.setblocking(False)
@@ -152,3 +157,23 @@ def test_an_upgrade_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
 
     run(work())
     assert not logged(caplog, logging.WARNING)
+
+
+def test_little_is_read_at_once() -> None:
+    """What one connection sends is looked at piece by piece, and the others between."""
+
+    class Noting(impatient_protocol(60, 60)):  # type: ignore[misc]
+        sizes: ClassVar[list[int]] = []
+
+        def data_received(self, data: bytes) -> None:
+            self.sizes.append(len(data))
+            super().data_received(data)
+
+    async def work() -> None:
+        head = b"POST /read HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        body = b"Content-Length: 2000000\r\n\r\n" + b"x" * 2_000_000
+        async with connected(head + body, protocol=Noting) as (reader, _, _):
+            assert (await answers(reader)).startswith(b"HTTP/1.1 200")
+
+    run(work())
+    assert max(Noting.sizes) <= 64 * 1024
