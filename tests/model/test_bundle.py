@@ -213,17 +213,6 @@ def test_a_path_that_is_too_long_is_named(tmp_path: Path) -> None:
     assert "cannot be read: File name too long" in refusal(tmp_path / ("n" * 300))
 
 
-def test_the_files_are_on_the_disk_before_the_older_bundle_goes(
-    own: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: set[int] = set()
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
-    with new_folder(own) as part:
-        shutil.copytree(own, part, dirs_exist_ok=True)
-        assert not synced
-    assert {path.stat().st_ino for path in (own, *own.iterdir())} <= synced
-
-
 def test_a_new_folder_takes_its_place_at_the_end(bundle: Bundle, own: Path) -> None:
     with new_folder(own) as part:
         assert part.parent == own.parent
