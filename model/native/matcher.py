@@ -92,16 +92,17 @@ class NativeMatcher:
                 f"texts of {chosen.min()} to {longest} states in {text.length}, pictures of "
                 f"{image.length}"
             )
-        sides = (ctypes.byref(text.structure), ctypes.byref(image.structure))
-        counts = (ctypes.c_int32(len(rows)), ctypes.c_int32(longest))
+        sides = (self._matcher, ctypes.byref(text.structure), ctypes.byref(image.structure))
+        count = (ctypes.c_int32(len(rows)), ctypes.c_int32(longest))
+        matcher, *both = sides
         with self._memory.one() as memory:
-            room = memory.of(self._library.match_room(self._matcher, *sides, *counts))
+            room = memory.of(self._library.match_room(*sides, *count))
             self._library.match_pairs(
-                self._matcher,
-                sides[0],
+                matcher,
+                both[0],
                 _pointer(chosen),
-                sides[1],
-                *counts,
+                both[1],
+                *count,
                 _pointer(logits),
                 _pointer(room),
             )
