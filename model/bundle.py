@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,14 @@ def _replace_folder(part: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _way_to(folder: Path) -> str:
+    """How to come to a bundle that is not there."""
+    old = next(folder.parent.glob(f".{escape(folder.name)}.*.old"), None)
+    if old is None or folder.exists():
+        return "make one with `fashionbert export`"
+    return f"an export that was killed at its end left the one before at {old}: rename it"
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """An exported model on disk, checked."""
@@ -223,8 +232,7 @@ class Bundle:
             checksum = checksum_of(manifest)
         except (FileNotFoundError, NotADirectoryError):
             raise BundleError(
-                f"{path} is no model bundle (it has no manifest.json): make one with "
-                "`fashionbert export`"
+                f"{path} is no model bundle (it has no manifest.json): {_way_to(path)}"
             ) from None
         except OSError as error:
             raise BundleError(f"{source} cannot be read: {error.strerror}") from error

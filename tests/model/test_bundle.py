@@ -222,6 +222,12 @@ def test_a_new_folder_takes_its_place_at_the_end(bundle: Bundle, own: Path) -> N
     assert list(own.parent.iterdir()) == [own]
 
 
+def test_a_bundle_that_a_killed_export_has_moved_aside_is_found(own: Path) -> None:
+    left = own.with_name(f".{own.name}.123.old")
+    own.rename(left)
+    assert f"left the one before at {left}: rename it" in refusal(own)
+
+
 def test_an_error_leaves_the_older_bundle(bundle: Bundle, own: Path) -> None:
     def fail() -> None:
         with new_folder(own) as part:

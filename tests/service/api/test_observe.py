@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from index.snapshot import Snapshot
 from service.api.app import create_app
-from service.batching import AbandonedError
+from service.callers import AbandonedError
 from service.live_search import LiveSearch
 from service.logs import JsonFormatter, configure, current_request, request_id
 from service.security import new_key
