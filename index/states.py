@@ -170,8 +170,7 @@ class ImageStates:
     def gather(self, rows: Rows) -> QuantisedStates:
         """Copies of the rows asked for: [n, P, H]."""
         index = _within(rows, len(self), "picture")
-        for array in (self.values, self.scales):
-            read_ahead(array, index)
+        read_ahead(self.values, index)  # a page of scales serves forty rows, and is soon there
         return QuantisedStates(self.values[index], self.scales[index])
 
 
@@ -195,8 +194,7 @@ class TextStates:
         index = _within(rows, len(self), "text")
         starts = self.offsets[index]
         lengths = self.offsets[index + 1] - starts
-        for array in (self.values, self.scales):
-            read_ahead(array, starts, lengths)
+        read_ahead(self.values, starts, lengths)
         position = np.arange(lengths.max(initial=0), dtype=np.int64)
         padding = position >= lengths[:, None]
         # Padding reads the text's own first token, a page that is there anyway, and is wiped.
