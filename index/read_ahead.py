@@ -20,7 +20,7 @@ def read_ahead(
 ) -> None:
     """Ask the kernel for rows of an array; does not wait for them.
 
-    Rows that are in memory cost about a microsecond each.
+    Rows that are in memory cost two or three microseconds each.
 
     Args:
         array: of `index.states.open_array`; another one is in memory, and nothing is done.

@@ -390,15 +390,21 @@ def test_a_reader_finds_what_was_merged_into_the_file_that_it_reads(tmp_path: Pa
     assert ids(reader.read()) == [(4, "c"), (5, "d"), (6, "e")]
 
 
+def _two_files_ahead(root: Path, ids: str) -> LogReader:
+    """A reader that has read "a", of a log with a file for each of two more."""
+    append(root, Delete("a"))
+    reader = LogReader(root, 0)
+    reader.read()
+    for id in ids:
+        rotate(root)
+        append(root, Delete(id))
+    return reader
+
+
 def test_a_file_may_be_merged_just_when_a_reader_turns_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append(tmp_path, Delete("a"))
-    reader = LogReader(tmp_path, 0)
-    reader.read()
-    for id in "ab":
-        rotate(tmp_path)
-        append(tmp_path, Delete(id))
+    reader = _two_files_ahead(tmp_path, "ab")
 
     def merging(folder: Path) -> list[Path]:
         segments = list_segments(folder)
@@ -414,12 +420,7 @@ def test_a_file_may_be_merged_just_when_a_reader_turns_to_it(
 def test_names_that_were_listed_while_files_were_merged_are_listed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append(tmp_path, Delete("a"))
-    reader = LogReader(tmp_path, 0)
-    reader.read()
-    for id in "bc":
-        rotate(tmp_path)
-        append(tmp_path, Delete(id))
+    reader = _two_files_ahead(tmp_path, "bc")
 
     def without_the_second(folder: Path) -> list[Path]:
         monkeypatch.setattr("index.delta_log.list_segments", list_segments)
