@@ -23,7 +23,8 @@ def column_cells(column: pa.Array) -> list[object]:
 
     Dates and times are text. A decimal is a float, or an int where its type has no places after
     the point; a float narrower than 64 bits is the shortest number that reads as it, so that
-    float32's 99.95 is not 99.94999694824219. That holds inside lists, structs and maps too.
+    float32's 99.95 is not 99.94999694824219. Bytes that are UTF-8 are text: Hive, Impala and old
+    versions of Spark write all strings so. That holds inside lists, structs and maps too.
     """
     if pa.types.is_temporal(column.type) and not pa.types.is_duration(column.type):
         column = column.cast(pa.string())
@@ -54,6 +55,8 @@ def _converter(kind: pa.DataType) -> Convert | None:
         return partial(_number, kind.scale)
     if types.is_float32(kind) or types.is_float16(kind):
         return partial(_shortest, kind.to_pandas_dtype())
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return _text_or_bytes
     if types.is_dictionary(kind):
         return _converter(kind.value_type)
     if types.is_struct(kind):
@@ -75,6 +78,14 @@ def _number(scale: int, cell: Decimal) -> int | float:
 
 def _shortest(kind: type[Any], cell: float) -> float:
     return float(str(kind(cell)))
+
+
+def _text_or_bytes(cell: bytes) -> str | bytes:
+    try:
+        text = cell.decode("utf-8")
+    except UnicodeDecodeError:
+        return cell  # a picture, say
+    return cell if "\0" in text else text
 
 
 def _fields(converters: dict[str, Convert | None], cell: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import string
 from collections.abc import Mapping
 
 from model.errors import CatalogueError
+from model.markup import plain_text
 
 _MARKS = r".,;:/|·–—-"
 _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
@@ -80,15 +81,16 @@ class TextTemplate:
     def render(self, values: Mapping[str, str]) -> str:
         """Fill the places in; a column that is not there counts as empty.
 
-        White space is collapsed, and the punctuation that an empty column leaves behind goes.
-        The result is empty when every column is, whatever literal text the template has.
+        Of HTML the plain text is taken, see `plain_text`. White space is collapsed, and the
+        punctuation that an empty column leaves behind goes. The result is empty when every column
+        is, whatever literal text the template has.
         """
         text, gap, left_out = "", "", False
         for literal, name in self._parts:
             gap += literal
             if name is None:
                 continue
-            value = " ".join(values.get(name, "").split())
+            value = " ".join(plain_text(values.get(name, "")).split())
             if not value:
                 left_out = True
                 continue

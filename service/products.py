@@ -50,6 +50,7 @@ class WriteLimits:
     max_pictures: int = 16
     max_id_characters: int = MAX_ID_CHARACTERS
     max_text_characters: int = MAX_TEXT_CHARACTERS
+    max_markup_characters: int = 1 << 16  # of what the template takes, before its HTML is read
     max_attributes: int = MAX_ATTRIBUTES
     max_values: int = 1024
     image: ImageLimits = DEFAULT_LIMITS
@@ -113,7 +114,7 @@ def draft(fields: ProductFields, view: LiveSnapshot, image_size: int, limits: Wr
     id = check_id(fields.id, limits)
     attributes = _attributes(fields.attributes, view.base.items.attribute_types, limits)
     title = "" if fields.title is None else fields.title.strip()
-    text = check_text(_text(fields, title, attributes, view), limits.max_text_characters)
+    text = check_text(_text(fields, title, attributes, view, limits), limits.max_text_characters)
     if title:
         title = check_text(title, limits.max_text_characters)
     if fields.pictures is None:
@@ -195,7 +196,11 @@ def _check_unicode(text: str, field: str) -> None:
 
 
 def _text(
-    fields: ProductFields, title: str, attributes: Mapping[str, Attribute], view: LiveSnapshot
+    fields: ProductFields,
+    title: str,
+    attributes: Mapping[str, Attribute],
+    view: LiveSnapshot,
+    limits: WriteLimits,
 ) -> str:
     """The text that was given, or what the catalogue's template makes."""
     if fields.text is not None:
@@ -216,6 +221,13 @@ def _text(
             f"this catalogue's texts are made of {template.template!r}, and its feed has a column "
             f"{unknown[0]!r} that the service does not know: send the text itself",
         )
+    for name in template.columns:
+        if len(values.get(name, "")) > limits.max_markup_characters:
+            raise TextError(
+                f"{name} has {len(values[name]):,} characters, at most "
+                f"{limits.max_markup_characters:,} are taken to make the text of",
+                code="text_too_long",
+            )
     text = template.render(values)
     if not text:
         raise TextError(

@@ -43,7 +43,7 @@ def view(id: str, number: int, **cells: Any) -> dict[str, Any]:
     return {
         "productID": id,
         "name": f"Chemise {id}",
-        "description": f"Chemise à manches longues, modèle {id}.",
+        "description": f"Chemise à manches longues,<br> modèle {id}.",
         "concat_description": f"Chemise {id} à manches longues",
         "category": "SHIRTS",
         "subcategory": "SHIRTS" if int(id) % 2 else "BLOUSES",

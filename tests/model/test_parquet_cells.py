@@ -51,6 +51,16 @@ def test_decimals_are_numbers(
     assert same(cells_of(tmp_path, column.dictionary_encode()), expected)
 
 
+def test_bytes_that_are_text(tmp_path: Path) -> None:
+    values = ["Été".encode(), None, b"", b"\xff\xd8\xff", b"a\0b"]
+    found: list[object] = ["Été", None, "", b"\xff\xd8\xff", b"a\0b"]
+    for kind in (pa.binary(), pa.large_binary()):
+        column = pa.array(values, kind)
+        assert cells_of(tmp_path, column) == found
+        assert cells_of(tmp_path, column.dictionary_encode()) == found
+        assert cells_of(tmp_path, pa.array([values], pa.list_(kind))) == [found]
+
+
 def test_narrow_floats_are_the_numbers_that_were_written(tmp_path: Path) -> None:
     single = pa.array([99.95, 5.1, None, 2011.0, 1e-7], pa.float32())
     assert same(cells_of(tmp_path, single), [99.95, 5.1, None, 2011.0, 1e-7])

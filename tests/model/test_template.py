@@ -25,6 +25,8 @@ from model.template import TextTemplate
         ("{title}. {description}", {"title": "Top ...", "description": "a , b"}, "Top ... a , b"),
         ("{title}. {colour}", {"title": " Long \n\t top ", "colour": "a  b"}, "Long top. a b"),
         ("{{{title}}}", {"title": "Top"}, "{Top}"),
+        ("{title}. {b}", {"title": "M&amp;S", "b": "<p>Soft.</p>\n<br/>"}, "M&S. Soft."),
+        ("{title}. {b}", {"title": "Top", "b": "<p>&nbsp;</p>"}, "Top"),
         ("Product Name: {Product Name}", {"Product Name": "Top"}, "Product Name: Top"),
     ],
 )

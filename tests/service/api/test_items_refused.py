@@ -47,6 +47,8 @@ PRODUCT = {
         ({"images": [encoded(picture("red"))]}, 400, "empty_text"),
         ({**PRODUCT, "text": " "}, 400, "empty_text"),
         ({**PRODUCT, "text": "x" * 6000}, 422, "text_too_long"),
+        ({**PRODUCT, "description": "x" * 6000}, 422, "text_too_long"),
+        ({**PRODUCT, "description": f"<p>{'<b>' * 30_000}Top</p>"}, 422, "text_too_long"),
         ({**PRODUCT, "attributes": {"price": "cheap"}}, 422, "invalid_request"),
         ({**PRODUCT, "attributes": {"price": True}}, 422, "invalid_request"),
         ({**PRODUCT, "attributes": {"": 1}}, 422, "invalid_request"),

@@ -70,6 +70,14 @@ def test_a_product_of_the_snapshot_is_replaced(
     assert len(ids) == len(snapshot)
 
 
+def test_html_is_read_as_text(product: Make, writing: httpx.Client) -> None:
+    body = product(title="Dress &amp; belt", description="<p>Long.<br>Soft <b>cotton</b></p>")
+    assert writing.put("/v1/items/new", json=body).status_code == 201
+    found = writing.get("/v1/items/new").json()
+    assert found["text"] == "Dress & belt. Long. Soft cotton"
+    assert found["title"] == "Dress &amp; belt"
+
+
 def test_the_pictures_may_stay(writing: httpx.Client, snapshot: Snapshot) -> None:
     id = snapshot.ids[9]
     before = writing.get(f"/v1/items/{id}").json()
