@@ -9,6 +9,8 @@ class FashionBertError(Exception):
     """Base of every error that a user's input, file or setting can cause."""
 
     code = "error"
+    #: What is to blame of a request to the service, such as `k` or `pairs.3.image`.
+    field: str | None = None
 
     def __init__(self, message: str, *, code: str | None = None, public: str | None = None) -> None:
         super().__init__(message)

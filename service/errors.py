@@ -1,8 +1,11 @@
-"""What a request can get wrong beyond its text and its picture."""
+"""What a request can get wrong beyond its text and its picture, and which of those it was."""
 
 from __future__ import annotations
 
-from model.errors import FashionBertError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from model.errors import FashionBertError, ImageError, TextError
 
 
 class QueryError(FashionBertError):
@@ -10,8 +13,7 @@ class QueryError(FashionBertError):
 
     `code` is `out_of_range`, `unknown_item` or `invalid_base64`; of a filter or facet
     `invalid_filter` or `unknown_attribute`; of a picture's address `url_refused`, `url_failed` or
-    `too_many_bytes`; of a write `invalid_request`. `field` names the request's field that is to
-    blame, such as `k` or `pairs.3.image`.
+    `too_many_bytes`; of a write `invalid_request`.
     """
 
     code = "out_of_range"
@@ -19,3 +21,14 @@ class QueryError(FashionBertError):
     def __init__(self, message: str, *, field: str, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.field = field
+
+
+@contextmanager
+def blaming(field: str, place: str = "") -> Iterator[None]:
+    """Name the field of a text or a picture that is refused within; `place` begins the message."""
+    try:
+        yield
+    except (TextError, ImageError) as error:
+        told = type(error)(place + str(error), code=error.code)
+        told.field = field
+        raise told from error

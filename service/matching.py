@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from index.live import View
 from model.engine import Engine
-from model.errors import FashionBertError, ImageError, TextError
 from model.preprocess import check_text, decode_image
 from model.states import QuantisedStates
 from service.callers import caller
-from service.errors import QueryError
+from service.errors import QueryError, blaming
 from service.items import first_image_row, row_of
 from service.records import MatchResult, Pair, SearchLimits, Stopwatch
 from service.reranking import score
@@ -79,10 +78,8 @@ def _texts(
     places = []
     for number, pair in enumerate(pairs):
         if pair.text is not None:
-            try:
+            with blaming(f"pairs.{number}.text", f"pair {number}: "):
                 text = check_text(pair.text, limits.max_query_characters)
-            except TextError as error:
-                raise _in_pair(error, number) from error
             places.append((True, given.setdefault(text, len(given))))
         else:
             item_id = _named(pair.text_item_id, number, "text")
@@ -107,11 +104,9 @@ def _images(
         if pair.image is not None:
             if pair.image not in given:
                 caller().check()
-                try:
-                    with watch.stage("decode"):
-                        pixels.append(decode_image(pair.image, engine.image_size, limits.image))
-                except ImageError as error:
-                    raise _in_pair(error, number) from error
+                blame = blaming(f"pairs.{number}.image", f"pair {number}: ")
+                with watch.stage("decode"), blame:
+                    pixels.append(decode_image(pair.image, engine.image_size, limits.image))
             places.append((True, given.setdefault(pair.image, len(given))))
         else:
             item_id = _named(pair.image_item_id, number, "image")
@@ -127,10 +122,6 @@ def _named(item_id: str | None, number: int, side: str) -> str:
             field=f"pairs.{number}.{side}",
         )
     return item_id
-
-
-def _in_pair(error: FashionBertError, number: int) -> FashionBertError:
-    return type(error)(f"pair {number}: {error}", code=error.code)
 
 
 def _rows(places: Sequence[Place], given: int) -> NDArray[np.int64]:

@@ -18,12 +18,12 @@ from index.images import Prepared, prepare_image
 from index.items import Item
 from index.live import LiveSnapshot
 from model.catalogue import Attribute
-from model.errors import ImageError, TextError
+from model.errors import TextError
 from model.feed import cell_text, strings
 from model.preprocess import DEFAULT_LIMITS, MAX_TEXT_CHARACTERS, ImageLimits, check_text
 from model.product import MAX_ATTRIBUTES, MAX_ID_CHARACTERS
 from model.template import TextTemplate
-from service.errors import QueryError
+from service.errors import QueryError, blaming
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -114,9 +114,12 @@ def draft(fields: ProductFields, view: LiveSnapshot, image_size: int, limits: Wr
     id = check_id(fields.id, limits)
     attributes = _attributes(fields.attributes, view.base.items.attribute_types, limits)
     title = "" if fields.title is None else fields.title.strip()
-    text = check_text(_text(fields, title, attributes, view, limits), limits.max_text_characters)
+    with blaming("text"):
+        text = _text(fields, title, attributes, view, limits)
+        text = check_text(text, limits.max_text_characters)
     if title:
-        title = check_text(title, limits.max_text_characters)
+        with blaming("title"):
+            title = check_text(title, limits.max_text_characters)
     if fields.pictures is None:
         images, pictures = _kept(id, view)
         return Draft(Item(id, title or text, text, images, attributes), pictures)
@@ -260,10 +263,9 @@ def _prepared(
         raise _invalid("images", f"a product has 1 to {limits.max_pictures} pictures")
     prepared = []
     for number, data in enumerate(pictures):
-        try:
+        field = f"images.{number}"
+        with blaming(field, f"{field}: "):
             prepared.append(prepare_image(data, image_size, limits.image))
-        except ImageError as error:
-            raise ImageError(f"images.{number}: {error}", code=error.code) from error
     return tuple(prepared)
 
 

@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 
 from model.errors import FashionBertError
 from service.api.route_table import RouteTable
-from service.errors import QueryError
 from service.logs import current_request
 
 MEDIA_TYPE = "application/problem+json"
@@ -200,7 +199,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
     if error.public != str(error):
         _logger.error("%s %s: %s", request.method, request.url.path, error)
     errors = []
-    if isinstance(error, QueryError):
+    if error.field is not None:
         errors = [FieldError(location=_location(request, error.field), message=str(error))]
     headers = {"Retry-After": "1"} if PROBLEMS[error.code][0] == 503 else None
     return problem(error.code, error.public, errors=errors, headers=headers)

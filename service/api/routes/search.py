@@ -34,6 +34,7 @@ from service.api.schemas import (
     decode_base64,
 )
 from service.api.state import Service, ready
+from service.errors import blaming
 from service.logs import note_query
 from service.records import SearchResult
 from service.search import Searcher
@@ -114,19 +115,18 @@ async def search_text(request: Request) -> Response:
     async def search() -> SearchResponse:
         query = EncodedQuery(service, searcher, body.query)
         encoded = await query.find()
-        result = await service.search(
-            partial(
-                searcher.search_text,
-                body.query,
-                body.k,
-                candidates,
-                body.rerank,
-                body.selection(),
-                deadline=deadline,
-                encoded=encoded,
-            ),
-            deadline,
+        work = partial(
+            searcher.search_text,
+            body.query,
+            body.k,
+            candidates,
+            body.rerank,
+            body.selection(),
+            deadline=deadline,
+            encoded=encoded,
         )
+        with blaming("query"):
+            result = await service.search(work, deadline)
         if encoded is None:
             # When the answer is sent: writing it does not wait.
             asyncio.get_running_loop().call_soon(query.keep, result)
@@ -189,7 +189,9 @@ async def search_image(request: Request) -> Response:
     candidates = service.settings.candidates if body.candidates is None else body.candidates
     options = (body.k, candidates, body.rerank, body.selection())
     deadline = _deadline(body.budget_ms)
+    field = "image"
     if isinstance(body, ImageSearch) and body.image_url is not None:
+        field = "image_url"
         image = await service.pictures.fetch(body.image_url)
     if image is None:
         assert isinstance(body, ImageSearch)  # and its schema wants one of the three
@@ -199,7 +201,8 @@ async def search_image(request: Request) -> Response:
         work = partial(searcher.search_image, image, *options, deadline=deadline)
 
     async def search() -> SearchResponse:
-        return _answer(searcher, await service.search(work, deadline))
+        with blaming(field):
+            return _answer(searcher, await service.search(work, deadline))
 
     return await cached_answer(
         service, searcher, "image", body, search, candidates=candidates, image=image

@@ -83,6 +83,10 @@ def test_what_is_not_taken(
         ("a", {"attributes": {"price": "cheap"}}, "body.attributes.price"),
         ("a", {"images": ["%"]}, "body.images.0"),
         ("a", {"images": []}, "body.images"),
+        ("a", {"images": [*PRODUCT["images"], encoded(b"text")]}, "body.images.1"),
+        ("a", {"text": "\u200b"}, "body.text"),
+        ("a", {"title": "", "attributes": {}}, "body.text"),
+        ("a", {"title": "x" * 6000, "text": "A dress"}, "body.title"),
         ("%20a", {}, "path.item_id"),
     ],
 )
