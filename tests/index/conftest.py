@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,10 @@ import pytest
 from PIL import Image
 
 from index.build import build
-from index.delta_records import Put
+from index.delta_frames import list_segments
+from index.delta_log import LogReader, LogWriter, Write, first_write
+from index.delta_merge import merge_segments
+from index.delta_records import Delete, Put
 from index.faults import EXIT_CODE, VARIABLE
 from index.items import Item
 from index.recall import Embeddings
@@ -101,6 +105,103 @@ def make_put(snapshot: Snapshot) -> MakePut:
         )
 
     return make
+
+
+class Log:
+    """The log of writes in a folder, opened anew for each of these."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def append(self, *records: Put | Delete) -> None:
+        with LogWriter(self._root) as writer:
+            writer.append(self._reader(), records)
+
+    def rotate(self) -> None:
+        with LogWriter(self._root) as writer:
+            writer.rotate(self._reader())
+
+    def merge(self, after: int) -> int:
+        return merge_segments(self._root, after)
+
+    def read(self, after: int = 0) -> list[Write]:
+        return LogReader(self._root, after).read()
+
+    @staticmethod
+    def ids(writes: list[Write]) -> list[tuple[int, str]]:
+        return [(write.sequence, write.record.id) for write in writes]
+
+    def _reader(self) -> LogReader:
+        """One that has read everything."""
+        reader = LogReader(self._root, first_write(self._root) - 1)
+        reader.read()
+        return reader
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    """A log that is empty yet."""
+    return Log(tmp_path)
+
+
+class Disk:
+    """What a disk has of the log's files: what is synced, if that succeeds, and so is their name.
+
+    As Linux does it, what fails to be synced is not tried again by the next `os.fsync`, unless
+    `os.write` has written it anew.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails: BaseException | None = None
+        self._write, self._fsync = os.write, os.fsync
+        self._stored: dict[int, set[int]] = {}  # the bytes by the file's number
+        self._lost: dict[int, set[int]] = {}
+        self._names: dict[tuple[int, str], int] = {}  # the file's number by folder and name
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def write(self, file: int, data: bytes) -> int:
+        start = os.lseek(file, 0, os.SEEK_CUR)
+        written = self._write(file, data)
+        self._lost.get(os.fstat(file).st_ino, set()).difference_update(
+            range(start, start + written)
+        )
+        return written
+
+    def fsync(self, file: int) -> None:
+        status = os.fstat(file)
+        stored = self._stored.setdefault(status.st_ino, set())
+        lost = self._lost.setdefault(status.st_ino, set())
+        every = set(range(status.st_size))
+        if isinstance(self.fails, OSError):
+            lost |= every - stored
+        if self.fails is not None:
+            raise self.fails
+        self._fsync(file)
+        if stat.S_ISDIR(status.st_mode):
+            for entry in os.scandir(file):
+                self._names[status.st_ino, entry.name] = entry.inode()
+        stored |= every - lost
+
+    def lacks(self, root: Path) -> int:
+        """How many bytes of the log a power cut would take."""
+        return sum(self._lacks_of(path) for path in list_segments(root / "delta"))
+
+    def _lacks_of(self, path: Path) -> int:
+        every = set(range(path.stat().st_size))
+        if not (self._has_name(path) and self._has_name(path.parent)):
+            return len(every)
+        return len(every - self._stored.get(path.stat().st_ino, set()))
+
+    def _has_name(self, path: Path) -> bool:
+        number = self._names.get((path.parent.stat().st_ino, path.name))
+        return number == path.stat().st_ino
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """Knows what of this process's files a power cut would leave."""
+    return Disk(monkeypatch)
 
 
 Crash = Callable[..., None]

@@ -7,76 +7,59 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from index.delta_frames import list_segments
-from index.delta_log import LogReader, LogWriter, Write, first_write, last_write
-from index.delta_merge import merge_segments
+from index.delta_log import LogReader, Write, last_write
 from index.delta_records import Delete, Put
 from model.errors import SnapshotError
+
+if TYPE_CHECKING:
+    from tests.index.conftest import Log
 
 MakePut = Callable[..., Put]
 
 
-def append(root: Path, *records: Put | Delete) -> None:
-    with LogWriter(root) as log:
-        reader = LogReader(root, first_write(root) - 1)
-        reader.read()
-        log.append(reader, records)
-
-
-def rotate(root: Path) -> None:
-    with LogWriter(root) as log:
-        reader = LogReader(root, first_write(root) - 1)
-        reader.read()
-        log.rotate(reader)
-
-
-def read(root: Path, after: int = 0) -> list[Write]:
-    return LogReader(root, after).read()
-
-
-def ids(writes: list[Write]) -> list[tuple[int, str]]:
-    return [(write.sequence, write.record.id) for write in writes]
-
-
 @pytest.mark.parametrize("at", [0, 4, 8, 20, 24, 40, 2000])
 def test_a_flipped_byte_before_other_writes_is_damage(
-    tmp_path: Path, make_put: MakePut, at: int
+    log: Log, tmp_path: Path, make_put: MakePut, at: int
 ) -> None:
-    append(tmp_path, make_put("a"))
-    append(tmp_path, Delete("b"))
+    log.append(make_put("a"))
+    log.append(Delete("b"))
     (path,) = list_segments(tmp_path / "delta")
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
     with pytest.raises(SnapshotError, match=r"000000000001\.log is damaged at byte 0"):
-        read(tmp_path)
+        log.read()
     with pytest.raises(SnapshotError, match="damaged"):
-        append(tmp_path, Delete("c"))
+        log.append(Delete("c"))
     assert path.read_bytes() == data
 
 
-def test_a_sealed_file_that_is_cut_short_is_damage(tmp_path: Path) -> None:
-    append(tmp_path, Delete("a"))
-    append(tmp_path, Delete("b"))
-    rotate(tmp_path)
-    append(tmp_path, Delete("c"))
+def test_a_sealed_file_that_is_cut_short_is_damage(log: Log, tmp_path: Path) -> None:
+    log.append(Delete("a"))
+    log.append(Delete("b"))
+    log.rotate()
+    log.append(Delete("c"))
     path = list_segments(tmp_path / "delta")[0]
     os.truncate(path, path.stat().st_size - 1)
     writes: list[Write] = []
     with pytest.raises(SnapshotError, match="damaged"):
         LogReader(tmp_path, 0).read_into(writes)
-    assert ids(writes) == [(1, "a")]  # who asks for it gets what is whole, and is told
+    assert log.ids(writes) == [(1, "a")]  # who asks for it gets what is whole, and is told
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_writes_that_are_missing_between_files_are_damage(tmp_path: Path, whole: bool) -> None:
+def test_writes_that_are_missing_between_files_are_damage(
+    log: Log, tmp_path: Path, whole: bool
+) -> None:
     for id in "abcde":
-        append(tmp_path, Delete(id))
+        log.append(Delete(id))
         if id in "bd":
-            rotate(tmp_path)
+            log.rotate()
     path = list_segments(tmp_path / "delta")[1]
     data = path.read_bytes()
     if whole:
@@ -90,18 +73,18 @@ def test_writes_that_are_missing_between_files_are_damage(tmp_path: Path, whole:
     for _ in range(2):
         with pytest.raises(SnapshotError, match=message):
             reader.read_into(writes)
-    assert ids(writes) == list(enumerate("abc"[:last], start=1))
+    assert log.ids(writes) == list(enumerate("abc"[:last], start=1))
     for attempt in (
-        lambda: append(tmp_path, Delete("f")),
-        lambda: rotate(tmp_path),
-        lambda: merge_segments(tmp_path, after=0),
+        lambda: log.append(Delete("f")),
+        log.rotate,
+        lambda: log.merge(after=0),
     ):
         with pytest.raises(SnapshotError, match=message):
             attempt()
     assert _contents(tmp_path) == before
-    assert ids(read(tmp_path, after=4)) == [(5, "e")]  # a snapshot that has them needs them not
+    assert log.ids(log.read(after=4)) == [(5, "e")]  # a snapshot that has them needs them not
     path.write_bytes(data)
-    assert ids(read(tmp_path)) == list(enumerate("abcde", start=1))
+    assert log.ids(log.read()) == list(enumerate("abcde", start=1))
 
 
 def _contents(root: Path) -> dict[str, bytes]:
@@ -116,31 +99,33 @@ def _overwrite(path: Path, start: int, data: bytes) -> None:
 
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("at", [0, 4, 20, 24, 40])
-def test_damage_after_whole_frames_stops_everyone(tmp_path: Path, sealed: bool, at: int) -> None:
+def test_damage_after_whole_frames_stops_everyone(
+    log: Log, tmp_path: Path, sealed: bool, at: int
+) -> None:
     """Nobody takes what stands before it for the whole log, cuts it off, or merges it away."""
     for id in "aab":
-        append(tmp_path, Delete(id))
+        log.append(Delete(id))
     (path,) = list_segments(tmp_path / "delta")
     end = path.stat().st_size
-    append(tmp_path, Delete("c"))
-    append(tmp_path, Delete("d"))
+    log.append(Delete("c"))
+    log.append(Delete("d"))
     if sealed:
-        rotate(tmp_path)
-        append(tmp_path, Delete("e"))
+        log.rotate()
+        log.append(Delete("e"))
     _overwrite(path, end + at, bytes([path.read_bytes()[end + at] ^ 1]))
     before = _contents(tmp_path)
     message = rf"000000000001\.log is damaged at byte {end}"
     for attempt in (
-        lambda: read(tmp_path),
-        lambda: read(tmp_path, after=2),
-        lambda: append(tmp_path, Delete("f")),
-        lambda: rotate(tmp_path),
+        log.read,
+        lambda: log.read(after=2),
+        lambda: log.append(Delete("f")),
+        log.rotate,
     ):
         with pytest.raises(SnapshotError, match=message):
             attempt()
     if sealed:
         with pytest.raises(SnapshotError, match=message):
-            merge_segments(tmp_path, after=0)
+            log.merge(after=0)
     else:
         with pytest.raises(SnapshotError, match=message):
             last_write(tmp_path, 0)
@@ -148,9 +133,9 @@ def test_damage_after_whole_frames_stops_everyone(tmp_path: Path, sealed: bool, 
 
 
 def test_a_log_that_the_disk_does_not_give_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append(tmp_path, Delete("a"))
+    log.append(Delete("a"))
     reader = LogReader(tmp_path, 0)
 
     def fail(*_: object) -> bytes:
@@ -161,49 +146,49 @@ def test_a_log_that_the_disk_does_not_give_back(
         reader.read()
 
 
-def test_a_bad_block_across_frames_is_damage(tmp_path: Path) -> None:
+def test_a_bad_block_across_frames_is_damage(log: Log, tmp_path: Path) -> None:
     """The end of a frame and the beginning of the next are gone: its header leads nowhere."""
     ends = []
     for id in "abcd":
-        append(tmp_path, Delete(id))
+        log.append(Delete(id))
         (path,) = list_segments(tmp_path / "delta")
         ends.append(path.stat().st_size)
     _overwrite(path, ends[1] - 10, bytes(20))
     before = _contents(tmp_path)
     with pytest.raises(SnapshotError, match=f"damaged at byte {ends[0]}"):
-        append(tmp_path, Delete("e"))
+        log.append(Delete("e"))
     assert _contents(tmp_path) == before
 
 
-def test_a_log_that_is_put_back_under_a_reader_is_refused(tmp_path: Path) -> None:
+def test_a_log_that_is_put_back_under_a_reader_is_refused(log: Log, tmp_path: Path) -> None:
     """Its numbers mean other writes than those that were read."""
-    append(tmp_path, Delete("a"))
+    log.append(Delete("a"))
     folder, backup = tmp_path / "delta", tmp_path / "backup"
     shutil.copytree(folder, backup)
-    append(tmp_path, Delete("b"))
+    log.append(Delete("b"))
     reader = LogReader(tmp_path, 0)
-    assert ids(reader.read()) == [(1, "a"), (2, "b")]
+    assert log.ids(reader.read()) == [(1, "a"), (2, "b")]
     shutil.rmtree(folder)
     for restored in (False, True):
         if restored:
             shutil.copytree(backup, folder)
-            append(tmp_path, Delete("x"))
+            log.append(Delete("x"))
         with pytest.raises(SnapshotError, match="restart what reads it"):
             reader.read()
-    assert ids(read(tmp_path)) == [(1, "a"), (2, "x")]
+    assert log.ids(log.read()) == [(1, "a"), (2, "x")]
 
 
-def test_a_log_that_is_overwritten_under_a_reader_is_refused(tmp_path: Path) -> None:
-    append(tmp_path, Delete("a"))
+def test_a_log_that_is_overwritten_under_a_reader_is_refused(log: Log, tmp_path: Path) -> None:
+    log.append(Delete("a"))
     (path,) = list_segments(tmp_path / "delta")
     older = path.read_bytes()
-    append(tmp_path, Delete("b"))
+    log.append(Delete("b"))
     reader = LogReader(tmp_path, 0)
     reader.read()
     path.write_bytes(older)
     with pytest.raises(SnapshotError, match="cut short"):
         reader.read()
-    append(tmp_path, Delete("something longer"))
+    log.append(Delete("something longer"))
     with pytest.raises(SnapshotError, match="put back"):
         reader.read()
-    assert ids(read(tmp_path)) == [(1, "a"), (2, "something longer")]
+    assert log.ids(log.read()) == [(1, "a"), (2, "something longer")]
