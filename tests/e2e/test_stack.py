@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import re
 import tarfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import yaml
 
 from model.bundle import Bundle
 from model.pretrained import pretrained
@@ -19,6 +21,7 @@ from model.pretrained import pretrained
 if TYPE_CHECKING:
     from tests.e2e.conftest import Run, Stack
 
+ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 2.0  # from the answer to a write until every replica finds it
 
 #: Puts a product through the first replica, deletes it through the last one. Prints the seconds
@@ -72,6 +75,15 @@ def _written_through_one_is_found_through_all(stack: Stack, id: str, picture: by
     assert replicas == len(stack.containers("api"))
     assert found <= MOST_SECONDS
     assert gone <= MOST_SECONDS
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yml", "docker/tls.compose.yml"])
+def test_no_port_is_open_to_others_unless_that_was_asked_for(file: str) -> None:
+    services = yaml.safe_load((ROOT / file).read_text())["services"].values()
+    ports = [port for service in services for port in service.get("ports", ())]
+    assert ports
+    # Callers without a key may search as long as nobody says else.
+    assert [port for port in ports if not re.match(r"127\.|\$\{\w+:-127\.", port)] == []
 
 
 def test_searches_both_ways(stack: Stack, picture: bytes) -> None:
