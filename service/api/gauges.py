@@ -20,7 +20,7 @@ class ServiceGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges."""
         service = self._service
-        yield _gauge("ready", "Traffic may come", service.ready and not service.draining)
+        yield _gauge("ready", "Traffic may come", service.no_traffic_because is None)
         yield _gauge("queue_waiting", "Requests waiting to be computed", service.waiting)
         yield _gauge("queue_computing", "Requests being computed", service.computing)
         yield _gauge("cache_bytes", "Of the cache in memory", service.memory.size)

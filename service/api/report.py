@@ -80,7 +80,7 @@ def report(service: Service) -> StatusReport:
     counts = service.metrics.counts()
     redis = service.redis
     return StatusReport(
-        status=_status(service),
+        status=service.no_traffic_because or "ready",
         version=service.version,
         uptime=_duration(time.time() - service.started),
         snapshot=_snapshot(service),
@@ -105,12 +105,6 @@ def report(service: Service) -> StatusReport:
         refused=counts["refused"],
         rate_limited=counts["rate_limited"],
     )
-
-
-def _status(service: Service) -> str:
-    if service.draining:
-        return "shutting down"
-    return "ready" if service.ready else service.not_ready_because
 
 
 def _snapshot(service: Service) -> SnapshotReport | None:

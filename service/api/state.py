@@ -91,6 +91,17 @@ class Service:
             self.tracing = Tracing()
 
     @property
+    def no_traffic_because(self) -> str | None:
+        """Why no traffic may come, as /readyz, the gauge and the status tell; None where it may."""
+        if self.draining:
+            return "the service is shutting down"
+        if not self.ready:
+            return self.not_ready_because
+        if self.live is not None and self.live.engine.memory.exhausted:
+            return "the model has run out of memory several times in a row"
+        return None
+
+    @property
     def waiting(self) -> int:
         """How many requests wait to be computed."""
         return sum(queue.waiting for queue in (self.searches, self.matches, self.writes))

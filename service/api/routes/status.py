@@ -75,10 +75,8 @@ async def get_health() -> Status:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=responses("not_ready"))
-async def get_readiness(service: ReadyService) -> Status:
+async def get_readiness(service: AnyService) -> Status:
     """A real search has gone through, and nobody asked the process to end: traffic may come."""
-    if service.draining:
-        raise ProblemError("not_ready", "the service is shutting down")
-    if service.live is not None and service.live.engine.memory.exhausted:
-        raise ProblemError("not_ready", "the model has run out of memory several times in a row")
+    if (why := service.no_traffic_because) is not None:
+        raise ProblemError("not_ready", why)
     return Status(status="ready")

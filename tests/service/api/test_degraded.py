@@ -113,6 +113,10 @@ def test_without_memory_pairs_are_refused_and_traffic_goes_elsewhere(
             assert (response.status_code, response.json()["code"]) == (503, "out_of_memory")
             assert response.headers["retry-after"] == "1"
             assert ask("GET", "/readyz").status_code == ready
+            gauge = f"fashionbert_ready {float(ready == 200)}"
+            assert gauge in ask("GET", "/metrics").text.splitlines()
+            status = ask("GET", "/v1/status").json()["status"]
+            assert (status == "ready") == (ready == 200), status
         engine._matcher = matcher
         assert ask("POST", "/v1/match", json={"pairs": [pair]}).status_code == 200
         assert ask("GET", "/readyz").status_code == 200, "it fits again"
