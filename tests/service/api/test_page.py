@@ -30,9 +30,3 @@ def test_its_policy_lets_its_own_script_and_style_run_and_nothing_else(
         assert len(inline) == response.text.count(f"<{tag}") == 1
         digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
         assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
-
-
-def test_it_asks_for_no_more_than_a_small_limit_allows(client: httpx.Client) -> None:
-    script = client.get("/").text
-    assert "k = Math.min(k, index.max_k)" in script
-    assert "const options = { k, " in script
