@@ -6,7 +6,7 @@ import sys
 
 # http.client and not urllib, which would ask a proxy from the environment.
 connection = http.client.HTTPConnection(
-    "127.0.0.1", int(os.environ.get("FASHIONBERT_PORT", "8080")), timeout=4
+    "127.0.0.1", int(os.environ.get("FASHIONBERT_PORT") or "8080"), timeout=4
 )
 try:
     connection.request("GET", "/readyz")
