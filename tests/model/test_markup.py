@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from model.markup import plain_text
@@ -18,7 +20,13 @@ from model.markup import plain_text
         ("&lt;p&gt;Soft&lt;br&gt;M&amp;amp;S&lt;/p&gt;", "Soft M&S"),
         ("<style>p { color: red }</style><p>Top</p><script>if (a < b) c()</script>", "Top"),
         ("<!-- <p>Draft</p> --><p>Top</p>", "Top"),
+        ("<p>Size<!-- -->s</p><script>if (a", "Sizes"),
         ("<p>Top<o:p></o:p></p>", "Top"),  # pasted from Word
+        ("<p><![if !supportLists]>1.<![endif] >Top</p><?xml:namespace />", "1.Top"),
+        ("<![CDATA[<p>Soft <b>cotton</b></p>]]>", "Soft cotton"),
+        ("&lt;![CDATA[Soft &amp; light]]&gt;", "Soft & light"),
+        ("<svg><style/>red</svg>", "red"),
+        ("<p>Soft<![x]> and <![ light <![</p>", "Soft and <![ light <!["),
         # No markup, beside some and alone.
         ("<p>Waist <M and >S, R&D</p>", "Waist <M and >S, R&D"),
         ("waist <M and >S", "waist <M and >S"),
@@ -33,3 +41,26 @@ def test_plain_text(text: str, expected: str) -> None:
 def test_a_text_without_markup_is_what_it_was() -> None:
     text = " Long \n\t top, 5 > 3 "
     assert plain_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "<a ",
+        "<!--",
+        "<![",
+        "<![CDATA[",
+        "<",
+        "</",
+        "<?",
+        "<a b='",
+        '="<a "',
+        "<script ",
+        "<p a",
+        "&#",
+    ],
+)
+def test_what_is_never_closed_takes_no_longer_the_more_there_is_of_it(part: str) -> None:
+    start = time.process_time()
+    assert plain_text("<p>Top " + part * (200_000 // len(part))).startswith(" Top")
+    assert time.process_time() - start < 10  # quadratic time would be minutes
