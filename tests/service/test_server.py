@@ -123,10 +123,11 @@ def test_a_head_has_to_arrive(bundle: Bundle, snapshot_root: Path) -> None:
 
         silent, partial, after = connected(), connected(whole[:20]), connected(whole)
         kept = connected(whole)
-        slow = connected(whole[:5])
         for each in (after, kept):
             assert answer(each).startswith(b"HTTP/1.1 200")
         after.sendall(whole[:20])
+        slow = connected(whole[:5])
+        time.sleep(0.05)
         slow.sendall(whole[5:])  # whole in time
         assert answer(slow).startswith(b"HTTP/1.1 200")
         for each in (silent, partial, after):
