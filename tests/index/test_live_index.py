@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from index.images import prepare_image
 from index.items import Item
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
+from index.manifest import read_manifest, write_manifest
 from index.snapshot import Snapshot
 from index.versions import current, set_current
 from model.bundle import Bundle
@@ -200,6 +203,32 @@ def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
     live.refresh()
     assert live.problem is not None
     assert live.view.row_of("b") >= 0
+
+
+def test_a_snapshot_that_is_refused_is_looked_at_again_in_a_while(
+    own_root: Path, snapshot: Snapshot, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the checks of the first one, and not at every look, as it may take minutes."""
+    live = LiveIndex.open(own_root, engine=engine, verify=True)
+    second = Path(shutil.copytree(own_root / snapshot.name, own_root / "00000002"))
+    manifest = replace(read_manifest(second), name=second.name)
+    states = second / "image_states.npy"
+    whole = states.read_bytes()
+    states.write_bytes(whole[:-1] + b"?")
+    write_manifest(second, replace(manifest, model_id="fb-0123456789abcdef"))
+    set_current(own_root, second.name)
+    for minutes, problem in ((0, "made by model fb-0"), (1, "image_states.npy is damaged")):
+        later = SimpleNamespace(monotonic=lambda at=60.0 * minutes: time.monotonic() + at)
+        monkeypatch.setattr("index.live_index.time", later)
+        assert not live.refresh()
+        assert problem in str(live.problem)
+        write_manifest(second, manifest)
+    states.write_bytes(whole)
+    assert not live.refresh()
+    assert problem in str(live.problem)
+    later.monotonic = lambda: time.monotonic() + 120
+    assert live.refresh()
+    assert (live.view.name, live.problem) == (second.name, None)
 
 
 def test_while_a_snapshot_is_opened_writes_go_on(

@@ -212,10 +212,13 @@ def test_files_of_two_snapshots_put_together_are_found(
         mirrored = replace(catalogue, products=catalogue.products[::-1])
         other = build(mirrored, engine, tmp_path / "other", progress=False)
     folder = own_root / "00000001"
-    shutil.copy(other.path / "image.faiss", folder / "image.faiss")
-    _change_manifest(folder, files=describe_files(folder))
-    with pytest.raises(SnapshotError, match=r"image\.faiss does not find the snapshot's own"):
-        Snapshot.open(own_root).verify()
+    for name in ("image.faiss", "text.faiss"):
+        own = (folder / name).read_bytes()
+        shutil.copy(other.path / name, folder / name)
+        _change_manifest(folder, files=describe_files(folder))
+        with pytest.raises(SnapshotError, match=f"{name} does not find the snapshot's own"):
+            Snapshot.open(own_root).verify()
+        (folder / name).write_bytes(own)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,35 @@ def test_an_error_ends_its_own_request_only() -> None:
     pool.close()
 
 
+@pytest.mark.parametrize("how", ["gone", "failed"])
+def test_passes_that_are_under_way_are_waited_for(how: str) -> None:
+    """Also where no more are begun: they write to what the caller has."""
+    pool = settled(2)
+    together = threading.Barrier(2, timeout=60)
+    gone = threading.Event()
+    ended: list[int] = []
+
+    def compute(part: Rows) -> None:
+        together.wait()
+        if threading.current_thread() is threading.main_thread():
+            gone.set()
+            if how == "failed":
+                raise ValueError("the first is bad")
+        else:
+            time.sleep(0.1)
+        ended.append(int(part[0]))
+
+    passes = rows(*range(6))
+    if how == "failed":
+        with pytest.raises(ValueError, match="the first is bad"):
+            pool.run(passes, costs(passes), compute)
+        assert len(ended) == 1
+    else:
+        assert pool.run(passes, costs(passes), compute, Limits(cancelled=gone.is_set)) == [0, 1]
+        assert sorted(ended) == [0, 1]
+    pool.close()
+
+
 def test_a_closed_pool_ends_its_threads() -> None:
     pool = PassPool(2)
     before = set(threading.enumerate())

@@ -44,9 +44,16 @@ def test_int8_on_a_gpu_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> No
     assert "fashionbert export --precision fp16" in record.getMessage()
 
 
-def test_a_session_has_the_cores_it_is_given(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_session_has_the_cores_it_is_given(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.eight_bit.sums_exactly", lambda: False)
     session = open_session(bundle.path / "matcher.onnx", providers("cpu"), 2)
-    assert session.get_session_options().intra_op_num_threads == 2
+    options = session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    # Those that wait leave the cores to others.
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
     assert session.get_providers() == ["CPUExecutionProvider"]
     broken = tmp_path / "matcher.onnx"
     broken.write_bytes(b"no graph")

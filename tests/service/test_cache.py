@@ -63,6 +63,7 @@ def test_processes_share_values_through_redis(redis: Any) -> None:
         (first, _), (second, metrics) = cache(link), cache(link)
         assert await second.get("key") is None
         first.put("key", b"value")
+        first.put("long", bytes(1024 * 1024 + 1))  # would stall it, and is not sent
         await link.close()
         link = RedisLink(redis.url, timeout=30)
         second, metrics = cache(link)

@@ -22,14 +22,15 @@ SHORT = 0.3  # seconds
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with what was asked for; `/large` with 8 MB; reads the bodies of `/read` alone."""
+    """Answers with what was asked for; `/large` with 8 MB, `/small` with 40 KB; reads the bodies of
+    `/read` alone."""
     request = Request(scope, receive)
     if scope["path"] == "/read":
         with suppress(ClientDisconnect):
             await request.body()
     text = f"{request.method} {request.url.path}?{request.url.query} {request.headers['host']} "
-    filling = "x" * 8_000_000 if scope["path"] == "/large" else ""
-    await PlainTextResponse(text + filling)(scope, receive, send)
+    filling = {"/large": 8_000_000, "/small": 40_000}.get(scope["path"], 0)
+    await PlainTextResponse(text + "x" * filling)(scope, receive, send)
 
 
 @asynccontextmanager
@@ -39,12 +40,14 @@ async def connected(
     body: float = 60,
     protocol: type[H11Protocol] | None = None,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, ServerState]]:
-    """A connection to a server, on which this has been sent; it has room for little that comes."""
+    """A connection to a server, on which this has been sent; the kernel keeps little of what comes
+    back."""
     config = uvicorn.Config(OriginForm(app), log_config=None, access_log=False, lifespan="off")
     config.load()
     state, made = ServerState(), protocol or impatient_protocol(head, body)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: made(config, state, {}), "127.0.0.1", 0)
+    server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     own = socket.socket()
     own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     own.setblocking(False)
@@ -105,10 +108,10 @@ def test_a_body_after_its_answer_leaves_the_connection() -> None:
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
-@pytest.mark.parametrize("requests", [1, 3])
-def test_an_answer_has_to_be_read(requests: int, close: bytes) -> None:
+@pytest.mark.parametrize(("path", "requests"), [(b"/large", 1), (b"/large", 3), (b"/small", 1)])
+def test_an_answer_has_to_be_read(path: bytes, requests: int, close: bytes) -> None:
     async def work() -> None:
-        asked = b"GET /large HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n"
+        asked = b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n"
         async with connected(asked * requests, body=SHORT) as (_, _, state):
             assert state.connections
             async with asyncio.timeout(10):
@@ -123,6 +126,14 @@ def test_who_reads_has_its_whole_answer() -> None:
         asked = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         async with connected(asked, body=20) as (reader, _, _):
             assert len(await answers(reader)) > 8_000_000
+        async with connected(asked.replace(b"close", b"keep-alive"), body=20) as (reader, _, state):
+            (connection,) = state.connections
+            async with asyncio.timeout(10):
+                await reader.readexactly(8_000_000)
+                await reader.read(1024)
+                while not connection._leaving.cancelled():  # type: ignore[union-attr]
+                    await asyncio.sleep(0.01)
+            assert state.connections  # as otherwise at the next answer, which would have less time
 
     run(work())
 

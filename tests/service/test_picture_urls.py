@@ -365,6 +365,17 @@ def test_a_host_that_takes_its_time(certificate: Path) -> None:
     assert "1 s" in str(error)
 
 
+def test_a_name_that_takes_its_time_to_resolve() -> None:
+    async def resolver(name: str) -> list[str]:
+        await asyncio.sleep(60)
+        return [PUBLIC]
+
+    fetcher = PictureFetcher(frozenset({HOST}), 1000, 0.05, resolver=resolver)
+    with pytest.raises(QueryError, match=r"took more than 0\.05 s") as caught:
+        asyncio.run(fetcher.fetch(f"https://{HOST}/a.jpg"))
+    assert caught.value.code == "url_failed"
+
+
 @pytest.mark.parametrize("answer", [b"", b"junk\r\n\r\n", ok(PICTURE)[:-100]])
 def test_a_host_that_breaks_off(answer: bytes, certificate: Path) -> None:
     assert refusal(certificate, answering(answer)).code == "url_failed"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from index.snapshot import Snapshot
 from model.bundle import Bundle
 from model.catalogue import read_catalogue
 from model.engine import Engine
-from model.resident import NOTHING, Residence, row_bytes
+from model.resident import NOTHING, Residence, Tables, row_bytes
 from model.tables import TableRows, rows_of
 from service.live_search import LiveSearch, open_live_search
 from service.products import ProductFields
@@ -178,6 +180,35 @@ def test_both_have_room(snapshot_root: Path) -> None:
     residence = Residence(2 * whole(old), "cpu")
     assert residence.fill(old).images is not residence.fill(new).images
     assert residence.used == 2 * whole(old)
+
+
+def test_two_snapshots_at_once_keep_the_budget(
+    snapshot_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the tables of one are made nobody begins others, nor a thread that would wait."""
+    old, new = Snapshot.open(snapshot_root), Snapshot.open(snapshot_root)
+    residence = Residence(int(1.5 * whole(old)), "cpu")
+    begun, go = threading.Event(), threading.Event()
+    made = residence._made
+
+    def slowly(*arguments: Any) -> Tables:
+        begun.set()
+        go.wait()
+        return made(*arguments)
+
+    monkeypatch.setattr(residence, "_made", slowly)
+    threads = [threading.Thread(target=residence.fill, args=(each,)) for each in (old, new)]
+    threads[0].start()
+    begun.wait()
+    threads[1].start()
+    assert [residence.tables(each) for each in (old, new)] == [NOTHING, NOTHING]
+    assert not any(thread.name == "resident-states" for thread in threading.enumerate())
+    threads[1].join(timeout=0.1)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert residence.used == whole(old)
+    assert residence.tables(old) is not NOTHING
 
 
 def test_a_device_without_room_leaves_them_on_the_host(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from model.errors import FashionBertError
-from service.security import Keys, Policy, is_loopback, new_key, parse_keys
+from service import security
+from service.security import Key, Keys, Policy, is_loopback, new_key, parse_keys
 from service.settings import Settings
 
 
@@ -141,6 +142,31 @@ def test_a_file_is_read_again_until_that_goes_well(
     assert (keys.find(first), keys.find(second)) == (None, second_key)
     overwrite(first_key.line())
     assert (keys.find(first), keys.find(second)) == (first_key, None)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start and later: who was taken out meanwhile is not let in until the next change."""
+    file = tmp_path / "keys"
+    made = [new_key(name, "search") for name in "abc"]
+    file.write_text(made[0][1].line())
+    later = [key.line() for _, key in made[1:]]
+    read = security._read
+
+    def read_before_a_change(path: Path) -> tuple[Key, ...]:
+        found = read(path)
+        if later:
+            fresh = tmp_path / "fresh"
+            fresh.write_text(later.pop(0))
+            os.replace(fresh, path)
+        return found
+
+    monkeypatch.setattr(security, "_read", read_before_a_change)
+    keys = Keys(file=file)
+    for secret, key in made[1:]:
+        assert keys.find(secret) == key
+    assert [keys.find(secret) for secret, _ in made[:2]] == [None, None]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

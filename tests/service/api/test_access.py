@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from model.errors import FashionBertError
-from service.api.access import required_scope
+from service.api.access import counted, required_scope
 from service.api.app import create_app
 from service.security import new_key
 from service.settings import Settings
@@ -34,6 +34,8 @@ def bearer(secret: str) -> dict[str, str]:
         ("GET", "/metrics", "search"),
         ("GET", "/v1/status", "search"),
         ("GET", "/v1/items/a", "search"),
+        ("HEAD", "/v1/items/a", "search"),
+        ("OPTIONS", "/v1/items/a", "search"),
         ("POST", "/v1/search/text", "search"),
         ("POST", "/v1/match", "search"),
         ("PUT", "/v1/items/a", "admin"),
@@ -45,6 +47,9 @@ def bearer(secret: str) -> dict[str, str]:
 )
 def test_what_a_request_needs(method: str, path: str, scope: str | None) -> None:
     assert required_scope(method, path) == scope
+    reports = path in ("/metrics", "/v1/status")
+    assert required_scope(method, path, open_metrics=True) == (None if reports else scope)
+    assert counted(method) == (method not in ("GET", "HEAD", "OPTIONS"))
 
 
 def test_keys(serve: Serve) -> None:

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
+
+from service.api.answers import EncodedQuery, cached_answer
+from service.api.schemas import Degraded, SearchResponse, TextSearch
+from service.cache import ByteLru, Cache
+from service.metrics import Metrics
+from service.records import SearchLimits
+from service.search import Searcher
 
 Serve = Callable[..., Any]
 TEXT, IMAGE = "/v1/search/text", "/v1/search/image"
@@ -41,6 +50,101 @@ def test_an_answer_is_kept(serve: Serve, photo: bytes) -> None:
         counts = running.service.metrics.counts()["cache"]
         assert counts["queries memory"] == 3
         assert running.client.post(TEXT, json={**body, "k": 0}).status_code == 422
+
+
+class Asking:
+    """Asks for an answer of what these parts say, which is `found` unless it was kept."""
+
+    def __init__(self) -> None:
+        self.answers = Cache("answers", ByteLru(1_000_000), Metrics("0"))
+        self.found = SearchResponse(hits=[], matching=0, truncated=False, model="m", snapshot="1")
+
+    def was_kept(self, **changes: Any) -> bool:
+        parts: dict[str, Any] = {
+            "version": "1",
+            "model": "m",
+            "snapshot": "00000001",
+            "key": "built from",
+            "created": "2026-11-20T23:10:00+00:00",
+            "limits": SearchLimits(),
+            "kind": "text",
+            "candidates": 16,
+            "image": None,
+            "body": {},
+            **changes,
+        }
+        manifest = SimpleNamespace(key=parts["key"])
+        snapshot = SimpleNamespace(
+            name=parts["snapshot"], manifest=manifest, created=parts["created"]
+        )
+        engine = SimpleNamespace(model_id=parts["model"])
+        service: Any = SimpleNamespace(version=parts["version"], answers=self.answers)
+        searcher: Any = SimpleNamespace(engine=engine, snapshot=snapshot, limits=parts["limits"])
+        searched = False
+
+        async def search() -> SearchResponse:
+            nonlocal searched
+            searched = True
+            return self.found
+
+        body = TextSearch(**{"query": "coat", **parts["body"]})
+        options = {"candidates": parts["candidates"], "image": parts["image"]}
+        asyncio.run(cached_answer(service, searcher, parts["kind"], body, search, **options))
+        return not searched
+
+
+def test_whatever_an_answer_depends_on_is_another_answer() -> None:
+    asking = Asking()
+    assert [asking.was_kept(), asking.was_kept()] == [False, True]
+    changes: list[dict[str, Any]] = [
+        {"version": "2"},
+        {"model": "n"},
+        {"snapshot": "00000001+1"},
+        {"key": "built from others"},  # as of another folder with the same names
+        {"created": "2026-11-21T23:10:00+00:00"},
+        {"limits": SearchLimits(max_facets=1)},
+        {"kind": "image"},
+        {"candidates": 17},
+        {"image": b"one"},
+        {"image": b"other"},
+        {"body": {"query": "Coat"}},
+        {"body": {"k": 7}},
+        {"body": {"rerank": False}},
+        {"body": {"filters": {"colour": "red"}}},
+        {"body": {"facets": ["colour"]}},
+        {"body": {"facets": ["colour"], "max_facet_values": 3}},
+    ]
+    for change in changes:
+        assert [asking.was_kept(**change) for _ in range(2)] == [False, True], change
+    assert asking.was_kept(body={"timings": True, "budget_ms": 5})
+
+
+def test_an_answer_that_is_less_than_it_could_be_is_not_kept() -> None:
+    asking = Asking()
+    whole = asking.found
+    degraded = Degraded(reason="reranker_failed")
+    for less in ({"degraded": degraded}, {"candidates": 16, "reranked": 15}):
+        asking.found = whole.model_copy(update=less)
+        assert [asking.was_kept() for _ in range(2)] == [False, False]
+    asking.found = whole.model_copy(update={"candidates": 16, "reranked": 16})
+    assert [asking.was_kept() for _ in range(2)] == [False, True]
+
+
+def test_a_query_is_kept_for_its_own_model_and_version(searcher: Searcher) -> None:
+    service: Any = SimpleNamespace(
+        version="1", queries=Cache("queries", ByteLru(1_000_000), Metrics("0"))
+    )
+    EncodedQuery(service, searcher, "red").keep(searcher.search_text("red", 1, rerank=False))
+
+    def is_there(query: str, of: Any = searcher) -> bool:
+        return asyncio.run(EncodedQuery(service, of, query).find()) is not None
+
+    assert is_there(" red ")
+    assert not is_there("Red")
+    shape = {"hidden_size": searcher.engine.hidden_size, "recall_size": searcher.engine.recall_size}
+    assert not is_there("red", SimpleNamespace(engine=SimpleNamespace(model_id="fb-0", **shape)))
+    service.version = "2"
+    assert not is_there("red")
 
 
 def test_limits_hold_for_what_is_kept_too(serve: Serve, redis: Any) -> None:

@@ -4,18 +4,23 @@ import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from service.api.problems import ProblemError
 from service.api.queue import Queue
+from service.api.state import Service
 from service.callers import AbandonedError, caller
 from service.logs import RequestRecord, current_request
 from service.metrics import Metrics
+from service.records import MatchResult, SearchResult
+from service.settings import Settings
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -153,3 +158,38 @@ def test_who_hangs_up_is_told_to_the_work() -> None:
 
 def test_outside_of_requests_nobody_hangs_up() -> None:
     assert not caller().has_left()
+
+
+def test_searches_wait_for_no_match_and_no_write_and_for_others_within_their_budget() -> None:
+    release = threading.Event()
+    nothing = np.zeros(0, dtype=np.float32)
+    found = SearchResult([], False, {})
+
+    def match() -> MatchResult:
+        release.wait()
+        return MatchResult(nothing, nothing, nothing > 0, {})
+
+    def search() -> SearchResult:
+        release.wait()
+        return found
+
+    async def main() -> None:
+        settings = Settings(
+            bundle=Path("b"), snapshots=Path("s"), concurrency=1, write_concurrency=1
+        )
+        service = Service(settings, "0")
+        async with anyio.create_task_group() as tasks:
+            try:
+                tasks.start_soon(service.match, match)
+                tasks.start_soon(service.store, release.wait)
+                await until(lambda: service.computing == 2)
+                with anyio.fail_after(60):
+                    assert await service.search(lambda: found) is found
+                tasks.start_soon(service.search, search)
+                await until(lambda: service.computing == 3)
+                with pytest.raises(ProblemError, match=r"no room within 0\.0"):
+                    await service.search(lambda: found, time.perf_counter() + 0.05)
+            finally:
+                release.set()
+
+    anyio.run(main)
