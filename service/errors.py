@@ -29,6 +29,7 @@ def blaming(field: str, place: str = "") -> Iterator[None]:
     try:
         yield
     except (TextError, ImageError) as error:
-        told = type(error)(place + str(error), code=error.code)
-        told.field = field
-        raise told from error
+        error.args = (f"{place}{error}",)
+        error.public = str(error)
+        error.field = field
+        raise

@@ -170,7 +170,9 @@ class Writer:
                 )
             return draft(operation, view, self.engine.image_size, self.limits)
         except (QueryError, TextError, ImageError) as error:
-            return error
+            # Kept without the frames that it comes from, as these hold it, and the view.
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
 
 
 def _keeping(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -75,6 +76,11 @@ class Queue:
             try:
                 self._metrics.waited(time.perf_counter() - start)
                 return await anyio.to_thread.run_sync(work, limiter=self._threads)
+            except Exception as error:
+                # anyio's frame holds the error, which holds all frames: a cycle with the view in
+                # it, and a snapshot that could not be pruned until garbage is collected.
+                traceback.clear_frames(error.__traceback__)
+                raise
             finally:
                 self._slots.release()
         except AbandonedError as error:

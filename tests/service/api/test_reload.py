@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import gc
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from index.build import build
 from index.snapshot import Snapshot
@@ -108,3 +112,44 @@ def test_no_request_fails_and_none_sees_two_versions(
         snapshot, _, writes = version.partition("+")
         assert ids == products[snapshot] | ({"w"} if int(writes or 0) % 2 else set()), version
     assert len({version for version, _ in load.seen}) > 3
+
+
+JUNK = base64.b64encode(b"junk").decode()
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage is collected: what is in a cycle stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/search/text", {"query": " "}),
+        ("POST", "/v1/search/text", {"query": "dress", "filters": {"none": 1}}),
+        ("POST", "/v1/search/image", {"image": JUNK}),
+        ("POST", "/v1/match", {"pairs": [{"text": "dress", "image_item_id": "none"}]}),
+        ("PUT", "/v1/items/w", {"title": "A hat"}),
+        ("PUT", "/v1/items/w", {"title": "A hat", "images": [JUNK]}),
+        ("POST", "/v1/items:batch", [{"op": "put", "id": "w", "title": "A hat"}]),
+        ("POST", "/v1/items:batch", [{"op": "put", "id": "w", "title": "A", "images": [JUNK]}]),
+    ],
+)
+def test_a_refused_request_holds_no_view(
+    method: str, path: str, body: object, serve: Any, root: Path
+) -> None:
+    """Nor the snapshot below it, which could not be pruned."""
+    with serve(snapshots=root, watch=60) as running:
+        view = weakref.ref(running.service.live.index.view)
+        answer = running.client.request(method, path, json=body)
+        assert answer.status_code in (400, 404, 422) or answer.json()["refused"] == 1
+        assert running.client.delete("/v1/items/w").status_code == 200
+        deadline = time.monotonic() + 10
+        while view() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
