@@ -121,11 +121,15 @@ def _collect(
             bad.append(BadRow(row.line, f"{id[:79]}…", "id_too_long", detail))
             continue
         text = template.render({name: cell_text(cells.get(name)) for name in template.columns})
+        draft = drafts.get(id)
+        if draft is not None and not is_written(text):
+            text = draft.text  # Shopify leaves empty what a product's first row has said
+            if not cell_text(cells.get(columns.image)):
+                continue  # a variant without a picture of its own
         if not is_written(text):
             detail = f"nothing in {', '.join(template.columns)}"
             bad.append(BadRow(row.line, id, "empty_text", detail))
             continue
-        draft = drafts.get(id)
         if draft is not None and draft.text != text:
             first = next(iter(draft.views.values()))
             shown = draft.text if len(draft.text) <= 80 else f"{draft.text[:79]}…"

@@ -34,9 +34,9 @@ def read_catalogue(
 ) -> Catalogue:
     """Read a feed and its pictures.
 
-    A product's views stand as a list in its image cell, or in several rows with one id and one
-    text; then its title and attributes are the first row's. A product keeps the views that are
-    good, and is left out if there are none.
+    A product's views stand as a list in its image cell, or in several rows with one id, of which
+    those after the first have the same text or none; then its title and attributes are the first
+    row's. A product keeps the views that are good, and is left out if there are none.
 
     Args:
         feed: CSV, JSONL or Parquet, see `read_feed`; or Fashion-Gen's HDF5, see

@@ -78,6 +78,20 @@ def test_rows_that_the_service_would_not_take(feed_folder: Path) -> None:
         assert [product.id for product in catalogue.products] == [long[:512]]
 
 
+def test_later_rows_may_leave_out_what_the_first_has_said(feed_folder: Path) -> None:
+    feed = feed_folder / "other.csv"
+    rows = ["id,image,title,size", "a,0.jpg,Top,S", "a,1.jpg,,M", "a,,,L", "b,,,S", "c,2.jpg,,S"]
+    feed.write_text("\n".join(rows))
+    with read_catalogue(feed, max_bad=1) as catalogue:
+        assert [(row.line, row.code) for row in catalogue.report.bad] == [
+            (5, "empty_text"),
+            (6, "empty_text"),
+        ]
+        (product,) = catalogue.products
+    assert (product.text, product.images) == ("Top", ("0.jpg", "1.jpg"))
+    assert product.attributes == {"size": "S"}
+
+
 def test_every_bad_row_is_left_out_and_reported_with_its_line(feed_folder: Path) -> None:
     feed = feed_folder / "feed.csv"
     feed.write_bytes(BAD_FEED)
