@@ -51,8 +51,8 @@ def nearly_numbers(cells: Sequence[tuple[int, Scalar]], *, written: bool) -> str
     """Why a column is not one of numbers, if it nearly is; None if it is not even nearly, or is.
 
     Nearly means nine cells of ten, or more than half where the others all hold the same. A number
-    with a decimal comma, separators of thousands or a currency is nearly one. Numbers that begin
-    with 0 make a column one of codes.
+    with a decimal comma, separators of thousands or a currency is nearly one, and so is one in
+    quotes among JSON's numbers. Numbers that begin with 0 make a column one of codes.
 
     Args:
         cells: those that are not empty, each with its line.
@@ -61,12 +61,13 @@ def nearly_numbers(cells: Sequence[tuple[int, Scalar]], *, written: bool) -> str
     Returns:
         What to tell, beginning with the line of the first cell that is no number.
     """
+    numeric = any(_is_number(cell) for _, cell in cells)
     texts = {cell for _, cell in cells if isinstance(cell, str)}
     numbers = {text for text in texts if written and _DECIMAL.fullmatch(text)}
     otherwise = {
         text
         for text in texts - numbers
-        if _OTHERWISE.fullmatch(text) and not _DECIMAL.fullmatch(text)
+        if _OTHERWISE.fullmatch(text) and (numeric or not _DECIMAL.fullmatch(text))
     }
     if written and any(map(_CODE.fullmatch, texts)):
         return None
@@ -78,8 +79,9 @@ def nearly_numbers(cells: Sequence[tuple[int, Scalar]], *, written: bool) -> str
         return None
     line, cell = odd[0]
     shown = str(cell) if len(str(cell)) <= _SHOWN else f"{str(cell)[: _SHOWN - 1]}…"
+    more = "nothing" if written else "no quotes or anything"
     remedy = (
-        "write 1,299.00 EUR as 1299.00: decimals with a point, and nothing else"
+        f"write 1,299.00 EUR as 1299.00: decimals with a point, and {more} else"
         if otherwise
         else "leave such cells empty if the column is to be numbers"
     )

@@ -100,9 +100,11 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
     """
     reader = _READERS.get(path.suffix.lower())
     try:
-        there = path.is_file()
+        there, is_folder = path.is_file(), path.is_dir()
     except OSError as error:
         raise _unreadable(path, error) from error
+    if is_folder:  # as Spark writes Parquet
+        raise CatalogueError(f"the feed {path} is a folder: name one file, and join several first")
     if not there:
         raise CatalogueError(f"there is no feed {path}: name a CSV, JSONL or Parquet file")
     if reader is None:
@@ -185,7 +187,8 @@ def _array(line: int) -> BadRow:
 
 
 def _wrong_encoding(line: int, id: str = "") -> BadRow:
-    return BadRow(line, id, "wrong_encoding", "not valid UTF-8, or holds a NUL character")
+    detail = "not valid UTF-8, or holds a NUL character: save the feed as UTF-8"
+    return BadRow(line, id, "wrong_encoding", detail)
 
 
 def _refuse_utf16(path: Path) -> None:

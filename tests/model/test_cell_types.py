@@ -57,6 +57,13 @@ def test_nothing_to_tell(cells: list[Scalar], written: bool) -> None:
     assert told(cells, written=written) is None
 
 
+def test_numbers_in_quotes_among_those_of_json() -> None:
+    why = told([19.99, "20.50", "7", 20], written=False)
+    assert why is not None
+    assert why.startswith("3: '20.50' (2 of 4 cells are no numbers): write")
+    assert why.endswith("no quotes or anything else")
+
+
 def test_a_long_cell_is_cut() -> None:
     why = told([*map(str, range(1, 30)), "x" * 1000])
     assert why is not None

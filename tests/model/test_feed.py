@@ -292,9 +292,9 @@ def test_a_feed_that_is_useless_as_a_whole(
 
 
 def test_a_missing_feed_and_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "folder.csv").mkdir()
-    for name in ("feed.csv", "folder.csv"):
-        with pytest.raises(CatalogueError, match="there is no feed"):
+    (tmp_path / "folder.parquet").mkdir()
+    for name, message in (("feed.csv", "there is no feed"), ("folder.parquet", "is a folder")):
+        with pytest.raises(CatalogueError, match=message):
             read_feed(tmp_path / name)
 
 
