@@ -178,6 +178,7 @@ class LiveIndex:
             self._show(reader, LiveSnapshot(base, view.delta.apply(base, self._own(rest, base))))
             self._unread = []
         self._failed = None
+        _logger.info("snapshot %s is served now", self._view.name)
         return None
 
     def _read_on(self) -> None:

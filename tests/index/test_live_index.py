@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shutil
@@ -229,6 +230,17 @@ def test_a_snapshot_that_is_refused_is_looked_at_again_in_a_while(
     later.monotonic = lambda: time.monotonic() + 120
     assert live.refresh()
     assert (live.view.name, live.problem) == (second.name, None)
+
+
+def test_the_log_tells_what_is_served(
+    own_root: Path, make_put: MakePut, caplog: pytest.LogCaptureFixture
+) -> None:
+    live = LiveIndex.open(own_root)
+    live.write([make_put("a")])
+    compact(own_root)
+    with caplog.at_level(logging.INFO):
+        live.refresh()
+    assert caplog.messages == ["snapshot 00000002 is served now"]
 
 
 def test_while_a_snapshot_is_opened_writes_go_on(
