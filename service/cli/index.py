@@ -179,12 +179,13 @@ def _differences(before: Path, template: str | None, catalogue: Catalogue) -> It
     from model.attributes import attribute_types
 
     try:
-        old_template, old_types = (
-            read_manifest(before).text_template,
-            stored_types(before / "items.parquet"),
-        )
+        manifest, old_types = read_manifest(before), stored_types(before / "items.parquet")
     except (SnapshotError, OSError, ArrowException):  # damaged: the build mends that
         return
+    had, has = manifest.sizes.products, len(catalogue.products)
+    if 2 * has < had:
+        yield f"there are {has:,} products now, and were {had:,} in {before.name}"
+    old_template = manifest.text_template
     if old_template != template and not {old_template, template} <= _PLAIN:
         old, new = (
             repr(one) if one else "title and description" for one in (old_template, template)
@@ -192,10 +193,15 @@ def _differences(before: Path, template: str | None, catalogue: Catalogue) -> It
         yield f"texts are made of {new} now (--text), those of {before.name} of {old}"
     types = attribute_types(product.attributes for product in catalogue.products)
     for name, old in old_types.items():
-        new = types.get(name, old)
-        if new != old and {new, old} != {"int64", "double"}:
+        now = types.get(name)
+        if now is None:
+            yield f"{name} is in no row of the feed now, and was {old} in {before.name}"
+        elif now != old and {now, old} != {"int64", "double"}:
             hint = " (--list-column)" if old == "strings" else ""
-            yield f"{name} is {new} now{hint}, and was {old} in {before.name}: filters find others"
+            yield (
+                f"{name} is {now} now{hint}, and was {old} in {before.name}: filters find others, "
+                "and writes of the old type are refused"
+            )
 
 
 def _current(root: Path) -> str | None:

@@ -158,6 +158,7 @@ def fold_in_foreign(root: Path, engine: Engine) -> None:
         _tell(fold(root, engine=engine, step=note))
         return
     note(
-        f"{waiting.products:,} products that were written to the service stand on top of it; "
-        "`fashionbert index compact` folds them in"
+        f"{waiting.products:,} products that were written to the service stand on top of it, "
+        "whatever the feed says of them (but for --supersede); `fashionbert index compact` folds "
+        "them in"
     )

@@ -160,6 +160,11 @@ def test_a_build_of_other_texts_or_types_is_told(
         "'{title}. {colour}'"
     ) in ran.err
     assert "warning: sizes is string now (--list-column), and was strings in 00000002" in ran.err
+    feed.write_text("\n".join([head, rows[0]]))
+    ran = shell(*command)
+    assert ran.code == 0, ran.err
+    assert "warning: there are 1 products now, and were 4 in 00000003" in ran.err
+    assert "warning: sizes is in no row of the feed now, and was string in 00000003" in ran.err
 
 
 def test_verify_finds_a_flipped_byte(shell: Shell, snapshot_root: Path, tmp_path: Path) -> None:
