@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from model.cell_types import CellType, nearly_numbers, read_cell
@@ -14,6 +15,9 @@ from model.product import (
     Scalar,
 )
 
+#: The numbers of a frame's rows, which pandas writes too once some were taken out.
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+
 
 def attribute_columns(feed: Feed, columns: ColumnMapping) -> list[str]:
     """The columns of a feed that are attributes, without those whose names the service refuses."""
@@ -21,7 +25,10 @@ def attribute_columns(feed: Feed, columns: ColumnMapping) -> list[str]:
     return [
         name
         for name in feed.columns
-        if name not in meant and name.strip() and len(name) <= MAX_ID_CHARACTERS
+        if name not in meant
+        and name.strip()
+        and len(name) <= MAX_ID_CHARACTERS
+        and not _PANDAS_INDEX.fullmatch(name)
     ]
 
 

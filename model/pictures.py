@@ -49,12 +49,22 @@ class Pictures(ABC):
             raise CatalogueError(
                 f"{cell!r} leads out of {self.path}: use a path inside it", code="outside_pictures"
             )
+        found = self._find(cell)
+        if found is not None:
+            return found
+        for mark in ",;":
+            if mark in cell and self._find(cell.partition(mark)[0].strip()) is not None:
+                raise _missing(
+                    f"{cell!r} is not in {self.path}, but its first part is: say --separator "
+                    f"{mark!r} if such a cell names several pictures"
+                )
+        raise _missing(f"{cell!r} is not in {self.path}")
+
+    def _find(self, cell: str) -> str | None:
         name = posixpath.normpath(cell)
         own = os.path.basename(os.path.abspath(self.path)).removesuffix(".tar")  # also of `.`
-        for candidate in (name, name.removeprefix(f"{own}/"), f"{own}/{name}"):
-            if candidate in self:
-                return candidate
-        raise _missing(f"{cell!r} is not in {self.path}")
+        candidates = (name, name.removeprefix(f"{own}/"), f"{own}/{name}")
+        return next((candidate for candidate in candidates if candidate in self), None)
 
     @abstractmethod
     def __contains__(self, name: object) -> bool: ...

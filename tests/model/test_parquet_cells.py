@@ -116,6 +116,7 @@ def test_a_price_is_an_attribute_that_compares(tmp_path: Path) -> None:
             "price": pa.array([Decimal("49.95"), Decimal("50.00")], PRICES),
             "was": pa.array([99.95, None], pa.float32()),
             "stock": pa.array([Decimal(3), Decimal(1 << 63)], pa.decimal128(20, 0)),
+            "__index_level_0__": [4, 7],  # pandas
         }
     )
     path = tmp_path / "feed.parquet"

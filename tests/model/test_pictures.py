@@ -88,6 +88,12 @@ def test_a_web_address_is_told(pictures: Pictures, cell: str) -> None:
         pictures.resolve(cell)
 
 
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_several_in_one_cell_are_told(pictures: Pictures, mark: str) -> None:
+    with pytest.raises(CatalogueError, match=f"say --separator '{mark}'"):
+        pictures.resolve(f"1/12.bin{mark} 1/99.bin")
+
+
 @pytest.mark.parametrize(
     "cell", ["/etc/passwd", "../feed.csv", "1/../../feed.csv", "1/../1/12.bin"]
 )
