@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.errors import SnapshotError
+from model.errors import CatalogueError, SnapshotError
 from service.cli import options
 from service.cli import snapshots as versions
 from service.cli.output import facts, note, out, plain
@@ -67,6 +67,15 @@ def build(
         typer.Option(
             "--if-changed",
             help="Keep the current snapshot if this model made it from this very catalogue.",
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="End before anything is encoded if texts are made in another way than in the "
+            "current snapshot, an attribute has another type or is gone, or half the products "
+            "are. By default that is warned of.",
         ),
     ] = False,
     supersede: Annotated[
@@ -125,12 +134,18 @@ def build(
         note(catalogue.report.summary())
         for line in options.about_columns(catalogue):
             note(str(plain(line)))
-        engine = offline_engine(model, threads=settings.threads, device=settings.device)
         before = _current(settings.snapshots)
         template = None if text is None else catalogue.text_template
         if before is not None:
-            for line in _differences(settings.snapshots / before, template, catalogue):
+            differences = list(_differences(settings.snapshots / before, template, catalogue))
+            for line in differences:
                 note(str(plain(f"warning: {line}")))
+            if strict and differences:
+                raise CatalogueError(
+                    f"{feed} differs from snapshot {before} as the warnings say, so nothing was "
+                    "built: mend the feed or the options, or leave out --strict"
+                )
+        engine = offline_engine(model, threads=settings.threads, device=settings.device)
         snapshot = build_snapshot(
             catalogue,
             engine,

@@ -148,7 +148,7 @@ def test_a_build_of_other_texts_or_types_is_told(
     command = ["index", "build", feed, "--bundle", bundle.path, "--out", tmp_path / "s"]
     command += ["--images", demo_catalogue / "images.tar"]
     options = ["--text", "{title}. {colour}", "--list-column", "sizes"]
-    for more in (options, options):
+    for more in (options, [*options, "--strict"]):
         ran = shell(*command, *more)
         assert ran.code == 0, ran.err
         assert "warning: texts" not in ran.err
@@ -161,6 +161,10 @@ def test_a_build_of_other_texts_or_types_is_told(
     ) in ran.err
     assert "warning: sizes is string now (--list-column), and was strings in 00000002" in ran.err
     feed.write_text("\n".join([head, rows[0]]))
+    ran = shell(*command, "--strict")
+    assert ran.code == 2, ran.err
+    assert "differs from snapshot 00000003 as the warnings say, so nothing was built" in ran.err
+    assert not (tmp_path / "s" / "00000004").exists()
     ran = shell(*command)
     assert ran.code == 0, ran.err
     assert "warning: there are 1 products now, and were 4 in 00000003" in ran.err
