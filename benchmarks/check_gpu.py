@@ -30,6 +30,7 @@ from model.bundle import Bundle
 from model.engine import EncodedImages, EncodedTexts, Engine
 from model.errors import FashionBertError
 from model.passes import PassPool
+from model.pinned import Allocate, host_memory, plain
 from model.samples import noise
 from model.states import QuantisedStates
 from model.tables import Table, TableRows, rows_of
@@ -39,6 +40,7 @@ LOGITS = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.05}
 #: Largest 1 − cosine of a state or an embedding.
 VECTORS = {"fp32": 1e-5, "fp16": 1e-3, "int8": 1e-3}
 _TEXTS = 24
+_COPIED = 16 << 20  # bytes
 
 
 class Checks:
@@ -177,6 +179,31 @@ def _time(engine: Engine, device: str, texts: QuantisedStates, images: Quantised
             )
 
 
+def check_copies(checks: Checks, device: str) -> None:
+    """Whether memory that is copied to the device is page-locked, and what that gains."""
+    print("\ncopies from the host")
+    own = host_memory(device)
+    rates = {}
+    ways: tuple[tuple[str, Allocate], ...] = (("plain", plain), ("the engine's", own))
+    for name, allocate in ways:
+        values = allocate(_COPIED).reshape(-1, 1024)
+        values[:] = np.arange(1024) % 251
+        there = ort.OrtValue.ortvalue_from_numpy(np.zeros_like(values), device)
+        spent = []
+        for _ in range(12):
+            start = time.perf_counter()
+            there.update_inplace(values)
+            spent.append(time.perf_counter() - start)
+        rates[name] = _COPIED / sorted(spent)[6] / 1e9
+        wrong = np.count_nonzero(there.numpy() != values)
+        checks.below(f"from {name} memory: bytes that are others", wrong, 0)
+        print(f"        from {name} memory: {rates[name]:.1f} GB/s")
+    if device == "cuda":
+        checks.below(
+            "rate from plain memory, of the engine's", rates["plain"] / rates["the engine's"], 1
+        )
+
+
 def check_recall(checks: Checks, folder: Path) -> None:
     """FAISS on the GPU against FAISS on the processor: the same rows, with a filter and without."""
     print("\nFAISS")
@@ -217,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_device("cuda")
         for path in given.bundles:
             check_bundle(checks, Bundle.open(path), given.device)
+        check_copies(checks, given.device)
         if given.device == "cuda":
             with tempfile.TemporaryDirectory() as folder:
                 check_recall(checks, Path(folder))

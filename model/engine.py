@@ -19,6 +19,7 @@ from model.errors import BundleError
 from model.memory import MemoryWatch, halving
 from model.native.choice import open_native
 from model.passes import UNLIMITED, Limits, PassPool, Together
+from model.pinned import host_memory
 from model.preprocess import TextTokenizer
 from model.row_matcher import Pairs, RowMatcher, takes_rows
 from model.sessions import open_session, prepare, providers
@@ -130,7 +131,7 @@ class Engine:
                 )
         self.match_tokens = MATCH_TOKENS[device] if self._native is None else NATIVE_TOKENS
         by_rows = self._native is None and takes_rows(self._matcher)
-        self._rows = RowMatcher(self._matcher) if by_rows else None
+        self._rows = RowMatcher(self._matcher, host_memory(device)) if by_rows else None
         # On a GPU a pass is the better the larger it is; on a CPU see `model.passes`.
         share_passes = device == "cuda" and self._rows is not None
         self.passes = PassPool(self.workers, self.match_tokens if share_passes else 0)

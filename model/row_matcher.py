@@ -1,14 +1,12 @@
 """The matcher of `model.row_inputs`, fed by IO binding: pairs of several searches in one pass.
 
 Rows of a table that is on the device are only named. Others are gathered into buffers that are used
-again, and copied to the device when they are bound. Those are not pinned: in the versions that go
-with our CUDA (1.23 to 1.26) ONNX Runtime's Python makes values on the device or in plain memory
-only (`OrtValue.ortvalue_from_shape_and_type`, onnxruntime_pybind_ortvalue.cc), and what else a pass
-copies is a few texts' or written products' states.
+again, and copied to the device when they are bound. For a GPU they are page-locked.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from model.cuts import Rows
+from model.pinned import Allocate, plain
 from model.spares import Spares
 from model.states import QuantisedStates
 from model.tables import States, Table, TableRows
@@ -82,16 +81,18 @@ class _Side:
 class _Buffers:
     """Memory that a pass is gathered into, by what it is for."""
 
-    def __init__(self) -> None:
-        self.arrays: dict[str, NDArray[Any]] = {}
+    def __init__(self, allocate: Allocate) -> None:
+        self._allocate = allocate
+        self._memory: dict[str, NDArray[np.uint8]] = {}
 
     def take(self, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
         """An array that holds anything, until it is taken again."""
-        size = int(np.prod(shape))
-        array = self.arrays.get(name)
-        if array is None or array.size < size:
-            array = self.arrays[name] = np.empty(size, dtype=kind)
-        return array[:size].reshape(shape)
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        memory = self._memory.get(name)
+        if memory is None or memory.size < size:
+            # In powers of two: to lock pages takes longer than most passes, so it is done seldom.
+            memory = self._memory[name] = self._allocate(1 << (size - 1).bit_length())
+        return memory[:size].view(kind).reshape(shape)
 
 
 class RowMatcher:
@@ -99,11 +100,12 @@ class RowMatcher:
 
     Args:
         session: of a graph with row inputs, on any provider.
+        allocate: gives the memory that is copied to its device.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, allocate: Allocate = plain) -> None:
         self._session = session
-        self._buffers = Spares(_Buffers)
+        self._buffers = Spares(lambda: _Buffers(allocate))
 
     def run(self, parts: Sequence[tuple[Pairs, Rows]]) -> None:
         """One pass over some rows of each caller's pairs, which are all of the same tables.

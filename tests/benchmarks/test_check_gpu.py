@@ -26,6 +26,7 @@ def test_a_processor_computes_what_it_computes(
     assert "FAILED" not in told
     assert told.count("half on the device") == 2 * 3
     assert told.count("16 searches at a time") == 3
+    assert told.count("bytes that are others") == 2
     assert "its matcher takes no rows" in told
 
 
