@@ -141,6 +141,9 @@ class LiveIndex:
         if self._opening.acquire(blocking=False):
             try:
                 self._snapshot_problem = self._tried(self._switch, self._snapshot_problem)
+            except Exception as error:  # mostly there is too little memory for two snapshots
+                self._snapshot_problem = f"the current snapshot cannot be opened: {error!r}"
+                raise
             finally:
                 self._opening.release()
 

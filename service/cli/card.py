@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from model.errors import FashionBertError
-from service.cli import options
 from service.cli.output import note
 
 
@@ -17,7 +16,12 @@ def card(
         list[str],
         typer.Argument(help="NAME=FILE: a catalogue, and what `evaluate --json` wrote about it."),
     ],
-    bundle: options.Bundle = None,
+    bundle: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the exported model, whose card it is.", envvar="FASHIONBERT_BUNDLE"
+        ),
+    ],
     reference: Annotated[
         list[str] | None,
         typer.Option(help="NAME=FILE: the same of the fp32 bundle, to show what precision costs."),
@@ -35,9 +39,8 @@ def card(
     """
     from model.bundle import Bundle
     from model.card import write_card
-    from model.pretrained import pretrained
 
-    opened = Bundle.open(bundle or pretrained())
+    opened = Bundle.open(bundle)
     try:
         written = write_card(opened, _named(evaluations), _named(reference or []), notes)
     except OSError as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -230,6 +231,25 @@ def test_a_snapshot_that_is_refused_is_looked_at_again_in_a_while(
     later.monotonic = lambda: time.monotonic() + 120
     assert live.refresh()
     assert (live.view.name, live.problem) == (second.name, None)
+
+
+def test_a_snapshot_that_there_is_no_memory_for_is_a_problem_too(
+    own_root: Path, make_put: MakePut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = LiveIndex.open(own_root)
+    live.write([make_put("a")])
+    compact(own_root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshot, "open", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            live.refresh()
+    assert "cannot be opened: MemoryError()" in str(live.problem)
+    assert live.catch_up().row_of("a") >= 0  # the writes go on
+    assert "MemoryError" in str(live.problem)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
+    monkeypatch.setattr("index.live_index.time", later)
+    assert live.refresh()
+    assert live.problem is None
 
 
 def test_the_log_tells_what_is_served(

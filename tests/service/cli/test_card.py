@@ -64,3 +64,10 @@ def test_mistakes_are_one_line(own: Path, shell: Shell, tmp_path: Path) -> None:
         assert ran.err.startswith("error: ")
         assert ran.err.count("\n") == 1
         assert told in ran.err
+
+
+def test_whose_card_it_is_must_be_said(shell: Shell) -> None:
+    """By default it would be written over that of the model that comes along."""
+    ran = shell("card", "shop=figures.json")
+    assert ran.code == 2
+    assert "--bundle" in ran.err
