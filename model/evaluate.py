@@ -294,7 +294,10 @@ def sampled_figures(sample: Sample, candidates: int) -> dict[str, Any]:
 
 
 def matching_figures(samples: Sequence[Sample]) -> dict[str, float]:
-    """Accuracy and AUC of telling a true pair from the first negative drawn for it."""
-    positive = np.concatenate([sample.logits[:, 0] for sample in samples])
-    negative = np.concatenate([sample.logits[:, 1] for sample in samples])
+    """Accuracy and AUC of telling a true pair from the first negative drawn for it.
+
+    Both directions ask of the same products, whose true pairs are mostly the same ones.
+    """
+    positive = np.stack([sample.logits[:, 0] for sample in samples], axis=1)
+    negative = np.stack([sample.logits[:, 1] for sample in samples], axis=1)
     return pair_figures(positive, negative)

@@ -132,8 +132,8 @@ def pair_figures(
     """Accuracy (at a logit of 0) and AUC in percent, with 95 % bootstrap intervals.
 
     Args:
-        positives: logits of true pairs, [Q].
-        negatives: of a wrong pair each, [Q]; the two of a query are drawn together.
+        positives: logits of true pairs, [Q, W], W pairs of each query's product.
+        negatives: of a wrong pair each, likewise; all of a product's are drawn together.
         seed: of the bootstrap.
     """
     right = ((positives > 0).astype(np.float64) + (negatives <= 0)) / 2
@@ -155,15 +155,15 @@ def pair_figures(
 
 
 def area_under_curve(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> float:
-    """Chance that a positive's logit is above a negative's, ties counted half.
+    """Chance that a positive's logit is above a negative's, ties counted half; of any shapes.
 
     One that is not a number is on the wrong side of all others.
     """
     positives = np.where(np.isnan(positives), -np.inf, positives)
-    ordered = np.sort(np.where(np.isnan(negatives), np.inf, negatives))
+    ordered = np.sort(np.where(np.isnan(negatives), np.inf, negatives), axis=None)
     below = np.searchsorted(ordered, positives, side="left")
     not_above = np.searchsorted(ordered, positives, side="right")
-    return float((below + not_above).mean() / 2 / len(negatives))
+    return float((below + not_above).mean() / 2 / len(ordered))
 
 
 def number_by_value(values: Sequence[object]) -> NDArray[np.int64]:

@@ -241,14 +241,22 @@ def test_matching_has_intervals() -> None:
     rng = np.random.default_rng(5)
     positives = rng.normal(1, 1, 500).astype(np.float32)
     negatives = rng.normal(-1, 1, 500).astype(np.float32)
-    found = pair_figures(positives, negatives)
+    found = pair_figures(positives[:, None], negatives[:, None])
     right = np.concatenate([positives > 0, negatives <= 0])
     assert found["accuracy"] == round(100 * right.mean(), 2)
     half = 100 * 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / 1000)
     assert found["accuracy_high"] - found["accuracy_low"] == pytest.approx(2 * half, rel=0.2)
     assert found["auc"] == round(100 * area_under_curve(positives, negatives), 2)
     assert found["auc"] - 3 < found["auc_low"] < found["auc"] < found["auc_high"] < found["auc"] + 3
-    assert pair_figures(positives, negatives) == found
+    assert pair_figures(positives[:, None], negatives[:, None]) == found
+
+
+def test_a_pair_that_is_seen_twice_is_no_second_one() -> None:
+    """As the true pair of a product is: text → image and image → text."""
+    rng = np.random.default_rng(5)
+    positives, negatives = rng.normal((1, -1), 1, (500, 2)).astype(np.float32).T[..., None]
+    once = pair_figures(positives, negatives)
+    assert pair_figures(positives.repeat(2, axis=1), negatives.repeat(2, axis=1)) == once
 
 
 def test_the_mean_rank_has_an_interval() -> None:
