@@ -89,7 +89,13 @@ def _kind(model: FashionBertModel, maps: bool) -> _Kind:
     config, network = model.config, model.patch_network
     if config.freeze_cnn:
         shape = (config.num_patches, config.patch_feature_size)
-        return _Kind("patch features", shape, np.float16, network)
+        # Of crops each goes through the CNN: so many at once, not so many pictures.
+        at_once = max(1, BATCH // config.num_patches) if config.patches == "crop" else BATCH
+
+        def features(pixels: torch.Tensor) -> torch.Tensor:
+            return torch.cat([network(part) for part in pixels.split(at_once)])
+
+        return _Kind("patch features", shape, np.float16, features)
     if not maps:
         return _Kind("pictures", (config.image_size, config.image_size, 3), np.uint8)
     if not isinstance(network, GridPatches):

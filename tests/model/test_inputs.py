@@ -254,6 +254,29 @@ def test_the_cnn_computes_as_if_it_were_served(
     assert np.array_equal(first, second)
 
 
+def test_the_crops_of_few_pictures_are_read_at_once(
+    learn: Catalogue, resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 224 pixels the paper's 64 of a picture take about 1.2 GB in a ResNet-50."""
+    model: Any = new_model(config_with(resnet, patches="crop", cnn_image_size=16))
+    few = replace(learn, products=learn.products[:4], fingerprint="few")
+    read, passes = model.patch_network.feature_map, []
+
+    def feature_map(crops: torch.Tensor) -> torch.Tensor:
+        passes.append(len(crops))
+        states: torch.Tensor = read(crops)
+        return states
+
+    monkeypatch.setattr(model.patch_network, "feature_map", feature_map)
+    found = prepare_inputs(model, few, tmp_path)
+    assert passes == [64] * len(names_of(few))
+    pixels = np.stack([decode_image(few.pictures.read(name), 64) for name in names_of(few)])
+    with torch.inference_mode():
+        wanted = model.patch_network(torch.from_numpy(pixels))
+    features = found.batch(range(len(pixels)))["features"]
+    torch.testing.assert_close(features, wanted, rtol=0.05, atol=0.05)
+
+
 def test_a_full_disk_is_told(
     learn: Catalogue, pixels_model: FashionBertModel, tmp_path: Path, files_up_to: FilesUpTo
 ) -> None:
