@@ -220,6 +220,9 @@ class Trainer:
         model = TrainingModel(network, negatives, settings.rank_loss, settings.joint_share, teacher)
         self._parallel.find_unused_parameters = _leaves_parts_out(network)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if process := self.accelerator.process_index:
+            # All have drawn the same weights; what dropout leaves out is each one's own.
+            torch.manual_seed(settings.seed + process)
         self.progression = Progression()
         self.accelerator.register_for_checkpointing(self.scheduler, self.progression)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from model.checkpoint import load_checkpoint
 from model.preprocess import TextTokenizer
@@ -119,6 +120,17 @@ def test_it_learns(shop: Shop, tmp_path: Path) -> None:
 def test_negatives_become_harder(shop: Shop, straight_run: Path) -> None:
     log = shop.steps(straight_run)
     assert [log[0]["hardness"], log[-1]["hardness"]] == [0, 1]
+
+
+def test_each_process_drops_out_something_else(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    for process in range(2):
+        monkeypatch.setattr(Accelerator, "process_index", process)
+        shop.trainer(tmp_path / str(process))
+        drawn.append(torch.rand(8))
+    assert not torch.equal(*drawn)
 
 
 def test_it_stops_when_it_gets_no_better(shop: Shop, tmp_path: Path) -> None:
