@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -218,6 +219,9 @@ def train(
         id_column, image_column, title_column, description_column, separator, list_column
     )
 
+    # Each of torchrun's processes reads; one tells of it, as the trainer sees to from there on.
+    tells = os.environ.get("RANK", "0") == "0"
+
     def read(path: Path, report_path: Path | None = None) -> Any:
         catalogue = read_catalogue(
             path,
@@ -225,10 +229,11 @@ def train(
             text=text,
             columns=columns,
             max_bad=max_bad,
-            report_path=report_path,
-            progress=True,
+            report_path=report_path if tells else None,
+            progress=tells,
         )
-        note(catalogue.report.summary())
+        if tells:
+            note(catalogue.report.summary())
         return catalogue
 
     overrides: dict[str, Any] = {}
@@ -291,11 +296,12 @@ def train(
     check_settings(settings)  # before a long feed is read
     learn = read(feed, report)
     if valid is not None:
-        if hold_out is not None:
+        if hold_out is not None and tells:
             note("nothing is held out (--hold-out), as --valid says what to choose by")
         choose = read(valid)
         options.check_group_by(choose, group_by, "--valid")
-        _note_shared(learn, choose)
+        if tells:
+            _note_shared(learn, choose)
     else:
         learn, choose = split(learn, 0.05 if hold_out is None else hold_out)
     options.check_group_by(learn, group_by)

@@ -142,6 +142,20 @@ def test_an_interruption_says_that_it_goes_on(
     assert "nothing is held out (--hold-out), as --valid says what to choose by" in ran.err
 
 
+def test_of_several_processes_one_tells(
+    demo_catalogue: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, report = few_products(demo_catalogue, tmp_path, 3), tmp_path / "bad.jsonl"
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny"]
+    command += ["--out", tmp_path / "run", "--report", report]
+    for process in ("1", "0"):
+        monkeypatch.setenv("RANK", process)  # as torchrun does
+        ran = shell(*command)
+        assert "3 products with 3 different texts are too few to hold some out" in ran.err
+        assert ("few.csv: 3 rows, 3 products" in ran.err) == (process == "0")
+        assert report.exists() == (process == "0")
+
+
 def test_products_that_are_trained_on_are_told(
     demo_catalogue: Path, shell: Shell, tmp_path: Path
 ) -> None:
