@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import model.objective as module
 from model.catalogue import Catalogue
 from model.config import FashionBertConfig
 from model.dataset import Batch, TrainingSet
@@ -17,7 +18,7 @@ from model.inputs import ImageInputs
 from model.masking import Masking, WordMasker
 from model.network import FashionBertModel
 from model.objective import TrainingModel
-from model.tasks import mlm_loss, mpm_loss
+from model.tasks import Negatives, draw_negatives, match_loss, mlm_loss, mpm_loss
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,71 @@ def test_a_share_of_the_batch_goes_through_the_joint_layers(
         assert seen == {"match": 6 * (1 + 1 + 1), "joint": 6}
     assert set(half) == set(whole)
     assert torch.equal(half["recall"], whole["recall"])  # of all products
+
+
+def test_pairs_by_hand(small: FashionBertConfig, batch: Batch) -> None:
+    """Of a share of the batch, each true pair and its negatives, all from whose they are."""
+    model = network(small, mlm=True, mpm=True)
+    with torch.inference_mode():
+        generator = torch.Generator().manual_seed(3)
+        found = TrainingModel(model, 2, joint_share=0.5)(batch, 1.0, generator, 0)
+        texts, text_embeddings = model.encode_text(batch.input_ids, batch.attention_mask)
+        images, image_embeddings = model.encode_image(**batch.images)
+        assert model.recall_head is not None
+        assert text_embeddings is not None
+        similarity = model.recall_head.scale * text_embeddings @ image_embeddings.T
+        generator.manual_seed(3)
+        drawn = draw_negatives(similarity, batch.same(lambda own: own), 1.0, 2, generator)
+        assert not torch.equal(drawn.images, drawn.texts)
+        rows = torch.randperm(6, generator=generator)[:3].sort().values
+
+        def logits(pairs: list[tuple[int, int]]) -> Tensor:
+            each = [
+                model.match(
+                    texts[text][None], batch.attention_mask[text][None], images[image][None]
+                )
+                for text, image in pairs
+            ]
+            return torch.cat(each)
+
+        wanted = match_loss(
+            logits([(row, row) for row in rows.tolist()]),
+            torch.stack([logits([(r, int(i)) for i in drawn.images[r]]) for r in rows.tolist()]),
+            torch.stack([logits([(int(t), r) for t in drawn.texts[r]]) for r in rows.tolist()]),
+            drawn.usable[rows],
+        )
+        pictures = {name: value[rows] for name, value in batch.images.items()}
+        alone = losses(model, dataclasses.replace(batch.rows(rows), images=pictures))
+    assert float(found["match"]) == pytest.approx(float(wanted.loss), rel=1e-4)
+    assert float(found["match_accuracy"]) == pytest.approx(float(wanted.accuracy))
+    for task in ("mlm", "mpm"):
+        assert float(found[task]) == pytest.approx(float(alone[task]), rel=1e-4)
+
+
+def test_a_process_finds_its_rows_among_those_of_all(
+    small: FashionBertConfig, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two, whose rows stand behind the first one's."""
+    told: dict[str, Any] = {}
+
+    def contrastive(texts: Tensor, _: Tensor, scale: Tensor, same: Tensor, offset: int) -> Tensor:
+        told.update(same=same, offset=offset)
+        return texts.new_zeros(())
+
+    def draw(similarity: Tensor, same: Tensor, *rest: Any) -> Negatives:
+        told.update(local=same)
+        return draw_negatives(similarity, same, *rest)
+
+    monkeypatch.setattr(module, "gather", lambda own: torch.cat([torch.full_like(own, 9), own]))
+    monkeypatch.setattr(module, "contrastive_loss", contrastive)
+    monkeypatch.setattr(module, "draw_negatives", draw)
+    numbers = torch.tensor([0, 1, 2, 0, 3, 3])
+    batch = dataclasses.replace(
+        without_masks(batch), text_numbers=numbers, title_numbers=torch.arange(6)
+    )
+    with torch.inference_mode():
+        TrainingModel(network(small), 1)(batch, 0.0, torch.Generator(), 6)
+    alike = numbers[:, None] == numbers
+    assert told["offset"] == 6
+    assert torch.equal(told["local"], alike)
+    assert torch.equal(told["same"], torch.cat([torch.zeros_like(alike), alike], dim=1))
