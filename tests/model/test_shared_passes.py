@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
+import pytest
 
 from model.cuts import Rows
 from model.passes import Limits, PassPool, Together
@@ -19,8 +21,10 @@ class Board:
         self.passes: list[list[str]] = []
         self._go = threading.Event()
 
-    def caller(self, name: str, sizes: list[int], limits: Limits, key: str) -> threading.Thread:
-        """One with passes of so many rows of ten tokens."""
+    def caller(
+        self, name: str, sizes: list[int], limits: Limits, key: str, width: int = 10
+    ) -> threading.Thread:
+        """One with passes of so many rows of so many tokens."""
         passes = [np.arange(size, dtype=np.int64) for size in sizes]
         together = Together(
             key, name, lambda parts: self.passes.append([part for part, _ in parts])
@@ -31,11 +35,11 @@ class Board:
 
         return threading.Thread(
             target=self.pool.run,
-            args=(passes, [10 * size for size in sizes], alone, limits, together),
+            args=(passes, [width * size for size in sizes], alone, limits, together),
             daemon=True,
         )
 
-    def play(self, *callers: tuple[str, list[int], Limits, str]) -> list[list[str]]:
+    def play(self, *callers: tuple[Any, ...]) -> list[list[str]]:
         """All of them wait, in this order, before the first is run."""
         busy = threading.Event()
 
@@ -80,6 +84,15 @@ def test_a_shared_pass_has_room_for_so_many_tokens() -> None:
     assert found == [["a", "c"], ["b"], ["a"]], "who did not fit is next"
 
 
+def test_padding_to_the_longest_counts() -> None:
+    found = Board(PassPool(1, shared=120)).play(
+        ("narrow", [4], Limits(), ""),
+        ("wide", [3], Limits(), "", 20),  # 100 tokens by themselves, 140 of one width
+        ("narrow too", [4], Limits(), ""),
+    )
+    assert found == [["narrow", "narrow too"], ["wide"]]
+
+
 def test_what_is_of_another_table_is_not_shared() -> None:
     found = Board(PassPool(1, shared=1000)).play(
         ("a", [4], Limits(), "x"), ("b", [3], Limits(), "y"), ("c", [2], Limits(), "x")
@@ -92,13 +105,27 @@ def test_on_a_processor_nothing_is_shared() -> None:
     assert found == [["a"], ["b"]]
 
 
-def test_nobody_is_made_late_by_company() -> None:
-    """A token takes a second, or so it seems: the three are in time only without each other."""
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> PassPool:
+    """One where a token takes a second, or so it seems, however long the passes wait here."""
     pool = PassPool(1, shared=1000)
-    board = Board(pool)
     pool._seconds_per_cost = 1.0
-    soon = Limits(deadline=time.perf_counter() + 45)
-    found = board.play(
+    monkeypatch.setattr(pool, "_measure", lambda seconds: None)
+    return pool
+
+
+def test_nobody_is_made_late_by_company(slow: PassPool) -> None:
+    """The three are in time only without each other."""
+    soon = Limits(deadline=time.perf_counter() + 60)
+    found = Board(slow).play(
         ("a", [4], soon, ""), ("b", [4], Limits(), ""), ("gone", [4], Limits(0.0), "")
     )
     assert found == [["a"], ["b"]]
+
+
+def test_nobody_is_made_late_by_who_comes_after_them(slow: PassPool) -> None:
+    soon = Limits(deadline=time.perf_counter() + 60)
+    found = Board(slow).play(
+        ("a", [2], Limits(), ""), ("soon", [2], soon, ""), ("long", [4], Limits(), "")
+    )
+    assert found == [["a", "soon"], ["long"]]
