@@ -137,6 +137,7 @@ def test_passes_that_are_under_way_are_waited_for(how: str) -> None:
             if how == "failed":
                 raise ValueError("the first is bad")
         else:
+            gone.wait()
             time.sleep(0.1)
         ended.append(int(part[0]))
 
