@@ -1,0 +1,81 @@
+"""Chunks on their way into the files of a snapshot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.chunks import EncodedBatch, EncodedChunk
+from index.filling import Filling
+from index.manifest import Sizes
+from index.parts import Parts, Progress
+from model.engine import EncodedImages, EncodedTexts
+from model.errors import CatalogueError
+from model.states import quantise
+
+SHAPE = Sizes(0, 0, 0, hidden_size=4, patches=2, recall_size=3)
+
+
+def chunk(start: int) -> EncodedChunk:
+    """Two products with a picture each."""
+    random = np.random.default_rng(start)
+
+    def states(length: int) -> np.ndarray:
+        return random.normal(size=(2, length, 4)).astype(np.float32)
+
+    embeddings = random.normal(size=(2, 3)).astype(np.float32)
+    lengths, cut = np.full(2, 5, dtype=np.int32), np.zeros(2, dtype=np.bool_)
+    kept = [start, start + 1]
+    images = EncodedImages(quantise(states(2)), embeddings)
+    texts = EncodedTexts(quantise(states(5)), lengths, embeddings, cut)
+    batch = EncodedBatch(kept, images, [b"a picture", b"another"])
+    return EncodedChunk(start, start + 2, kept, [batch], texts)
+
+
+def test_what_is_recorded_would_survive_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[int, int] = {}  # bytes, by the file's number
+    recorded: list[int] = []
+    fsync, save = os.fsync, Progress.save
+
+    def note(file: int) -> None:
+        fsync(file)
+        status = os.fstat(file)
+        synced[status.st_ino] = status.st_size
+
+    def check(progress: Progress, path: Path) -> None:
+        for file in sorted((tmp_path / "parts").iterdir()):
+            status = file.stat()
+            assert synced.get(status.st_ino) == status.st_size, file.name
+        save(progress, path)
+        recorded.append(progress.position)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Progress, "save", check)
+    (tmp_path / "parts").mkdir()
+    parts = Parts(tmp_path / "parts", Progress("key"), SHAPE)
+    with Filling(parts, tmp_path / "record.json", lambda: None) as filling:
+        for start in (0, 2, 4):
+            filling.add(chunk(start))
+    parts.close()
+    assert recorded == [2, 4, 6]
+    assert Progress.load(tmp_path / "record.json", "key") == parts.progress
+
+
+def test_what_is_refused_is_not_recorded(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise CatalogueError("too many are bad")
+
+    parts = Parts(tmp_path, Progress("key"), SHAPE)
+    with (
+        pytest.raises(CatalogueError, match="too many"),
+        Filling(parts, tmp_path / "record.json", refuse) as filling,
+    ):
+        filling.add(chunk(0))
+    parts.close()
+    assert (parts.progress.position, parts.progress.pictures) == (0, 0)
+    assert not (tmp_path / "record.json").exists()
