@@ -199,6 +199,20 @@ def test_a_picture_over_the_limits_is_refused(feed_folder: Path, write_feed: Wri
         read_catalogue(feed, limits=ImageLimits(max_pixels=500))
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_a_file_that_is_larger_than_any_picture_is_not_read(
+    feed_folder: Path, write_feed: WriteFeed, check: bool
+) -> None:
+    with (feed_folder / "images" / "film.jpg").open("wb") as file:
+        file.truncate(1 << 42)  # more than there is memory
+    rows = [
+        {"id": "a", "image": "0.jpg", "title": "Top"},
+        {"id": "b", "image": "film.jpg", "title": "Hat"},
+    ]
+    catalogue = read_catalogue(write_feed(rows), max_bad=0.5, check_images=check)
+    assert defects(catalogue) == ([(3, "b", "unreadable_picture")] if check else [])
+
+
 ARRAY = "malformed, one JSON array: JSONL wants one object a line"
 
 

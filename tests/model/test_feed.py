@@ -140,7 +140,7 @@ def test_a_csv_column_is_a_number_only_if_nothing_is_lost(tmp_path: Path) -> Non
         "article": ("0146706004", "12", "13"),
         "size": ("36", "38", "M"),
         "code": ("12E5", "1", "2"),
-        "huge": ("1", "2", "99999999999999999999"),
+        "huge": ("1", "2", "9223372036854775808"),  # 2**63
         "odd": ("nan", "1", "2"),
         "none": ("", " ", ""),
         "flag": ("true", "", "FALSE"),
@@ -288,6 +288,13 @@ def test_a_feed_that_is_useless_as_a_whole(
     if data is not None:
         (tmp_path / name).write_bytes(data)
     with pytest.raises(CatalogueError, match=message):
+        read_feed(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["feed.csv", "feed.jsonl"])
+def test_a_disk_that_fails(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/proc/self/mem")  # a file whose beginning cannot be read
+    with pytest.raises(CatalogueError, match=rf"{name} cannot be read: Input/output error"):
         read_feed(tmp_path / name)
 
 
