@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnxruntime as ort
 import pytest
@@ -59,6 +60,15 @@ def test_a_session_has_the_cores_it_is_given(
     broken.write_bytes(b"no graph")
     with pytest.raises(BundleError, match=r"matcher\.onnx cannot be loaded"):
         open_session(broken, providers("cpu"), 1)
+
+
+def test_a_gpu_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime goes on without it, and says nothing."""
+    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: session)
+    using: list[tuple[str, dict[str, str]]] = [("CUDAExecutionProvider", {}), *providers("cpu")]
+    with pytest.raises(FashionBertError, match="could not start CUDAExecutionProvider"):
+        open_session(Path("matcher.onnx"), using, 1)
 
 
 def test_each_device_has_passes_of_its_size() -> None:
