@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from index.build import build, last_written
-from index.compact import compact, prune_snapshots
+from index.compact import _rule, compact, prune_snapshots
 from index.delta_frames import FOLDER, list_segments
 from index.delta_log import LogReader, LogWriter
 from index.delta_records import Delete, Put
@@ -20,6 +20,7 @@ from index.items import Item
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
 from index.manifest import write_manifest
+from index.recall import Rule
 from index.snapshot import Snapshot
 from index.versions import current, list_snapshots, locked, make_current, previous
 from model.bundle import Bundle
@@ -207,6 +208,33 @@ def test_what_was_left_out_of_the_feed_is_still_told_after_a_compaction(
     assert made is not None
     told = asdict(made.manifest)
     assert {name: told[name] for name in left_out} == {**left_out, "truncated_texts": 3}
+
+
+def test_recall_is_as_its_user_chose_it(
+    own_root: Path, snapshot: Snapshot, make_put: MakePut
+) -> None:
+    chosen: dict[str, Rule] = {"image": "hnsw", "text": "exact"}
+    write_manifest(own_root / snapshot.name, replace(snapshot.manifest, recall=chosen))
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("a")])
+    made = compact(own_root)
+    assert made is not None
+    assert made.manifest.recall == chosen
+
+
+@pytest.mark.parametrize(
+    ("old", "had", "has", "new"),
+    [
+        ("exact", 150_000, 250_000, "ivfpq"),  # what `auto` says of so many
+        ("ivfpq", 250_000, 150_000, "exact"),
+        ("exact", 250_000, 260_000, "exact"),  # chosen
+        ("ivfpq", 20_000, 10_000, "ivfpq"),
+        ("ivfpq", 20_000, 9_999, "exact"),  # too few to learn it from
+        ("hnsw", 100, 1_000_000, "hnsw"),
+    ],
+)
+def test_recall_fits_the_number(old: Rule, had: int, has: int, new: Rule) -> None:
+    assert _rule(old, had, has) == new
 
 
 def test_beside_a_damaged_log_no_snapshot_is_removed(
