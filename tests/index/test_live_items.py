@@ -130,9 +130,12 @@ def test_what_was_deleted_makes_no_mixture(own_root: Path, make_put: MakePut) ->
         assert view.items.column("code") is None
 
 
-def test_integers_of_the_snapshot_and_a_fraction_on_top(own_root: Path, make_put: MakePut) -> None:
+@pytest.mark.parametrize("long", [LONG, -LONG])
+def test_integers_of_the_snapshot_and_a_fraction_on_top(
+    long: int, own_root: Path, make_put: MakePut
+) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a", code=LONG), make_put("b", code=7)])
+        live.write([make_put("a", code=long), make_put("b", code=7)])
         compact(own_root)
         live.refresh()
         check(live.view, "int64")
