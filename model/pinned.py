@@ -59,11 +59,12 @@ class PinnedMemory:
         runtime: the CUDA runtime's library.
 
     Raises:
-        AttributeError: it has not the two functions.
+        AttributeError: it has not the three functions.
     """
 
     def __init__(self, runtime: Any) -> None:
         self._allocate, self._free = runtime.cudaHostAlloc, runtime.cudaFreeHost
+        self._forget = runtime.cudaGetLastError
         self._allocate.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_uint]
         self._free.argtypes = [ctypes.c_void_p]
         self._allocate.restype = self._free.restype = ctypes.c_int
@@ -77,6 +78,7 @@ class PinnedMemory:
         address = ctypes.c_void_p()
         status = self._allocate(ctypes.byref(address), size, _PORTABLE)
         if status != 0 or address.value is None:
+            self._forget()  # else ONNX Runtime finds it after a kernel, and fails its pass
             if not self._refused:
                 _logger.warning(
                     "%s bytes of host memory cannot be page-locked (cudaHostAlloc: error %d): "

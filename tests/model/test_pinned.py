@@ -19,16 +19,21 @@ from model.samples import noise
 
 
 class Runtime:
-    """`cudaHostAlloc` and `cudaFreeHost` over the C library's memory."""
+    """`cudaHostAlloc` and `cudaFreeHost` over the C library's memory.
+
+    `error` is what `cudaGetLastError` would say, as it does until it was asked.
+    """
 
     def __init__(self, status: int = 0) -> None:
         self.status = status
+        self.error = 0
         self.held: dict[int, int] = {}
         self.asked: list[tuple[int, int]] = []
         pointer = ctypes.POINTER(ctypes.c_void_p)
         allocator = ctypes.CFUNCTYPE(ctypes.c_int, pointer, ctypes.c_size_t, ctypes.c_uint)
         self.cudaHostAlloc = allocator(self._allocate)
         self.cudaFreeHost = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._free)
+        self.cudaGetLastError = ctypes.CFUNCTYPE(ctypes.c_int)(self._last_error)
         self._c = ctypes.CDLL(None)
         self._c.malloc.restype = ctypes.c_void_p
         self._c.malloc.argtypes = [ctypes.c_size_t]
@@ -37,11 +42,16 @@ class Runtime:
     def _allocate(self, address: Any, size: int, flags: int) -> int:
         self.asked.append((size, flags))
         if self.status:
+            self.error = self.status
             return self.status
         found = self._c.malloc(size)
         address[0] = found
         self.held[found] = size
         return 0
+
+    def _last_error(self) -> int:
+        error, self.error = self.error, 0
+        return error
 
     def _free(self, address: int) -> int:
         del self.held[address]
@@ -82,6 +92,7 @@ def test_where_no_more_can_be_locked_it_is_plain(caplog: pytest.LogCaptureFixtur
         found = [memory.allocate(1 << 20) for _ in range(3)]
     for each in found:
         each[:] = 3  # it is there
+    assert runtime.error == 0, "whoever asks next would take it for a failure of its own"
     (record,) = caplog.records
     assert "1,048,576 bytes" in record.getMessage()
     assert "error 2" in record.getMessage()
