@@ -113,3 +113,18 @@ def test_an_error_names_the_picture_and_its_product(catalogue: Catalogue, engine
     assert caught.value.__notes__ == [
         f"while reading the picture {product.images[0]!r} of product {product.id!r}"
     ]
+
+
+@pytest.mark.parametrize("what", ["encode_images", "encode_texts"])
+def test_an_error_of_the_model_names_the_products(
+    what: str, catalogue: Catalogue, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(engine, what, fail)
+    source = chunks_of(catalogue.products[:4], 0, 4)
+    with pytest.raises(RuntimeError, match="the device is gone") as caught:
+        list(encode_chunks(engine, catalogue.pictures, source, **_given(64)))  # type: ignore[arg-type]
+    first, last = catalogue.products[0].id, catalogue.products[3].id
+    assert caught.value.__notes__ == [f"while encoding the products {first!r} to {last!r}"]
