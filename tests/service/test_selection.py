@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from index.delta_records import Delete
+from index.live_index import LiveIndex
 from index.snapshot import Snapshot
 from model.engine import Engine
 from service.errors import QueryError
@@ -143,3 +146,19 @@ def test_products_with_several_pictures_count_once(searcher: Searcher, snapshot:
     result = searcher.search_text(QUERY, k=5, selection=Selection({"price": price}))
     ids = [hit.item.id for hit in result.hits]
     assert len(set(ids)) == len(ids) == min(5, result.matching)
+
+
+def test_what_was_deleted_counts_no_more(
+    engine: Engine, snapshot: Snapshot, root: Path, attributes: list[dict[str, Any]]
+) -> None:
+    with LiveIndex.open(root) as live:
+        live.write([Delete(id) for id in snapshot.ids[:5]])
+        searcher = Searcher(engine, live.view)
+    left = Counter(row["colour"] for row in attributes[5:])
+    whole = searcher.search_text(QUERY, k=1, selection=Selection(None, ("colour",), 100))
+    assert whole.matching == len(attributes) - 5
+    assert dict(whole.facets["colour"].values) == left
+    assert whole.facets["colour"].missing == 0
+    for colour, count in left.items():
+        some = searcher.search_text(QUERY, k=1, selection=Selection({"colour": colour}))
+        assert some.matching == count
