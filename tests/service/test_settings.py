@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from model.errors import BundleError, FashionBertError
+from model.preprocess import ImageLimits
+from service.records import SearchLimits
 from service.settings import load_settings
 
 
@@ -21,6 +23,14 @@ def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert settings.snapshots == Path("/somewhere/snapshots")
     assert settings.port == 8080
     assert settings.search_limits.max_k == 50
+
+
+def test_a_searcher_has_its_limits() -> None:
+    given = {"max_k": 101, "max_candidates": 102, "max_pairs": 103, "max_query_characters": 104}
+    pictures = {"max_upload_bytes": 105_000, "max_pixels": 106_000}
+    settings = load_settings(**given, **pictures, rerank_seconds=10.7)
+    image = ImageLimits(max_bytes=105_000, max_pixels=106_000)
+    assert settings.search_limits == SearchLimits(**given, rerank_seconds=10.7, image=image)
 
 
 def test_a_missing_one_is_told_with_its_option_and_variable(
