@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from model.bundle import Bundle
+from model.errors import TrainingError
+from model.train_settings import TrainSettings
 
 Shell = Callable[..., Any]
 MAIN = [sys.executable, "-c", "from service.cli import main; main()"]
@@ -78,6 +80,73 @@ def test_from_a_feed_to_figures(demo_catalogue: Path, shell: Shell, tmp_path: Pa
             assert stage["rank_last"] == 100
     assert model_id in evaluated.out
     assert "matching: accuracy" in evaluated.out
+
+
+#: Settings, each with a value that no preset and no other option has.
+GIVEN: dict[str, Any] = {
+    "text_backbone": "a-bert",
+    "cnn": "a-cnn",
+    "epochs": 2.5,
+    "batch_size": 7,
+    "learning_rate": 0.11,
+    "head_learning_rate": 0.12,
+    "cnn_learning_rate": 0.13,
+    "weighting": "adaptive-gradient",
+    "warmup": 0.14,
+    "weight_decay": 0.15,
+    "negatives": 5,
+    "joint_share": 0.16,
+    "hard_from": 0.17,
+    "hard_until": 0.18,
+    "same_group": 0.19,
+    "group_by": "season",
+    "title_share": 0.21,
+    "validate_every": 0.22,
+    "validate_queries": 23,
+    "patience": 24,
+    "checkpoint_steps": 25,
+    "mixed_precision": "bf16",
+    "start_from": "a-run",
+    "teacher": "a-teacher",
+    "seed": 26,
+}
+#: The same of the network's.
+OVERRIDES = {
+    "joint_from": 1,
+    "cnn_image_size": 31,
+    "frozen_cnn_stages": 3,
+    "image_size": 32,
+    "patch_grid": 6,
+    "hidden_dropout_prob": 0.33,
+    "alignment_size": 34,
+}
+SPELLED = {"hidden_dropout_prob": "dropout", "alignment_size": "alignment"}
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_every_option_is_a_setting(
+    on: bool, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[TrainSettings] = []
+
+    def check(settings: TrainSettings) -> None:
+        found.append(settings)
+        raise TrainingError("seen enough")
+
+    monkeypatch.setattr("model.train_settings.check_settings", check)
+    command: list[object] = ["train", "feed.csv", "--out", tmp_path, "--preset", "tiny"]
+    for name, value in (GIVEN | OVERRIDES).items():
+        command += [f"--{SPELLED.get(name, name).replace('_', '-')}", value]
+    command += ["--betas", 0.41, 0.42, "--fresh", "mlm", "--fresh", "match"]
+    for name in ("mlm", "mpm", "keep-maps"):
+        command.append(f"--{'' if on else 'no-'}{name}")
+    ran = shell(*command, "--train-cnn" if on else "--freeze-cnn")
+    assert (ran.code, "seen enough" in ran.err) == (2, True), ran.err
+    (settings,) = found
+    assert {name: getattr(settings, name) for name in GIVEN} == GIVEN
+    assert settings.overrides == {**OVERRIDES, "mlm": on, "mpm": on, "freeze_cnn": not on}
+    assert (settings.betas, settings.fresh) == ((0.41, 0.42), ["mlm", "match"])
+    assert settings.keep_maps is on
 
 
 def test_a_share_is_held_out_without_valid(
