@@ -52,6 +52,7 @@ PRODUCT = {
         ({**PRODUCT, "attributes": {"price": "cheap"}}, 422, "invalid_request"),
         ({**PRODUCT, "attributes": {"price": True}}, 422, "invalid_request"),
         ({**PRODUCT, "attributes": {"": 1}}, 422, "invalid_request"),
+        ({**PRODUCT, "attributes": {"a" * 513: 1}}, 422, "invalid_request"),
         ({**PRODUCT, "attributes": {"sizes": ["S", 1]}}, 422, "invalid_request"),
         ({**PRODUCT, "attributes": {"sizes": {"eu": 38}}}, 422, "invalid_request"),
         (
