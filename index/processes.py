@@ -171,7 +171,7 @@ class EncodingProcesses:
         of = f"the products {chunk.ids[0]!r} to {chunk.ids[-1]!r}"
         try:
             outcome = connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter in the middle of a result
             process.join(_END_SECONDS)
             raise SnapshotError(
                 f"the process that encoded {of} was ended, with the exit code {process.exitcode}; "

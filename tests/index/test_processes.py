@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -24,7 +26,7 @@ from index.processes import EncodingProcesses, visible_gpus
 from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine
 from model.errors import SnapshotError
-from model.preprocess import DEFAULT_LIMITS
+from model.preprocess import DEFAULT_LIMITS, ImageLimits
 
 # A build that is killed, as hard as can be, when it has recorded three chunks; it says which
 # processes it had started.
@@ -163,6 +165,38 @@ def test_one_that_was_killed_is_told_with_its_products(
             list(encoded)
     assert any(repr(product.id) in str(caught.value) for product in catalogue.products[2:])
     assert multiprocessing.active_children() == []
+
+
+def test_one_that_was_killed_while_it_gave_its_result(catalogue: Catalogue, engine: Engine) -> None:
+    given = {"batch_size": 8, "limits": DEFAULT_LIMITS}
+    (small,) = chunks_of(catalogue.products[:2], 0, 2)
+    (large,) = chunks_of(catalogue.products, 0, 96)  # more than a pipe holds
+    chunks = [small, large, small, small, small]
+    with EncodingProcesses(engine, catalogue.pictures, 1, **given) as processes:  # type: ignore[arg-type]
+        encoded = processes.encode(chunks)
+        next(encoded)
+        ((child, connection),) = processes._processes
+        with socket.socket(fileno=os.dup(connection.fileno())) as begun:
+            while len(begun.recv(1000, socket.MSG_PEEK)) < 1000:
+                assert child.is_alive()
+                time.sleep(0.001)
+        child.kill()
+        with pytest.raises(SnapshotError, match=r"exit code -9.*fewer --processes"):
+            next(encoded)
+
+
+def test_what_is_nobody_s_mistake_is_told_with_its_traceback(
+    catalogue: Catalogue, engine: Engine
+) -> None:
+    """And pictures have the build's limits in a process, too."""
+    limits = ImageLimits(max_pixels=1)
+    first, second, third = chunks_of(catalogue.products, 0, 32)
+    broken = replace(third, images=(([],),) * 32)  # type: ignore[arg-type]
+    with EncodingProcesses(engine, catalogue.pictures, 1, batch_size=8, limits=limits) as processes:
+        encoded = processes.encode([first, second, broken])
+        assert len(next(encoded).skipped) == sum(map(len, first.images))
+        with pytest.raises(RuntimeError, match=r"(?s)products .* failed: Traceback.* of product"):
+            list(encoded)
 
 
 def test_what_fails_in_one_is_told_in_a_sentence(
