@@ -1,4 +1,4 @@
-"""Folding the writes into a snapshot: the current view becomes a snapshot of its own.
+"""Compaction: the current snapshot and the writes on top of it become a snapshot of their own.
 
 Nothing is encoded: the states are there. Writes go on meanwhile, and stay on top of the new
 snapshot. The log keeps the last write of each product all the same, so that a later build from the
@@ -76,12 +76,12 @@ def compact(
         with locked(root):
             remove_leftovers(root)
             with LiveIndex.open(root, engine=engine, encode_again_limit=1 << 62) as live:
-                view = live.rotate()
+                snapshot = live.rotate()
                 folded = live.sequence
-            if view.sequence == view.manifest.folded:
+            if snapshot.sequence == snapshot.manifest.folded:
                 trim(root)
                 return None
-            name = _write(root, view, folded, chunk, step)
+            name = _write(root, snapshot, folded, chunk, step)
             trim(root)
             return Snapshot.open(root, name)
     except OSError as error:
@@ -149,20 +149,20 @@ def prune_snapshots(root: Path, keep: int) -> tuple[list[str], list[str]]:
 
 
 def _write(
-    root: Path, view: LiveSnapshot, folded: int, chunk: int, step: Callable[[str], None]
+    root: Path, snapshot: LiveSnapshot, folded: int, chunk: int, step: Callable[[str], None]
 ) -> str:
-    rows = np.flatnonzero(view.items.live)
+    rows = np.flatnonzero(snapshot.items.live)
     if not len(rows):
         raise SnapshotError(
             "every product of the catalogue was deleted, and a snapshot of none cannot be: add "
             "one, or build from a feed with --supersede"
         )
-    old = view.manifest
+    old = snapshot.manifest
     folder = root / f"{COMPACTING}{os.getpid()}"
     folder.mkdir()
     try:
         step(f"Copying {len(rows):,} products")
-        sizes = _copy(view, rows.tolist(), folder, chunk)
+        sizes = _copy(snapshot, rows.tolist(), folder, chunk)
         crash_point("compact-copied")
         name = next_name(root)
         finish_snapshot(
@@ -173,42 +173,42 @@ def _write(
                 "image": _rule(old.recall["image"], old.sizes.pictures, sizes.pictures),
                 "text": _rule(old.recall["text"], old.sizes.products, sizes.products),
             },
-            _items(view, rows.tolist()),
+            _items(snapshot, rows.tolist()),
             step,
-            model_id=view.model_id,
+            model_id=snapshot.model_id,
             text_template=old.text_template,
             catalogue=old.catalogue,
             key=old.key,
-            truncated_texts=min(old.truncated_texts + view.delta.truncated, sizes.products),
+            truncated_texts=min(old.truncated_texts + snapshot.delta.truncated, sizes.products),
             skipped_pictures=old.skipped_pictures,
             dropped_products=old.dropped_products,
             folded=folded,
             superseded=old.superseded,
         )
         step(f"Publishing snapshot {name}")
-        publish(root, folder, name, instead_of=view.base.name)
+        publish(root, folder, name, instead_of=snapshot.base.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return name
 
 
-def _copy(view: LiveSnapshot, rows: list[int], folder: Path, chunk: int) -> Sizes:
-    parts = Parts(folder, Progress(key=""), view.manifest.sizes)
+def _copy(snapshot: LiveSnapshot, rows: list[int], folder: Path, chunk: int) -> Sizes:
+    parts = Parts(folder, Progress(key=""), snapshot.manifest.sizes)
     try:
         for start in range(0, len(rows), chunk):
             span = rows[start : start + chunk]
-            pictures = [picture for row in span for picture in view.image_rows(row)]
-            owners = [start + at for at, row in enumerate(span) for _ in view.image_rows(row)]
+            pictures = [picture for row in span for picture in snapshot.image_rows(row)]
+            owners = [start + at for at, row in enumerate(span) for _ in snapshot.image_rows(row)]
             parts.add_images(
                 owners,
-                EncodedImages(view.image_states(pictures), view.image_embeddings(pictures)),
-                [view.image(picture)[0] for picture in pictures],
+                EncodedImages(snapshot.image_states(pictures), snapshot.image_embeddings(pictures)),
+                [snapshot.image(picture)[0] for picture in pictures],
             )
-            states = view.text_states(span)
+            states = snapshot.text_states(span)
             lengths = np.count_nonzero(states.scales, axis=1).astype(np.int32)
             # Which texts were cut is not known of each product; the manifest counts them.
             uncut = np.zeros(len(span), dtype=np.bool_)
-            parts.add_texts(EncodedTexts(states, lengths, view.text_embeddings(span), uncut))
+            parts.add_texts(EncodedTexts(states, lengths, snapshot.text_embeddings(span), uncut))
         parts.finish()
     finally:
         parts.close()
@@ -223,14 +223,14 @@ def _rule(old: Rule, had: int, has: int) -> Rule:
     return old
 
 
-def _items(view: LiveSnapshot, rows: list[int]) -> Iterator[Item]:
+def _items(snapshot: LiveSnapshot, rows: list[int]) -> Iterator[Item]:
     """The products, integers among fractions as floats where that is the column's type.
 
     Of such a column float64 has every integer; see `LiveItems.attribute_types`.
     """
-    types = view.items.attribute_types
+    types = snapshot.items.attribute_types
     for row in rows:
-        item = view.item(row)
+        item = snapshot.item(row)
         attributes = {
             name: float(value) if types[name] == "double" and isinstance(value, int) else value
             for name, value in item.attributes.items()

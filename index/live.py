@@ -177,8 +177,8 @@ class LiveSnapshot:
         return data, media_type(data)
 
 
-#: What is searched: one snapshot, or one with later writes on top.
-View = Snapshot | LiveSnapshot
+#: What is searched: a snapshot, or one with later writes on top.
+AnySnapshot = Snapshot | LiveSnapshot
 
 
 def _gather(

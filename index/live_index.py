@@ -1,8 +1,8 @@
 """The catalogue as it changes: the current snapshot, the writes on top of it, and how to add one.
 
 Every process that serves a folder has one of these. They learn of each other by looking at the
-folder: `CURRENT`, and the end of the log. A search takes a view and keeps it to its end, so that it
-sees one version wholly.
+folder: `CURRENT`, and the end of the log. A search takes a version and keeps it to its end, so
+that it sees that one wholly.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _logger = logging.getLogger("fashionbert.delta")
 
 
 class LiveIndex:
-    """The newest view of a folder of snapshots, and the right to write to it.
+    """The newest version of a catalogue, and the way to write to it.
 
-    `view` may be read at any time from any thread. Get one from `open`.
+    `latest` may be read at any time from any thread. Get one from `open`.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class LiveIndex:
         self._log_problem: str | None = None
         self._failed: str | None = None  # a snapshot that could not be opened
         self._retry_at = 0.0
-        self._unread: list[Write] = []  # read from the log, and not in the view yet
-        self._reader, self._view = self._with_writes(self._open(current(root)))
+        self._unread: list[Write] = []  # read from the log, and not in `latest` yet
+        self._reader, self._latest = self._with_writes(self._open(current(root)))
 
     @classmethod
     def open(
@@ -111,9 +111,9 @@ class LiveIndex:
         )
 
     @property
-    def view(self) -> LiveSnapshot:
+    def latest(self) -> LiveSnapshot:
         """The newest version that this process knows."""
-        return self._view
+        return self._latest
 
     @property
     def sequence(self) -> int:
@@ -122,19 +122,19 @@ class LiveIndex:
 
     @property
     def problem(self) -> str | None:
-        """Why the view is not the newest version, None if it is: the last good one stays."""
+        """Why `latest` is behind the folder, None if it is not: the last good one stays."""
         return self._snapshot_problem or self._log_problem
 
     def refresh(self) -> bool:
-        """Look for a new snapshot and for new writes; whether there is a new view.
+        """Look for a new snapshot and for new writes; whether `latest` is a new one.
 
-        What cannot be read is logged and named in `problem`, and the view stays as it is. While
+        What cannot be read is logged and named in `problem`, and `latest` stays as it is. While
         a snapshot is opened, which may take minutes, writes and other threads go on with the old.
         """
-        before = self._view
+        before = self._latest
         self._look_for_snapshot()
         self.catch_up()
-        return self._view is not before
+        return self._latest is not before
 
     def _look_for_snapshot(self) -> None:
         """The first half of `refresh`; nothing where another thread is at it."""
@@ -148,13 +148,13 @@ class LiveIndex:
                 self._opening.release()
 
     def catch_up(self) -> LiveSnapshot:
-        """Read the writes that have come to the log; returns the view with them.
+        """Read the writes that have come to the log; returns the version with them.
 
         What cannot be read is named in `problem`, as of `refresh`.
         """
         with self._lock:
             self._log_problem = self._tried(self._read_on, self._log_problem)
-            return self._view
+            return self._latest
 
     def _tried(self, step: Callable[[], str | None], before: str | None) -> str | None:
         """The problem that a step has or meets; it is logged unless it was there before."""
@@ -162,26 +162,28 @@ class LiveIndex:
             return step()
         except (SnapshotError, OSError) as error:
             if str(error) != before:
-                _logger.error("the view stays at %s: %s", self._view.name, error)
+                _logger.error("the catalogue stays at %s: %s", self._latest.name, error)
             return str(error)
 
     def _switch(self) -> str | None:
-        """Show the current snapshot, if it is another than that of the view."""
+        """Go over to the current snapshot, if it is another than the one that is served."""
         name = current(self.root)
-        if name == self._view.base.name:
+        if name == self._latest.base.name:
             self._failed = None
             return None
         if name == self._failed and time.monotonic() < self._retry_at:
             return self._snapshot_problem  # not at every look, as it may take minutes
         self._failed, self._retry_at = name, time.monotonic() + _RETRY_SECONDS
         base = self._open(name)
-        reader, view = self._with_writes(base)
+        reader, snapshot = self._with_writes(base)
         with self._lock:
             rest = reader.read()  # what was written while all that was opened and read
-            self._show(reader, LiveSnapshot(base, view.delta.apply(base, self._own(rest, base))))
+            self._show(
+                reader, LiveSnapshot(base, snapshot.delta.apply(base, self._own(rest, base)))
+            )
             self._unread = []
         self._failed = None
-        _logger.info("snapshot %s is served now", self._view.name)
+        _logger.info("snapshot %s is served now", self._latest.name)
         return None
 
     def _read_on(self) -> None:
@@ -192,13 +194,13 @@ class LiveIndex:
 
     def _show_unread(self) -> None:
         if self._unread:
-            base, delta = self._view.base, self._view.delta
+            base, delta = self._latest.base, self._latest.delta
             delta = delta.apply(base, self._own(self._unread, base))
             self._unread = []
             self._show(self._reader, LiveSnapshot(base, delta))
 
-    def _show(self, reader: LogReader, view: LiveSnapshot) -> None:
-        self._reader, self._view = reader, view
+    def _show(self, reader: LogReader, snapshot: LiveSnapshot) -> None:
+        self._reader, self._latest = reader, snapshot
 
     def _open(self, name: str) -> Snapshot:
         base = Snapshot.open(
@@ -227,21 +229,21 @@ class LiveIndex:
         unchanged: Collection[str] = (),
         since: LiveSnapshot | None = None,
     ) -> LiveSnapshot:
-        """Add writes to the log, all or none; when this returns they are durable and in `view`.
+        """Add writes to the log, all or none; when this returns they are durable and in `latest`.
 
         A new snapshot is not looked for here, as opening one may take minutes.
 
         Args:
             records: the puts of this catalogue's model.
-            unchanged: products that must still be what they are in the view `since`, of which
-                something stands in the records.
-            since: that view; without one nothing is looked at.
+            unchanged: products of which the records keep something, and which must therefore still
+                be what they were in `since`.
+            since: the version that the records were made from; without one nothing is looked at.
 
         Returns:
-            The view with them.
+            The version with them.
 
         Raises:
-            As `exchange`.
+            ChangedError, WriteError: as of `exchange`.
         """
         return self.exchange(records, unchanged=unchanged, since=since)[1]
 
@@ -255,46 +257,47 @@ class LiveIndex:
         """As `write`, for who wants to know what the writes have changed.
 
         Returns:
-            The view right before them, in which all writes of others stand, and the one with them.
+            The version right before them, in which all writes of others stand, and the one with
+            them.
 
         Raises:
-            ChangedError: some of those are not; nothing was written.
+            ChangedError: some products of `unchanged` are not; nothing was written.
             WriteError: too much differs from the snapshot already (`delta_full`), others are
                 writing for too long (`write_busy`), or it cannot be stored (`write_failed`): the
                 disk fails, or the log is damaged.
         """
         if not records:
-            return self._view, self._view
+            return self._latest, self._latest
         with LogWriter(self.root) as log:
-            view = self._newest()
-            check_model(records, view)
-            check_room(records, view, self.limit)
+            before = self._newest()
+            check_model(records, before)
+            check_room(records, before, self.limit)
             if since is not None:
-                check_unchanged(unchanged, since, view)
+                check_unchanged(unchanged, since, before)
             log.append(self._reader, records)
-            return view, self._newest()
+            return before, self._newest()
 
     def _newest(self) -> LiveSnapshot:
-        """The view with all that the log has."""
+        """The version with all that the log has; WriteError if that cannot be read."""
         with self._lock:
-            view = self.catch_up()
+            latest = self.catch_up()
             if self._log_problem is not None:
                 raise WriteError(
                     f"the log of writes cannot be read: {self._log_problem}",
                     public="the log of writes cannot be read: whoever runs the service must see to "
                     "it; then send it again",
                 )
-            return view
+            return latest
 
     def rotate(self) -> LiveSnapshot:
-        """Begin a new file of the log after all that the view has, which is returned."""
+        """Begin a new file of the log after all writes so far; returns the version with these."""
         self.refresh()
         with LogWriter(self.root) as log:
-            view = self.catch_up()
+            latest = self.catch_up()
             if self.problem is not None:
                 raise SnapshotError(self.problem)
             log.rotate(self._reader)
-            return view
+            return latest
 
     def watch(self, interval: float = 0.5) -> None:
         """Refresh every `interval` seconds, until `close`.
@@ -324,7 +327,7 @@ class LiveIndex:
             watcher.start()
 
     def close(self) -> None:
-        """End the watching. Views stay readable.
+        """End the watching. What `latest` gave stays readable.
 
         A snapshot that is just being opened is waited for a few seconds; the thread ends after it.
         """

@@ -123,7 +123,7 @@ class ChainedPart:
 
 
 class LiveItems:
-    """All products of a view, by row; `ids` of all rows, also of those that count no longer."""
+    """All products of a `LiveSnapshot`, by row; `ids` are of all rows, dead ones too."""
 
     def __init__(self, base: Items, delta: Delta) -> None:
         self._base = base

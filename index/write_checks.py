@@ -14,41 +14,41 @@ WRITES_PER_PRODUCT = 5
 
 
 class ChangedError(WriteError):
-    """Products were written to since the view that new records of them were made from.
+    """Products were written to since the version that new records of them were made from.
 
-    `ids` are theirs, `view` has them as they are now. To be made again from that.
+    `ids` are theirs, `latest` has them as they are now: the records are to be made again from it.
     """
 
-    def __init__(self, ids: Collection[str], view: LiveSnapshot) -> None:
+    def __init__(self, ids: Collection[str], latest: LiveSnapshot) -> None:
         super().__init__(
             f"other writes to {min(ids)!r} are in the way: send it again in a moment",
             code="write_busy",
         )
         self.ids = ids
-        self.view = view
+        self.latest = latest
 
 
-def check_model(records: Sequence[Put | Delete], view: LiveSnapshot) -> None:
+def check_model(records: Sequence[Put | Delete], snapshot: LiveSnapshot) -> None:
     """See that puts are of the catalogue's model.
 
     Raises:
         WriteError: one is not.
     """
     for record in records:
-        if isinstance(record, Put) and record.model_id != view.base.model_id:
+        if isinstance(record, Put) and record.model_id != snapshot.base.model_id:
             raise WriteError(
-                f"the catalogue is of model {view.base.model_id} since a moment, this process has "
-                f"{record.model_id}: restart it with the new bundle"
+                f"the catalogue is of model {snapshot.base.model_id} since a moment, this process "
+                f"has {record.model_id}: restart it with the new bundle"
             )
 
 
-def check_room(records: Sequence[Put | Delete], view: LiveSnapshot, limit: int) -> None:
+def check_room(records: Sequence[Put | Delete], snapshot: LiveSnapshot, limit: int) -> None:
     """See that no more than `limit` products will differ from the snapshot.
 
     Raises:
         WriteError: they would, or too many writes are stored (`delta_full`).
     """
-    base, delta = view.base, view.delta
+    base, delta = snapshot.base, snapshot.delta
     puts = [record for record in records if isinstance(record, Put)]
     new = sum(id not in delta.row_of and id not in delta.deleted for id in {put.id for put in puts})
     # Deletions always pass: they are small, and there may be a reason why they must.
@@ -64,7 +64,7 @@ def check_room(records: Sequence[Put | Delete], view: LiveSnapshot, limit: int) 
 
 
 def check_unchanged(ids: Collection[str], since: LiveSnapshot, now: LiveSnapshot) -> None:
-    """See that products are what they were in an earlier view.
+    """See that products are what they were in an earlier version.
 
     Raises:
         ChangedError: some were written to since, or may have been: the snapshot is another.

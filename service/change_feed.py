@@ -47,7 +47,7 @@ class ChangeFeed:
 
     async def _follow(self) -> None:
         async for version in self._link.messages(CHANNEL):
-            if version == self._index.view.name.encode():
+            if version == self._index.latest.name.encode():
                 continue  # our own, or seen already
             try:
                 await anyio.to_thread.run_sync(self._index.refresh)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from index.live import View
+from index.live import AnySnapshot
 from service.errors import QueryError
 
 _SHOWN = 80  # characters of an id that a message repeats
 
 
-def row_of(snapshot: View, item_id: str, field: str = "id") -> int:
+def row_of(snapshot: AnySnapshot, item_id: str, field: str = "id") -> int:
     """The row of a product; `field` is the request's field that names it.
 
     Raises:
@@ -25,7 +25,7 @@ def row_of(snapshot: View, item_id: str, field: str = "id") -> int:
         ) from None
 
 
-def first_image_row(snapshot: View, item_id: str, field: str = "id") -> int:
+def first_image_row(snapshot: AnySnapshot, item_id: str, field: str = "id") -> int:
     """The row of a product's first picture.
 
     Raises:

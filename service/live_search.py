@@ -1,6 +1,6 @@
-"""A searcher of the newest view: a request takes one and keeps it, so it sees one version only.
+"""A searcher of the catalogue's newest version, which a request takes once and keeps to its end.
 
-Nothing here holds a view: an old one goes with the last request that reads it, and its snapshot
+Nothing here holds a version: an old one goes with the last request that reads it, and its snapshot
 may then be pruned.
 """
 
@@ -41,15 +41,15 @@ class LiveSearch:
         self.limits = limits
         self.residence = residence
         if residence is not None:
-            residence.fill(index.view.base)
+            residence.fill(index.latest.base)
         self.searcher()  # refuses at once what cannot be searched
 
     def searcher(self) -> Searcher:
-        """A searcher of the newest view."""
-        view = self.index.view
+        """A searcher of the newest version."""
+        snapshot = self.index.latest
         # Later writes go on top of a snapshot, whose rows keep their numbers.
-        tables = NOTHING if self.residence is None else self.residence.tables(view.base)
-        return Searcher(self.engine, view, self.limits, tables)
+        tables = NOTHING if self.residence is None else self.residence.tables(snapshot.base)
+        return Searcher(self.engine, snapshot, self.limits, tables)
 
 
 def open_live_search(settings: Settings) -> LiveSearch:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.live import View
+from index.live import AnySnapshot
 from model.engine import Engine
 from model.preprocess import check_text, decode_image
 from model.states import QuantisedStates
@@ -22,7 +22,7 @@ Place = tuple[bool, int]
 
 
 def match_pairs(
-    engine: Engine, snapshot: View, limits: SearchLimits, pairs: Sequence[Pair]
+    engine: Engine, snapshot: AnySnapshot, limits: SearchLimits, pairs: Sequence[Pair]
 ) -> MatchResult:
     """Score pairs; a text or a picture that recurs is encoded once.
 
@@ -70,7 +70,7 @@ def match_pairs(
 
 
 def _texts(
-    snapshot: View, limits: SearchLimits, pairs: Sequence[Pair]
+    snapshot: AnySnapshot, limits: SearchLimits, pairs: Sequence[Pair]
 ) -> tuple[list[str], list[int], list[Place]]:
     """The distinct texts, the rows of the stored ones, and which of them each pair means."""
     given: dict[str, int] = {}
@@ -90,7 +90,7 @@ def _texts(
 
 def _images(
     engine: Engine,
-    snapshot: View,
+    snapshot: AnySnapshot,
     limits: SearchLimits,
     pairs: Sequence[Pair],
     watch: Stopwatch,

@@ -99,12 +99,14 @@ def check_any_id(id: str) -> str:
     return id
 
 
-def draft(fields: ProductFields, view: LiveSnapshot, image_size: int, limits: WriteLimits) -> Draft:
+def draft(
+    fields: ProductFields, snapshot: LiveSnapshot, image_size: int, limits: WriteLimits
+) -> Draft:
     """What is to be encoded of a product.
 
     Args:
         fields: the product.
-        view: the catalogue, whose template and types of attributes it follows.
+        snapshot: the catalogue, whose template and types of attributes it follows.
         image_size: the encoder's.
         limits: what is taken.
 
@@ -112,16 +114,16 @@ def draft(fields: ProductFields, view: LiveSnapshot, image_size: int, limits: Wr
         QueryError, TextError, ImageError: something of it cannot be taken.
     """
     id = check_id(fields.id, limits)
-    attributes = _attributes(fields.attributes, view.base.items.attribute_types, limits)
+    attributes = _attributes(fields.attributes, snapshot.base.items.attribute_types, limits)
     title = "" if fields.title is None else fields.title.strip()
     with blaming("text"):
-        text = _text(fields, title, attributes, view, limits)
+        text = _text(fields, title, attributes, snapshot, limits)
         text = check_text(text, limits.max_text_characters)
     if title:
         with blaming("title"):
             title = check_text(title, limits.max_text_characters)
     if fields.pictures is None:
-        images, pictures = _kept(id, view)
+        images, pictures = _kept(id, snapshot)
         return Draft(Item(id, title or text, text, images, attributes), pictures)
     prepared = _prepared(fields.pictures, image_size, limits)
     names = tuple(f"sha256:{hashlib.sha256(each.served).hexdigest()}" for each in prepared)
@@ -202,7 +204,7 @@ def _text(
     fields: ProductFields,
     title: str,
     attributes: Mapping[str, Attribute],
-    view: LiveSnapshot,
+    snapshot: LiveSnapshot,
     limits: WriteLimits,
 ) -> str:
     """The text that was given, or what the catalogue's template makes."""
@@ -212,11 +214,11 @@ def _text(
     values = {name: cell_text(value) for name, value in attributes.items()}
     values |= {"id": fields.id, "title": title, "description": description}
     # What a feed is read with that names no template.
-    template = TextTemplate(view.manifest.text_template or "{title}. {description}")
+    template = TextTemplate(snapshot.manifest.text_template or "{title}. {description}")
     unknown = [
         name
         for name in template.columns
-        if name not in values and name not in view.base.items.attribute_types
+        if name not in values and name not in snapshot.base.items.attribute_types
     ]
     if unknown:
         raise _invalid(
@@ -241,19 +243,19 @@ def _text(
     return text
 
 
-def _kept(id: str, view: LiveSnapshot) -> tuple[tuple[str, ...], Pictures]:
+def _kept(id: str, snapshot: LiveSnapshot) -> tuple[tuple[str, ...], Pictures]:
     """The pictures that a product has, and their names."""
     try:
-        row = view.row_of(id)
+        row = snapshot.row_of(id)
     except KeyError:
         raise _invalid("images", "a new product needs at least one picture") from None
-    rows = list(view.image_rows(row))
+    rows = list(snapshot.image_rows(row))
     pictures = Pictures(
-        view.image_states(rows),
-        view.image_embeddings(rows),
-        tuple(view.image(each)[0] for each in rows),
+        snapshot.image_states(rows),
+        snapshot.image_embeddings(rows),
+        tuple(snapshot.image(each)[0] for each in rows),
     )
-    return view.item(row).images, pictures
+    return snapshot.item(row).images, pictures
 
 
 def _prepared(

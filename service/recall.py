@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.columns import Mask
-from index.live import View
+from index.live import AnySnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Recalled:
 
 
 def recall_images(
-    snapshot: View, embedding: NDArray[np.float32], products: int, among: Mask | None = None
+    snapshot: AnySnapshot, embedding: NDArray[np.float32], products: int, among: Mask | None = None
 ) -> Recalled:
     """Pictures by similarity, so many that they belong to at least `products` products.
 
@@ -74,7 +74,7 @@ def recall_images(
 
 
 def recall_texts(
-    snapshot: View, embedding: NDArray[np.float32], products: int, among: Mask | None = None
+    snapshot: AnySnapshot, embedding: NDArray[np.float32], products: int, among: Mask | None = None
 ) -> Recalled:
     """Texts by similarity to a picture; as `recall_images`."""
     products = min(products, len(snapshot))

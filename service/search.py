@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from index.live import View
+from index.live import AnySnapshot
 from model.engine import EncodedTexts, Engine
 from model.errors import SnapshotError
 from model.preprocess import check_text, decode_image
@@ -59,7 +59,7 @@ class Searcher:
     def __init__(
         self,
         engine: Engine,
-        snapshot: View,
+        snapshot: AnySnapshot,
         limits: SearchLimits = SearchLimits(),  # noqa: B008 (frozen)
         tables: Tables = NOTHING,
     ) -> None:

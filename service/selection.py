@@ -11,7 +11,7 @@ import numpy as np
 from index.columns import Mask
 from index.facets import Facet, count_facet
 from index.filter_parser import FilterError, attribute_named, parse_filter
-from index.live import View
+from index.live import AnySnapshot
 from service.errors import QueryError
 from service.records import SearchLimits, Selection, Stopwatch
 
@@ -31,7 +31,7 @@ class Selected:
 class Selections:
     """Applies the selections of searches to one snapshot. Safe to use from several threads."""
 
-    def __init__(self, snapshot: View, limits: SearchLimits) -> None:
+    def __init__(self, snapshot: AnySnapshot, limits: SearchLimits) -> None:
         self._snapshot = snapshot
         self._limits = limits
 

@@ -119,20 +119,20 @@ class Writer:
                 field="operations",
             )
         # What another process has answered for is in the log: kept pictures are the newest ones.
-        view = self.live.catch_up()
-        records = self._encoded(operations, view)
+        snapshot = self.live.catch_up()
+        records = self._encoded(operations, snapshot)
         for attempt in range(_ATTEMPTS):
             taken = [record for record in records if not isinstance(record, FashionBertError)]
             keeping = _keeping(operations, records)
             try:
-                before, written = self.live.exchange(taken, unchanged=set(keeping), since=view)
+                before, written = self.live.exchange(taken, unchanged=set(keeping), since=snapshot)
                 break
             except ChangedError as changed:
                 if attempt == _ATTEMPTS - 1:
                     raise
-                view = changed.view
+                snapshot = changed.latest
                 again = [keeping[id] for id in changed.ids]
-                redone = self._encoded([operations[at] for at in again], view)
+                redone = self._encoded([operations[at] for at in again], snapshot)
                 for at, record in zip(again, redone, strict=True):
                     records[at] = record
         if taken:
@@ -141,13 +141,13 @@ class Writer:
         return [_outcome(record, before, there, written.name) for record in records]
 
     def _encoded(
-        self, operations: Sequence[ProductFields | Removal], view: LiveSnapshot
+        self, operations: Sequence[ProductFields | Removal], snapshot: LiveSnapshot
     ) -> list[Record]:
         """What is to be stored, and why not where it cannot be."""
         checked: list[Draft | Delete | FashionBertError] = []
         ids: set[str] = set()
         for operation in operations:
-            found = self._check(operation, view, ids)
+            found = self._check(operation, snapshot, ids)
             checked.append(found)
             if not isinstance(found, FashionBertError):
                 ids.add(operation.id)
@@ -156,7 +156,7 @@ class Writer:
         return [next(encoded) if isinstance(each, Draft) else each for each in checked]
 
     def _check(
-        self, operation: ProductFields | Removal, view: LiveSnapshot, before: set[str]
+        self, operation: ProductFields | Removal, snapshot: LiveSnapshot, before: set[str]
     ) -> Draft | Delete | FashionBertError:
         """What is to be encoded or stored; `before` are the ids of the operations before it."""
         try:
@@ -168,9 +168,9 @@ class Writer:
                     field="images",
                     code="invalid_request",
                 )
-            return draft(operation, view, self.engine.image_size, self.limits)
+            return draft(operation, snapshot, self.engine.image_size, self.limits)
         except (QueryError, TextError, ImageError) as error:
-            # Kept without the frames that it comes from, as these hold it, and the view.
+            # Kept without its traceback, whose frames hold the error itself, and the snapshot.
             error.__cause__ = error.__context__ = None
             return error.with_traceback(None)
 
@@ -207,9 +207,9 @@ def _outcome(
     return Written(record.id, outcome, version, record.truncated)
 
 
-def _has(view: LiveSnapshot, id: str) -> bool:
+def _has(snapshot: LiveSnapshot, id: str) -> bool:
     try:
-        view.row_of(id)
+        snapshot.row_of(id)
     except KeyError:
         return False
     return True

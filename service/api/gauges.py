@@ -34,7 +34,7 @@ class ServiceGauges(Collector):
         if self._service.live is None:
             return
         index = self._service.live.index
-        snapshot = index.view
+        snapshot = index.latest
         info = GaugeMetricFamily(
             "fashionbert_snapshot_info",
             "The snapshot that is searched, and the model; always 1",

@@ -77,8 +77,8 @@ class Queue:
                 self._metrics.waited(time.perf_counter() - start)
                 return await anyio.to_thread.run_sync(work, limiter=self._threads)
             except Exception as error:
-                # anyio's frame holds the error, which holds all frames: a cycle with the view in
-                # it, and a snapshot that could not be pruned until garbage is collected.
+                # anyio's frame holds the error, which holds all frames: a cycle with a snapshot
+                # in it, which could not be pruned until garbage is collected.
                 traceback.clear_frames(error.__traceback__)
                 raise
             finally:

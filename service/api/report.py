@@ -110,7 +110,7 @@ def report(service: Service) -> StatusReport:
 def _snapshot(service: Service) -> SnapshotReport | None:
     if service.live is None:
         return None
-    snapshot, index = service.live.index.view, service.live.index
+    snapshot, index = service.live.index.latest, service.live.index
     return SnapshotReport(
         name=snapshot.name,
         created=snapshot.created,

@@ -57,13 +57,16 @@ def serve(
         logs.configure(settings.log_level)  # first, for opening them has things to say
         live = open_live_search(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        note(f"{_told(live.index.view)}: http://{shown}:{listener.getsockname()[1]}/")
+        note(f"{_told(live.index.latest)}: http://{shown}:{listener.getsockname()[1]}/")
         make_server(create_app(settings, live), settings).run(sockets=[listener])
 
 
-def _told(view: LiveSnapshot) -> str:
-    """A view in words. No name may hold it while the service runs: it could not be pruned."""
-    return f"snapshot {view.name}, {len(view):,} products, model {view.model_id}"
+def _told(snapshot: LiveSnapshot) -> str:
+    """What is served, in words.
+
+    In a function, as a name that held the snapshot in `serve` would keep it from being pruned.
+    """
+    return f"snapshot {snapshot.name}, {len(snapshot):,} products, model {snapshot.model_id}"
 
 
 def _bound(host: str, port: int) -> socket.socket:

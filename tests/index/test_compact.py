@@ -32,27 +32,27 @@ MakePut = Callable[..., Put]
 Crash = Callable[..., None]
 
 
-def contents(view: LiveSnapshot) -> dict[str, tuple[object, ...]]:
-    """All that a view says of each product, by id."""
+def contents(snapshot: LiveSnapshot) -> dict[str, tuple[object, ...]]:
+    """All that a snapshot says of each product, by id."""
     found = {}
-    for item in view.items:
-        row = view.row_of(item.id)
-        pictures = list(view.image_rows(row))
+    for item in snapshot.items:
+        row = snapshot.row_of(item.id)
+        pictures = list(snapshot.image_rows(row))
         found[item.id] = (
             item,
-            view.text_states([row]).values.tobytes(),
-            view.text_states([row]).scales.tobytes(),
-            view.text_embeddings([row]).tobytes(),
-            view.image_states(pictures).values.tobytes(),
-            view.image_embeddings(pictures).tobytes(),
-            [view.image(picture) for picture in pictures],
+            snapshot.text_states([row]).values.tobytes(),
+            snapshot.text_states([row]).scales.tobytes(),
+            snapshot.text_embeddings([row]).tobytes(),
+            snapshot.image_states(pictures).values.tobytes(),
+            snapshot.image_embeddings(pictures).tobytes(),
+            [snapshot.image(picture) for picture in pictures],
         )
-    assert len(found) == len(view)
+    assert len(found) == len(snapshot)
     return found
 
 
 def opened(root: Path) -> dict[str, tuple[object, ...]]:
-    return contents(LiveIndex.open(root).view)
+    return contents(LiveIndex.open(root).latest)
 
 
 def write_some(root: Path, snapshot: Snapshot, make_put: MakePut) -> None:
@@ -66,7 +66,7 @@ def test_a_compacted_snapshot_is_the_view(
 ) -> None:
     write_some(own_root, snapshot, make_put)
     follower = LiveIndex.open(own_root)
-    before = contents(follower.view)
+    before = contents(follower.latest)
     steps: list[str] = []
     made = compact(own_root, chunk=7, step=steps.append)
     assert made is not None
@@ -76,15 +76,15 @@ def test_a_compacted_snapshot_is_the_view(
     assert steps[-1] == "Publishing snapshot 00000002"
     Snapshot.open(own_root, verify=True)
     assert follower.refresh()
-    assert follower.view.name == "00000002"
-    assert len(follower.view.delta) == 0
-    assert contents(follower.view) == before == opened(own_root)
+    assert follower.latest.name == "00000002"
+    assert len(follower.latest.delta) == 0
+    assert contents(follower.latest) == before == opened(own_root)
     assert compact(own_root) is None
     # What was written stays on top of the snapshots before, too.
     make_current(own_root, previous(own_root))
     assert opened(own_root) == before
     assert follower.refresh()
-    assert (follower.view.name, contents(follower.view)) == ("00000001+6", before)
+    assert (follower.latest.name, contents(follower.latest)) == ("00000001+6", before)
 
 
 def test_writes_go_on_meanwhile_and_after(
@@ -100,8 +100,8 @@ def test_writes_go_on_meanwhile_and_after(
     compact(own_root, step=write_meanwhile)
     live.write([make_put("after"), Delete("Copy")])
     assert live.refresh()
-    before = contents(live.view)
-    assert live.view.base.name == "00000002"
+    before = contents(live.latest)
+    assert live.latest.base.name == "00000002"
     assert {"Publ", "after", "a"} <= set(before)
     assert not {"Copy", snapshot.ids[5], snapshot.ids[0], "b"} & set(before)
     assert opened(own_root) == before
@@ -136,14 +136,14 @@ def test_a_compaction_may_be_killed(
     with LiveIndex.open(own_root) as live:
         live.rotate()
         live.write([make_put("a", 7)])
-        before = contents(live.view)
+        before = contents(live.latest)
         crash(point, CODE, own_root)
         live.refresh()
-        assert contents(live.view) == before == opened(own_root)
+        assert contents(live.latest) == before == opened(own_root)
         Snapshot.open(own_root, verify=True)
-        view = live.write([make_put("later")])
+        latest = live.write([make_put("later")])
         compact(own_root)
-        assert contents(view) == opened(own_root)
+        assert contents(latest) == opened(own_root)
     assert not [path for path in own_root.iterdir() if path.name.startswith(".compacting")]
 
 
@@ -174,8 +174,8 @@ def test_a_build_may_supersede_the_writes_before_it(
     made = build(catalogue, engine, own_root, progress=False, supersede=written)
     assert made.manifest.superseded == written == 6
     live.refresh()
-    assert live.view.name == "00000002+7"
-    assert set(contents(live.view)) == {*snapshot.ids, "later"}
+    assert live.latest.name == "00000002+7"
+    assert set(contents(live.latest)) == {*snapshot.ids, "later"}
     kept = build(catalogue, engine, own_root, progress=False, if_changed=True)
     assert kept.name == "00000002"
     prune_snapshots(own_root, keep=1)  # the writes from before go with the snapshot before
@@ -299,10 +299,10 @@ def test_writes_of_another_model_are_folded_in(
     with pytest.raises(SnapshotError, match="--bundle"):
         compact(own_root)
     assert compact(own_root, engine=other) is not None
-    view = LiveIndex.open(own_root).view
+    latest = LiveIndex.open(own_root).latest
     (put,) = encode_drafts(other, [Draft(item, prepared)])
-    row = view.row_of("a")
-    np.testing.assert_array_equal(view.text_states([row]).values, put.text_states.values)
+    row = latest.row_of("a")
+    np.testing.assert_array_equal(latest.text_states([row]).values, put.text_states.values)
     with pytest.raises(SnapshotError, match="made by model"):
         compact(own_root, engine=engine)
 
@@ -350,7 +350,7 @@ def test_pruning(own_root: Path, make_put: MakePut) -> None:
     # The current one stays although it is old, and the one that is read.
     assert prune_snapshots(own_root, keep=1) == (["00000001", "00000003"], ["00000004"])
     assert list_snapshots(own_root) == ["00000002", "00000004"]
-    assert contents(held.view) == before == opened(own_root)
+    assert contents(held.latest) == before == opened(own_root)
     assert not (own_root / ".compacting-1").exists()
     assert prune_snapshots(own_root, keep=5) == ([], [])
     with pytest.raises(SnapshotError, match="no snapshot before 00000002"):
@@ -416,9 +416,9 @@ def test_a_log_that_went_missing(own_root: Path, snapshot: Snapshot, make_put: M
     compact(own_root)
     shutil.rmtree(own_root / "delta")
     with LiveIndex.open(own_root) as live:
-        assert live.view.name == "00000002"
+        assert live.latest.name == "00000002"
         live.write([make_put("z")])
-        assert live.view.name == "00000002+7"
+        assert live.latest.name == "00000002+7"
     make_current(own_root, "00000001")
     with pytest.raises(SnapshotError, match="begins at write 7"):
         LiveIndex.open(own_root)

@@ -22,8 +22,8 @@ def live(own_root: Path) -> Iterator[LiveIndex]:
         yield live
 
 
-def query(view: LiveSnapshot, seed: int = 0) -> NDArray[np.float32]:
-    vector = np.random.default_rng(seed).normal(size=view.manifest.sizes.recall_size)
+def query(snapshot: LiveSnapshot, seed: int = 0) -> NDArray[np.float32]:
+    vector = np.random.default_rng(seed).normal(size=snapshot.manifest.sizes.recall_size)
     unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
     return unit
 
@@ -34,71 +34,73 @@ def by_hand(embeddings: NDArray[np.float32], rows: list[int], vector: Any, k: in
 
 
 def check_against(
-    view: LiveSnapshot, base: Snapshot, puts: dict[str, Put], deleted: set[str]
+    snapshot: LiveSnapshot, base: Snapshot, puts: dict[str, Put], deleted: set[str]
 ) -> None:
-    """That a view reads as the products of a plain dictionary would."""
+    """That a snapshot reads as the products of a plain dictionary would."""
     wanted = {id for id in base.ids if id not in deleted} | set(puts)
-    assert len(view) == len(wanted)
-    assert {item.id for item in view.items} == wanted
-    assert len(view.ids) == view.rows == len(view.items)
-    rows = {id: view.row_of(id) for id in wanted}
+    assert len(snapshot) == len(wanted)
+    assert {item.id for item in snapshot.items} == wanted
+    assert len(snapshot.ids) == snapshot.rows == len(snapshot.items)
+    rows = {id: snapshot.row_of(id) for id in wanted}
     for id in deleted - set(puts):
         with pytest.raises(KeyError):
-            view.row_of(id)
+            snapshot.row_of(id)
     for id, row in rows.items():
-        assert view.ids[row] == id
-        pictures = view.image_rows(row)
-        assert (view.product_of_image[list(pictures)] == row).all()
+        assert snapshot.ids[row] == id
+        pictures = snapshot.image_rows(row)
+        assert (snapshot.product_of_image[list(pictures)] == row).all()
         if id not in puts:
-            assert view.item(row) == base.item(base.row_of(id))
+            assert snapshot.item(row) == base.item(base.row_of(id))
             continue
         put = puts[id]
-        assert view.item(row) == put.item
-        assert [view.image(picture)[0] for picture in pictures] == list(put.pictures)
-        np.testing.assert_array_equal(view.image_states(pictures).values, put.image_states.values)
-        np.testing.assert_array_equal(view.text_states([row]).values, put.text_states.values)
+        assert snapshot.item(row) == put.item
+        assert [snapshot.image(picture)[0] for picture in pictures] == list(put.pictures)
+        np.testing.assert_array_equal(
+            snapshot.image_states(pictures).values, put.image_states.values
+        )
+        np.testing.assert_array_equal(snapshot.text_states([row]).values, put.text_states.values)
     for seed in range(3):
-        vector = query(view, seed)
+        vector = query(snapshot, seed)
         for k in (1, 5, len(wanted) + 50):
-            texts, similarities = view.search_texts(vector, k)
-            embeddings = view.text_embeddings(texts)
+            texts, similarities = snapshot.search_texts(vector, k)
+            embeddings = snapshot.text_embeddings(texts)
             np.testing.assert_allclose(similarities, embeddings @ vector, atol=1e-5)
             assert (np.diff(similarities) <= 0).all()
-            everything = view.text_embeddings([*rows.values()])
+            everything = snapshot.text_embeddings([*rows.values()])
             best = by_hand(everything, [*rows.values()], vector, k)
             assert sorted(texts) == sorted(best)
-            pictures_found, _ = view.search_images(vector, k)
-            owned = [each for row in rows.values() for each in view.image_rows(row)]
-            best = by_hand(view.image_embeddings(owned), owned, vector, k)
+            pictures_found, _ = snapshot.search_images(vector, k)
+            owned = [each for row in rows.values() for each in snapshot.image_rows(row)]
+            best = by_hand(snapshot.image_embeddings(owned), owned, vector, k)
             assert sorted(pictures_found) == sorted(best)
 
 
 def test_without_writes_it_is_the_snapshot(live: LiveIndex, snapshot: Snapshot) -> None:
-    view = live.view
-    assert view.name == snapshot.name
-    assert len(view) == view.rows == len(snapshot)
-    assert view.product_of_image is view.base.product_of_image
-    check_against(view, snapshot, {}, set())
+    latest = live.latest
+    assert latest.name == snapshot.name
+    assert len(latest) == latest.rows == len(snapshot)
+    assert latest.product_of_image is latest.base.product_of_image
+    check_against(latest, snapshot, {}, set())
 
 
 def test_puts_replacements_and_deletions(
     live: LiveIndex, snapshot: Snapshot, make_put: MakePut
 ) -> None:
-    old = live.view
+    old = live.latest
     new, second = make_put("new", views=2), make_put("second", colour="red")
     replaced = make_put(snapshot.ids[3], 1)
-    view = live.write([new, replaced, Delete(snapshot.ids[0]), Delete("nobody"), second])
+    latest = live.write([new, replaced, Delete(snapshot.ids[0]), Delete("nobody"), second])
     puts = {put.id: put for put in (new, replaced, second)}
     deleted = {snapshot.ids[0]}
-    assert view.name == f"{snapshot.name}+5"
-    check_against(view, snapshot, puts, deleted)
+    assert latest.name == f"{snapshot.name}+5"
+    check_against(latest, snapshot, puts, deleted)
     check_against(old, snapshot, {}, set())  # a search that runs sees what it saw
 
     again = make_put("new", 2, views=3)
     back = make_put(snapshot.ids[0], 2)
-    view = live.write([Delete("second"), again, back, Delete(snapshot.ids[3])])
-    check_against(view, snapshot, {"new": again, snapshot.ids[0]: back}, {snapshot.ids[3]})
-    check_against(live.view, snapshot, {"new": again, back.id: back}, {snapshot.ids[3]})
+    latest = live.write([Delete("second"), again, back, Delete(snapshot.ids[3])])
+    check_against(latest, snapshot, {"new": again, snapshot.ids[0]: back}, {snapshot.ids[3]})
+    check_against(live.latest, snapshot, {"new": again, back.id: back}, {snapshot.ids[3]})
 
 
 def test_one_batch_may_write_a_product_twice(
@@ -106,59 +108,59 @@ def test_one_batch_may_write_a_product_twice(
 ) -> None:
     id = snapshot.ids[7]
     last = make_put("a", 3)
-    view = live.write(
+    latest = live.write(
         [make_put("a"), Delete("a"), make_put(id), make_put("a", 2), Delete(id), last]
     )
-    check_against(view, snapshot, {"a": last}, {id})
+    check_against(latest, snapshot, {"a": last}, {id})
 
 
 def test_masks_are_of_all_rows(live: LiveIndex, snapshot: Snapshot, make_put: MakePut) -> None:
     gone = live.write([make_put("a", views=2), make_put("b")]).row_of("b")
-    view = live.write([Delete("b"), Delete(snapshot.ids[1])])
-    vector = query(view)
-    among = np.zeros(view.rows, dtype=np.bool_)
-    among[[0, 1, 2, view.row_of("a"), gone]] = True
-    assert set(view.search_texts(vector, 10, among=among)[0]) == {0, 2, view.row_of("a")}
-    pictures = among[view.product_of_image]
-    wanted = {each for row in (0, 2, view.row_of("a")) for each in view.image_rows(row)}
-    assert set(view.search_images(vector, 50, among=pictures)[0]) == wanted
+    latest = live.write([Delete("b"), Delete(snapshot.ids[1])])
+    vector = query(latest)
+    among = np.zeros(latest.rows, dtype=np.bool_)
+    among[[0, 1, 2, latest.row_of("a"), gone]] = True
+    assert set(latest.search_texts(vector, 10, among=among)[0]) == {0, 2, latest.row_of("a")}
+    pictures = among[latest.product_of_image]
+    wanted = {each for row in (0, 2, latest.row_of("a")) for each in latest.image_rows(row)}
+    assert set(latest.search_images(vector, 50, among=pictures)[0]) == wanted
     among[:] = False
-    assert len(view.search_texts(vector, 10, among=among)[0]) == 0
+    assert len(latest.search_texts(vector, 10, among=among)[0]) == 0
 
 
 def test_states_of_both_sides_are_padded_alike(
     live: LiveIndex, snapshot: Snapshot, make_put: MakePut
 ) -> None:
     put = make_put("a", 1)
-    view = live.write([put])
-    rows = [5, view.row_of("a"), 0]
-    states = view.text_states(rows)
+    latest = live.write([put])
+    rows = [5, latest.row_of("a"), 0]
+    states = latest.text_states(rows)
     for place, row in enumerate(rows):
-        alone = view.text_states([row])
+        alone = latest.text_states([row])
         length = int(np.count_nonzero(alone.scales))
         np.testing.assert_array_equal(states.values[place, :length], alone.values[0, :length])
         np.testing.assert_array_equal(states.scales[place, :length], alone.scales[0, :length])
         assert not states.values[place, length:].any()
         assert not states.scales[place, length:].any()
-    assert view.text_states([]).values.shape[0] == 0
-    np.testing.assert_array_equal(view.text_embeddings([rows[1]])[0], put.text_embedding)
+    assert latest.text_states([]).values.shape[0] == 0
+    np.testing.assert_array_equal(latest.text_embeddings([rows[1]])[0], put.text_embedding)
 
 
 def test_every_product_may_be_deleted(
     live: LiveIndex, snapshot: Snapshot, make_put: MakePut
 ) -> None:
-    view = live.write([Delete(id) for id in snapshot.ids])
-    assert len(view) == 0
-    assert len(view.search_images(query(view), 5)[0]) == 0
-    assert len(view.search_texts(query(view), 5)[0]) == 0
+    latest = live.write([Delete(id) for id in snapshot.ids])
+    assert len(latest) == 0
+    assert len(latest.search_images(query(latest), 5)[0]) == 0
+    assert len(latest.search_texts(query(latest), 5)[0]) == 0
     put = make_put("a")
     check_against(live.write([put]), snapshot, {"a": put}, set(snapshot.ids))
 
 
 def test_picture_rows_end(live: LiveIndex, make_put: MakePut) -> None:
-    view = live.write([make_put("a", views=2)])
+    latest = live.write([make_put("a", views=2)])
     with pytest.raises(IndexError):
-        view.image(len(view.product_of_image))
+        latest.image(len(latest.product_of_image))
 
 
 def test_columns_have_the_rows_that_count(
@@ -168,7 +170,7 @@ def test_columns_have_the_rows_that_count(
     values = snapshot.items.attribute(name)
     common = max(set(values), key=values.count)
     gone = values.index(common)
-    view = live.write(
+    latest = live.write(
         [
             Delete(snapshot.ids[gone]),
             make_put("a", **{name: common, "price": 7, "new": True}),
@@ -177,30 +179,30 @@ def test_columns_have_the_rows_that_count(
             Delete("c"),
         ]
     )
-    column = view.items.column(name)
+    column = latest.items.column(name)
     assert column is not None
     part = column.parts["string"]
     wanted = {row for row, value in enumerate(values) if value == common} - {gone}
-    assert set(np.flatnonzero(part.any_of([common]))) == wanted | {view.row_of("a")}
-    assert set(np.flatnonzero(part.any_of(["never seen"]))) == {view.row_of("b")}
+    assert set(np.flatnonzero(part.any_of([common]))) == wanted | {latest.row_of("a")}
+    assert set(np.flatnonzero(part.any_of(["never seen"]))) == {latest.row_of("b")}
     top, distinct = part.top(None, 100)
     assert dict(top)[common] == len(wanted) + 1
     assert distinct == len(set(values) - {None}) + 1
-    assert part.present.sum() == len(view)
-    price = view.items.column("price")
+    assert part.present.sum() == len(latest)
+    price = latest.items.column("price")
     assert price is not None
     assert price.type == "double"
     below = price.parts["number"].compare("lte", 8)
-    assert {view.row_of("a")} == {row for row in np.flatnonzero(below) if row >= len(snapshot)}
-    new = view.items.column("new")
+    assert {latest.row_of("a")} == {row for row in np.flatnonzero(below) if row >= len(snapshot)}
+    new = latest.items.column("new")
     assert new is not None
-    assert set(np.flatnonzero(new.present)) == {view.row_of("a")}
-    assert view.items.column("none") is None
-    types = view.items.attribute_types
+    assert set(np.flatnonzero(new.present)) == {latest.row_of("a")}
+    assert latest.items.column("none") is None
+    types = latest.items.attribute_types
     assert (types["price"], types["new"]) == ("double", "bool")
-    assert view.items.attribute("new")[view.row_of("a")] is True
+    assert latest.items.attribute("new")[latest.row_of("a")] is True
     with pytest.raises(KeyError):
-        view.items.attribute("none")
+        latest.items.attribute("none")
 
 
 def test_rows_of_replaced_puts_are_given_up(
@@ -210,5 +212,5 @@ def test_rows_of_replaced_puts_are_given_up(
     for seed in range(80):
         put = make_put("a", seed)
         live.write([put])
-    assert live.view.rows < len(snapshot) + 40
-    check_against(live.view, snapshot, {"a": put}, set())
+    assert live.latest.rows < len(snapshot) + 40
+    check_against(live.latest, snapshot, {"a": put}, set())

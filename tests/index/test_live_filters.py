@@ -20,7 +20,7 @@ MakePut = Callable[..., Put]
 
 
 @pytest.fixture
-def view(own_root: Path, snapshot: Snapshot, make_put: MakePut) -> LiveSnapshot:
+def written(own_root: Path, snapshot: Snapshot, make_put: MakePut) -> LiveSnapshot:
     """With products that were added, replaced and deleted."""
     with LiveIndex.open(own_root) as live:
         ids = snapshot.ids
@@ -40,27 +40,30 @@ def view(own_root: Path, snapshot: Snapshot, make_put: MakePut) -> LiveSnapshot:
     ],
 )
 def test_filters_see_the_products_that_there_are(
-    raw: Any, matches: Callable[[dict[str, Any]], bool], view: LiveSnapshot
+    raw: Any, matches: Callable[[dict[str, Any]], bool], written: LiveSnapshot
 ) -> None:
-    mask = evaluate(parse_filter(raw, view.items.attribute_types), view.items) & view.items.live
-    expected = {item.id for item in view.items if matches(item.attributes)}
-    assert {view.ids[row] for row in np.flatnonzero(mask).tolist()} == expected
-    assert np.count_nonzero(mask) == len(expected)
-    found, _ = view.search_texts(view.text_embeddings([1])[0], len(view), among=mask)
-    assert {view.ids[row] for row in found.tolist()} == expected
-    pictures, _ = view.search_images(
-        view.image_embeddings([1])[0], 10_000, among=mask[view.product_of_image]
+    mask = (
+        evaluate(parse_filter(raw, written.items.attribute_types), written.items)
+        & written.items.live
     )
-    owners = view.product_of_image[pictures].tolist()
-    assert {view.ids[row] for row in owners} == expected
+    expected = {item.id for item in written.items if matches(item.attributes)}
+    assert {written.ids[row] for row in np.flatnonzero(mask).tolist()} == expected
+    assert np.count_nonzero(mask) == len(expected)
+    found, _ = written.search_texts(written.text_embeddings([1])[0], len(written), among=mask)
+    assert {written.ids[row] for row in found.tolist()} == expected
+    pictures, _ = written.search_images(
+        written.image_embeddings([1])[0], 10_000, among=mask[written.product_of_image]
+    )
+    owners = written.product_of_image[pictures].tolist()
+    assert {written.ids[row] for row in owners} == expected
 
 
-def test_facets_count_the_products_that_there_are(view: LiveSnapshot) -> None:
-    rows = [item.attributes for item in view.items]
+def test_facets_count_the_products_that_there_are(written: LiveSnapshot) -> None:
+    rows = [item.attributes for item in written.items]
     for name in ("colour", "price"):
-        column = view.items.column(name)
+        column = written.items.column(name)
         assert column is not None
-        facet = count_facet(column, view.items.live, 1000)
+        facet = count_facet(column, written.items.live, 1000)
         counts = Counter(row[name] for row in rows if name in row)
         assert dict(facet.values) == counts
         assert facet.missing == len(rows) - sum(counts.values())

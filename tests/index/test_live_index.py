@@ -41,11 +41,11 @@ def test_a_restart_finds_all_that_was_written(
     with LiveIndex.open(own_root) as live:
         live.write([make_put("a"), Delete(snapshot.ids[0])])
         live.write([make_put("b"), make_put("a", 1)])
-        first = live.view
+        first = live.latest
     with LiveIndex.open(own_root, verify=True) as live:
-        assert live.view.name == first.name
-        assert {item.id for item in live.view.items} == {item.id for item in first.items}
-        assert live.view.item(live.view.row_of("a")) == make_put("a", 1).item
+        assert live.latest.name == first.name
+        assert {item.id for item in live.latest.items} == {item.id for item in first.items}
+        assert live.latest.item(live.latest.row_of("a")) == make_put("a", 1).item
 
 
 def test_two_readers_of_a_folder_see_the_same(
@@ -53,15 +53,15 @@ def test_two_readers_of_a_folder_see_the_same(
 ) -> None:
     one, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
     one.write([make_put("a")])
-    assert "a" not in {item.id for item in other.view.items}
+    assert "a" not in {item.id for item in other.latest.items}
     assert other.refresh()
     assert not other.refresh()
-    assert other.view.name == one.view.name
+    assert other.latest.name == one.latest.name
     other.write([Delete("a"), make_put("b")])
     assert one.refresh()
     with pytest.raises(KeyError):
-        one.view.row_of("a")
-    assert one.view.item(one.view.row_of("b")) == make_put("b").item
+        one.latest.row_of("a")
+    assert one.latest.item(one.latest.row_of("b")) == make_put("b").item
     with pytest.raises(KeyError):
         Snapshot.open(own_root).row_of("b")
 
@@ -72,13 +72,13 @@ def test_another_process_is_followed(own_root: Path, make_put: MakePut) -> None:
         "from index.delta_records import Delete\n"
         "from index.live_index import LiveIndex\n"
         "live = LiveIndex.open(pathlib.Path(sys.argv[1]))\n"
-        "print(live.view.row_of('a'), len(live.view), flush=True)\n"
+        "print(live.latest.row_of('a'), len(live.latest), flush=True)\n"
         "live.write([Delete(sys.argv[2])])\n"
     )
     with LiveIndex.open(own_root) as live:
-        view = live.write([make_put("a")])
+        latest = live.write([make_put("a")])
         live.watch(0.05)
-        id = view.ids[5]
+        id = latest.ids[5]
         ran = subprocess.run(
             [sys.executable, "-c", code, str(own_root), id],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -87,10 +87,10 @@ def test_another_process_is_followed(own_root: Path, make_put: MakePut) -> None:
             check=True,
             timeout=300,
         )
-        assert ran.stdout.split() == [str(view.row_of("a")), str(len(view))]
-        _wait_until(lambda: live.view is not view)
+        assert ran.stdout.split() == [str(latest.row_of("a")), str(len(latest))]
+        _wait_until(lambda: live.latest is not latest)
         with pytest.raises(KeyError):
-            live.view.row_of(id)
+            live.latest.row_of(id)
 
 
 ACKNOWLEDGE = """
@@ -123,10 +123,10 @@ def test_no_write_that_was_answered_for_is_lost_to_a_kill(
     child.stdout.close()
     assert len(answered) < 500
     with LiveIndex.open(own_root) as live:
-        assert all(live.view.row_of(id) >= len(snapshot) for id in answered)
-        assert len(live.view) - len(snapshot) - len(answered) in (0, 1)
+        assert all(live.latest.row_of(id) >= len(snapshot) for id in answered)
+        assert len(live.latest) - len(snapshot) - len(answered) in (0, 1)
         live.write([make_put("later")])
-    assert LiveIndex.open(own_root).view.row_of("later") >= 0
+    assert LiveIndex.open(own_root).latest.row_of("later") >= 0
 
 
 def test_threads_write_and_read_at_once(
@@ -144,15 +144,15 @@ def test_threads_write_and_read_at_once(
     def read() -> None:
         while not done.is_set():
             for index in (live, other):
-                view = index.view
-                ids = [item.id for item in view.items]
-                if len(ids) != len(view) or len(set(ids)) != len(ids):
-                    failures.append(f"{view.name} has a product twice")
+                latest = index.latest
+                ids = [item.id for item in latest.items]
+                if len(ids) != len(latest) or len(set(ids)) != len(ids):
+                    failures.append(f"{latest.name} has a product twice")
                 if {id[:-2] for id in ids if id.endswith("-1")} != {
                     id[:-2] for id in ids if id.endswith("-2") and id.startswith(("a-", "b-"))
                 }:
-                    failures.append(f"{view.name} has half a batch")
-                view.search_images(view.image_embeddings([0])[0], 300)
+                    failures.append(f"{latest.name} has half a batch")
+                latest.search_images(latest.image_embeddings([0])[0], 300)
 
     reader = threading.Thread(target=read)
     writers = [threading.Thread(target=write, args=(name,)) for name in "ab"]
@@ -165,8 +165,8 @@ def test_threads_write_and_read_at_once(
     other.close()
     other.refresh()
     assert failures == []
-    assert live.view.name == other.view.name == f"{snapshot.name}+60"
-    assert len(other.view) == len(snapshot) + 60
+    assert live.latest.name == other.latest.name == f"{snapshot.name}+60"
+    assert len(other.latest) == len(snapshot) + 60
 
 
 def test_a_limit_on_what_differs(own_root: Path, snapshot: Snapshot, make_put: MakePut) -> None:
@@ -181,7 +181,7 @@ def test_a_limit_on_what_differs(own_root: Path, snapshot: Snapshot, make_put: M
         live.write([make_put("a", seed)])
     with pytest.raises(WriteError, match="after 15 writes"):
         live.write([make_put("a", 99)])
-    assert LiveIndex.open(own_root, limit=3).view.name == live.view.name
+    assert LiveIndex.open(own_root, limit=3).latest.name == live.latest.name
 
 
 def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
@@ -189,22 +189,22 @@ def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
 ) -> None:
     live = LiveIndex.open(own_root, verify=True)
     live.write([make_put("a")])
-    old = live.view
+    old = live.latest
     second = own_root / "00000002"
     shutil.copytree(own_root / snapshot.name, second)
     set_current(own_root, "00000002")
     assert not live.refresh()  # its manifest is another's
-    assert live.view is old
+    assert live.latest is old
     assert live.problem is not None
     live.write([make_put("b")])  # and what is served can be written to
-    assert live.view.row_of("b") >= 0
+    assert live.latest.row_of("b") >= 0
     set_current(own_root, snapshot.name)
     live.refresh()
     assert live.problem is None
     (own_root / "CURRENT").write_text("nonsense")
     live.refresh()
     assert live.problem is not None
-    assert live.view.row_of("b") >= 0
+    assert live.latest.row_of("b") >= 0
 
 
 def test_a_snapshot_that_is_refused_is_looked_at_again_in_a_while(
@@ -230,7 +230,7 @@ def test_a_snapshot_that_is_refused_is_looked_at_again_in_a_while(
     assert problem in str(live.problem)
     later.monotonic = lambda: time.monotonic() + 120
     assert live.refresh()
-    assert (live.view.name, live.problem) == (second.name, None)
+    assert (live.latest.name, live.problem) == (second.name, None)
 
 
 def test_a_snapshot_that_there_is_no_memory_for_is_a_problem_too(
@@ -277,13 +277,13 @@ def test_while_a_snapshot_is_opened_writes_go_on(
         assert live.write([make_put("a")]).name == f"{snapshot.name}+1"
         other.write([make_put("b")])
         assert live.refresh()
-        assert live.view.name == f"{snapshot.name}+2"
+        assert live.latest.name == f"{snapshot.name}+2"
         assert opening.is_alive()
     finally:
         manifest.write_text("no manifest")
         opening.join()
     assert live.problem is not None
-    assert live.view.name == f"{snapshot.name}+2"
+    assert live.latest.name == f"{snapshot.name}+2"
 
 
 def test_while_a_watcher_opens_a_snapshot_writes_are_followed(
@@ -298,14 +298,14 @@ def test_while_a_watcher_opens_a_snapshot_writes_are_followed(
     with manifest.open("w") as pipe:  # it is open once the watcher reads it, which now waits
         try:
             other.write([make_put("a")])
-            _wait_until(lambda: live.view.name == f"{snapshot.name}+1")
+            _wait_until(lambda: live.latest.name == f"{snapshot.name}+1")
             other.write([Delete("a")])
-            _wait_until(lambda: live.view.name == f"{snapshot.name}+2")
+            _wait_until(lambda: live.latest.name == f"{snapshot.name}+2")
             assert live.problem is None
         finally:
             pipe.write("no manifest")
     _wait_until(lambda: live.problem is not None)
-    assert live.view.name == f"{snapshot.name}+2"
+    assert live.latest.name == f"{snapshot.name}+2"
     live.close()
     assert not [each for each in threading.enumerate() if each.name.startswith("watch-")]
 
@@ -319,17 +319,17 @@ def test_a_watched_view_never_goes_back_while_snapshots_are_switched(
     compact(own_root)
     other = LiveIndex.open(own_root)
     other.watch(0.001)
-    shown: list[LiveSnapshot] = [other.view]
+    shown: list[LiveSnapshot] = [other.latest]
     for number in range(2, 61):
         live.write([make_put(f"n{number}")])
         if number % 5 == 0:
             set_current(own_root, ("00000002", snapshot.name)[number % 2])
-        shown.append(other.view)
-    _wait_until(lambda: other.view.sequence == 60)
+        shown.append(other.latest)
+    _wait_until(lambda: other.latest.sequence == 60)
     other.close()
-    assert [view.sequence for view in shown] == sorted(view.sequence for view in shown)
-    assert all(len(view) == len(snapshot) + view.sequence for view in shown)
-    assert {view.base.name for view in shown} == {snapshot.name, "00000002"}
+    assert [each.sequence for each in shown] == sorted(each.sequence for each in shown)
+    assert all(len(each) == len(snapshot) + each.sequence for each in shown)
+    assert {each.base.name for each in shown} == {snapshot.name, "00000002"}
 
 
 def _wait_until(is_so: Callable[[], bool]) -> None:
@@ -361,13 +361,13 @@ def test_writes_of_another_model_are_encoded_again(
         LiveIndex.open(own_root)
     with pytest.raises(SnapshotError, match="1 products were written"):
         LiveIndex.open(own_root, engine=engine, encode_again_limit=0)
-    view = LiveIndex.open(own_root, engine=engine).view
+    latest = LiveIndex.open(own_root, engine=engine).latest
     wanted = _written(engine, snapshot, "a")
-    row = view.row_of("a")
-    assert view.item(row) == wanted.item
-    np.testing.assert_array_equal(view.text_states([row]).values, wanted.text_states.values)
+    row = latest.row_of("a")
+    assert latest.item(row) == wanted.item
+    np.testing.assert_array_equal(latest.text_states([row]).values, wanted.text_states.values)
     np.testing.assert_array_equal(
-        view.image_states(view.image_rows(row)).values, wanted.image_states.values
+        latest.image_states(latest.image_rows(row)).values, wanted.image_states.values
     )
-    assert len(view) == len(snapshot)
+    assert len(latest) == len(snapshot)
     assert current(own_root) == snapshot.name

@@ -24,19 +24,24 @@ ASKED = (LONG, LONG - 1, LONG + 1, 2.0**53, 1.5, 7, -3, 2**63 - 1, -LONG)
 OPERATORS = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
 
-def found(view: LiveSnapshot, raw: Any) -> set[str]:
-    mask = evaluate(parse_filter(raw, view.items.attribute_types), view.items) & view.items.live
-    return {view.ids[row] for row in np.flatnonzero(mask).tolist()}
+def found(snapshot: LiveSnapshot, raw: Any) -> set[str]:
+    mask = (
+        evaluate(parse_filter(raw, snapshot.items.attribute_types), snapshot.items)
+        & snapshot.items.live
+    )
+    return {snapshot.ids[row] for row in np.flatnonzero(mask).tolist()}
 
 
-def check(view: LiveSnapshot, type: str) -> None:
+def check(snapshot: LiveSnapshot, type: str) -> None:
     """Types, filters and facets of `code` say what the products have."""
-    assert view.items.attribute_types["code"] == type
-    column = view.items.column("code")
+    assert snapshot.items.attribute_types["code"] == type
+    column = snapshot.items.column("code")
     assert column is not None
     assert column.type == type
-    there = {item.id: item.attributes["code"] for item in view.items if "code" in item.attributes}
-    assert found(view, {"code": {"exists": True}}) == set(there)
+    there = {
+        item.id: item.attributes["code"] for item in snapshot.items if "code" in item.attributes
+    }
+    assert found(snapshot, {"code": {"exists": True}}) == set(there)
     numbers = {
         id: value
         for id, value in there.items()
@@ -44,11 +49,11 @@ def check(view: LiveSnapshot, type: str) -> None:
     }
     for asked in ASKED:
         same = {id for id, value in numbers.items() if value == asked}
-        assert found(view, {"code": asked}) == same, asked
+        assert found(snapshot, {"code": asked}) == same, asked
         for name, holds in OPERATORS.items():
             on_that_side = {id for id, value in numbers.items() if holds(value, asked)}
-            assert found(view, {"code": {name: asked}}) == on_that_side, (name, asked)
-    facet = count_facet(column, view.items.live, 100)
+            assert found(snapshot, {"code": {name: asked}}) == on_that_side, (name, asked)
+    facet = count_facet(column, snapshot.items.live, 100)
     assert facet.type == type
     # By kind, as Python takes 1 and True for equal.
     counts = Counter((isinstance(value, bool), value) for value in there.values())
@@ -76,35 +81,35 @@ def test_large_integers_stay_what_they_are(
     values: list[Any], type: str, own_root: Path, make_put: MakePut
 ) -> None:
     with LiveIndex.open(own_root) as live:
-        view = live.write([make_put(f"n{n}", code=value) for n, value in enumerate(values)])
-        check(view, type)
-        before = {item.id: item.attributes for item in view.items}
+        latest = live.write([make_put(f"n{n}", code=value) for n, value in enumerate(values)])
+        check(latest, type)
+        before = {item.id: item.attributes for item in latest.items}
         assert [before[f"n{n}"]["code"] for n in range(len(values))] == values
         compact(own_root)
         assert live.refresh()
-        assert live.view.name == "00000002"
-        check(live.view, type)
-        assert {item.id: item.attributes for item in live.view.items} == before
+        assert live.latest.name == "00000002"
+        check(live.latest, type)
+        assert {item.id: item.attributes for item in live.latest.items} == before
 
 
 def test_one_value_is_a_list_where_another_product_has_several(
     own_root: Path, make_put: MakePut
 ) -> None:
-    def fits(view: LiveSnapshot) -> dict[str, Any]:
-        return {id: view.item(view.row_of(id)).attributes.get("fit") for id in ("a", "b")}
+    def fits(snapshot: LiveSnapshot) -> dict[str, Any]:
+        return {id: snapshot.item(snapshot.row_of(id)).attributes.get("fit") for id in ("a", "b")}
 
     with LiveIndex.open(own_root) as live:
         assert fits(live.write([make_put("a", fit="slim"), make_put("b", fit="wide")])) == {
             "a": "slim",
             "b": "wide",
         }
-        view = live.write([make_put("b", fit=("wide", "long"))])
-        assert view.items.attribute_types["fit"] == "strings"
+        latest = live.write([make_put("b", fit=("wide", "long"))])
+        assert latest.items.attribute_types["fit"] == "strings"
         lists = {"a": ("slim",), "b": ("wide", "long")}
-        assert fits(view) == lists
+        assert fits(latest) == lists
         compact(own_root)
         live.refresh()
-        assert fits(live.view) == lists
+        assert fits(live.latest) == lists
         gone = live.write([Delete("b"), make_put("a", fit="slim")])
         assert gone.item(gone.row_of("a")).attributes["fit"] == ("slim",)  # as the snapshot has it
 
@@ -112,22 +117,22 @@ def test_one_value_is_a_list_where_another_product_has_several(
 def test_a_list_that_is_gone_makes_none_of_others(own_root: Path, make_put: MakePut) -> None:
     with LiveIndex.open(own_root) as live:
         live.write([make_put("a", fit="slim"), make_put("b", fit=("wide", "long"))])
-        view = live.write([Delete("b")])
-        assert view.items.attribute_types["fit"] == "string"
-        assert view.item(view.row_of("a")).attributes["fit"] == "slim"
+        latest = live.write([Delete("b")])
+        assert latest.items.attribute_types["fit"] == "string"
+        assert latest.item(latest.row_of("a")).attributes["fit"] == "slim"
 
 
 def test_what_was_deleted_makes_no_mixture(own_root: Path, make_put: MakePut) -> None:
     with LiveIndex.open(own_root) as live:
         live.write([make_put("a", code=LONG), make_put("b", code=7), make_put("gone", code="s")])
-        check(live.view, "mixed")
+        check(live.latest, "mixed")
         check(live.write([Delete("gone")]), "int64")
         live.write([make_put("b", code=1.5)])
-        check(live.view, "mixed")
+        check(live.latest, "mixed")
         check(live.write([make_put("a", code=3)]), "double")
-        view = live.write([Delete("a"), Delete("b")])
-        assert "code" not in view.items.attribute_types
-        assert view.items.column("code") is None
+        latest = live.write([Delete("a"), Delete("b")])
+        assert "code" not in latest.items.attribute_types
+        assert latest.items.column("code") is None
 
 
 @pytest.mark.parametrize("long", [LONG, -LONG])
@@ -138,14 +143,14 @@ def test_integers_of_the_snapshot_and_a_fraction_on_top(
         live.write([make_put("a", code=long), make_put("b", code=7)])
         compact(own_root)
         live.refresh()
-        check(live.view, "int64")
+        check(live.latest, "int64")
         check(live.write([make_put("c", code=1.5)]), "mixed")
         check(live.write([Delete("a")]), "double")
         compact(own_root)
         live.refresh()
-        check(live.view, "double")
+        check(live.latest, "double")
         check(live.write([make_put("d", code=-LONG)]), "mixed")
         compact(own_root)
         live.refresh()
-        check(live.view, "mixed")
-        assert live.view.item(live.view.row_of("d")).attributes == {"code": -LONG}
+        check(live.latest, "mixed")
+        assert live.latest.item(live.latest.row_of("d")).attributes == {"code": -LONG}

@@ -88,8 +88,8 @@ def test_a_catalogue_is_what_was_written_to_it(
             for live in (self.one, self.other):
                 live.refresh()
                 assert live.problem is None
-                assert live.view.base.name == current(self.root)
-                _check(live.view, self.titles)
+                assert live.latest.base.name == current(self.root)
+                _check(live.latest, self.titles)
 
         def teardown(self) -> None:
             if hasattr(self, "folder"):
@@ -106,15 +106,15 @@ def test_a_catalogue_is_what_was_written_to_it(
     )
 
 
-def _check(view: LiveSnapshot, titles: dict[str, str]) -> None:
-    assert {item.id: item.title for item in view.items} == titles
-    assert len(view) == len(titles)
-    vector = view.text_embeddings([0])[0]
-    rows, _ = view.search_texts(vector, view.rows)
-    assert sorted(view.ids[row] for row in rows) == sorted(titles)
-    images, similarities = view.search_images(vector, len(view.product_of_image))
-    assert {view.ids[row] for row in view.product_of_image[images]} == set(titles)
+def _check(snapshot: LiveSnapshot, titles: dict[str, str]) -> None:
+    assert {item.id: item.title for item in snapshot.items} == titles
+    assert len(snapshot) == len(titles)
+    vector = snapshot.text_embeddings([0])[0]
+    rows, _ = snapshot.search_texts(vector, snapshot.rows)
+    assert sorted(snapshot.ids[row] for row in rows) == sorted(titles)
+    images, similarities = snapshot.search_images(vector, len(snapshot.product_of_image))
+    assert {snapshot.ids[row] for row in snapshot.product_of_image[images]} == set(titles)
     assert len(set(images.tolist())) == len(images)
     assert (np.diff(similarities) <= 0).all()
     for row in rows[:3].tolist():
-        assert len(view.image_states(view.image_rows(row))) == view.item(row).views
+        assert len(snapshot.image_states(snapshot.image_rows(row))) == snapshot.item(row).views

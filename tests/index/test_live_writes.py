@@ -36,7 +36,7 @@ def test_a_damaged_log(own_root: Path, make_put: MakePut) -> None:
     data[end + 3000] ^= 1
     path.write_bytes(data)
     assert other.refresh()
-    assert other.view.row_of("a") >= 0  # all that is whole counts
+    assert other.latest.row_of("a") >= 0  # all that is whole counts
     problem = other.problem
     assert problem is not None
     assert "damaged" in problem
@@ -46,7 +46,7 @@ def test_a_damaged_log(own_root: Path, make_put: MakePut) -> None:
     data[end + 3000] ^= 1
     path.write_bytes(data)
     assert other.refresh()
-    assert (other.problem, other.view.name) == (None, live.view.name)
+    assert (other.problem, other.latest.name) == (None, live.latest.name)
 
 
 WRITE_THREE = """
@@ -84,7 +84,7 @@ def test_a_log_that_is_damaged_in_its_middle_is_neither_written_to_nor_opened(
     with pytest.raises(WriteError, match=f"damaged at byte {2 * frame}") as caught:
         live.write([Delete(ids[10])])
     assert caught.value.code == "write_failed"
-    assert (live.view.sequence, live.view.row_of(ids[10]) >= 0) == (2, True)
+    assert (live.latest.sequence, live.latest.row_of(ids[10]) >= 0) == (2, True)
     for refused in (
         lambda: LiveIndex.open(own_root),
         lambda: compact(own_root),
@@ -97,8 +97,8 @@ def test_a_log_that_is_damaged_in_its_middle_is_neither_written_to_nor_opened(
     data[2 * frame + 40] ^= 1
     path.write_bytes(data)
     live.write([Delete(ids[10])])
-    assert live.view.sequence == 5
-    assert not {*ids[:4], ids[10]} & {item.id for item in live.view.items}
+    assert live.latest.sequence == 5
+    assert not {*ids[:4], ids[10]} & {item.id for item in live.latest.items}
 
 
 def test_who_waits_to_write_does_not_keep_others_from_reading(
@@ -113,7 +113,7 @@ def test_who_waits_to_write_does_not_keep_others_from_reading(
         assert live.catch_up().name == f"{snapshot.name}+1"
         assert waiting.is_alive()
     waiting.join()
-    assert live.view.name == f"{snapshot.name}+2"
+    assert live.latest.name == f"{snapshot.name}+2"
 
 
 def until_waiting(root: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_write_made_from_what_was_changed_since_is_refused(
 ) -> None:
     live, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
     kept, deleted, replaced = snapshot.ids[:3]
-    since = live.view
+    since = live.latest
     live.write([make_put(kept, 1)], unchanged={kept}, since=since)
     since = other.catch_up()
     live.write([Delete(deleted), make_put(replaced, 1), make_put("new")])
@@ -143,14 +143,14 @@ def test_a_write_made_from_what_was_changed_since_is_refused(
         with pytest.raises(ChangedError) as caught:
             other.write([make_put(id, 2)], unchanged={kept, id}, since=since)
         assert (caught.value.ids, caught.value.code) == ({id}, "write_busy")
-        assert caught.value.view.sequence == live.view.sequence
-    other.write([make_put(replaced, 2)], unchanged={kept, replaced}, since=other.view)
-    since = other.view
+        assert caught.value.latest.sequence == live.latest.sequence
+    other.write([make_put(replaced, 2)], unchanged={kept, replaced}, since=other.latest)
+    since = other.latest
     live.write([make_put(replaced, 2)])  # the same once more is another write
     with pytest.raises(ChangedError):
         other.write([make_put(replaced, 3)], unchanged={replaced}, since=since)
     assert compact(own_root) is not None
-    since = other.view
+    since = other.latest
     other.refresh()
     with pytest.raises(ChangedError):
         other.write([make_put(kept, 4)], unchanged={kept}, since=since)
@@ -161,19 +161,19 @@ def test_a_fingerprint_tells_writes_that_have_the_same_numbers(
 ) -> None:
     one, two, three, *_ = snapshot.ids
     live = LiveIndex.open(own_root)
-    seen = {live.view.delta.fingerprint}
+    seen = {live.latest.delta.fingerprint}
     live.write([Delete(one)])
     backup = shutil.copytree(own_root / "delta", own_root / "backup")
     live.write([Delete(two), make_put("a")])
     live.write([Delete(three)])
-    assert LiveIndex.open(own_root).view.delta.fingerprint == live.view.delta.fingerprint
-    seen |= {live.view.delta.fingerprint}
+    assert LiveIndex.open(own_root).latest.delta.fingerprint == live.latest.delta.fingerprint
+    seen |= {live.latest.delta.fingerprint}
     for record in (make_put("a", 1), Delete("a"), Delete("b")):
         shutil.rmtree(own_root / "delta")
         shutil.copytree(backup, own_root / "delta")
         again = LiveIndex.open(own_root)
         again.write([Delete(two), record])
         again.write([Delete(three)])  # the last frame is the same, byte by byte
-        assert again.view.name == live.view.name
-        assert again.view.delta.fingerprint not in seen
-        seen.add(again.view.delta.fingerprint)
+        assert again.latest.name == live.latest.name
+        assert again.latest.delta.fingerprint not in seen
+        seen.add(again.latest.delta.fingerprint)

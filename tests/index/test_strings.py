@@ -165,12 +165,12 @@ def sized_root(demo_catalogue: Path, engine: Engine, tmp_path: Path) -> Path:
 def _compacted(live: LiveIndex, root: Path) -> LiveSnapshot:
     compact(root)
     assert live.refresh()
-    return live.view
+    return live.latest
 
 
 def test_lists_on_top_of_lists(sized_root: Path, make_put: MakePut, engine: Engine) -> None:
     with LiveIndex.open(sized_root) as live:
-        base = live.view.base
+        base = live.latest.base
         assert describe(base)["attributes"]["sizes"] == "strings"
         check(base.items, "sizes")
         ids = base.ids
@@ -182,17 +182,17 @@ def test_lists_on_top_of_lists(sized_root: Path, make_put: MakePut, engine: Engi
             make_put(ids[3], sizes=("new",)),
             make_put(ids[5]),
         ]
-        view = live.write([*puts, Delete(ids[7])])
-        assert view.item(view.row_of("a")).attributes == {"sizes": ("XL", "M")}
-        assert view.item(view.row_of("b")).attributes == {"sizes": ("M",)}
-        check(view.items, "sizes", [*ASKED, "new", "size 7"])
-        before = {item.id: item.attributes for item in view.items}
+        latest = live.write([*puts, Delete(ids[7])])
+        assert latest.item(latest.row_of("a")).attributes == {"sizes": ("XL", "M")}
+        assert latest.item(latest.row_of("b")).attributes == {"sizes": ("M",)}
+        check(latest.items, "sizes", [*ASKED, "new", "size 7"])
+        before = {item.id: item.attributes for item in latest.items}
     with LiveIndex.open(sized_root) as live:  # from the log
-        assert {item.id: item.attributes for item in live.view.items} == before
-        view = _compacted(live, sized_root)
-        assert view.base.name == "00000002"
-        assert {item.id: item.attributes for item in view.items} == before
-        check(view.items, "sizes")
+        assert {item.id: item.attributes for item in live.latest.items} == before
+        latest = _compacted(live, sized_root)
+        assert latest.base.name == "00000002"
+        assert {item.id: item.attributes for item in latest.items} == before
+        check(latest.items, "sizes")
 
 
 @pytest.mark.parametrize(
@@ -208,11 +208,11 @@ def test_lists_on_top_of_a_catalogue_without(
 ) -> None:
     with LiveIndex.open(own_root) as live:
         puts = [make_put(f"n{n}", sizes=value) for n, value in enumerate(values)]
-        view = live.write([*puts, make_put("c", colour=("brass", "red"))])
+        latest = live.write([*puts, make_put("c", colour=("brass", "red"))])
         for name, wanted in (("sizes", type), ("colour", "strings")):
-            assert view.items.attribute_types[name] == wanted
-            check(view.items, name, [*ASKED, "red", "brass"])
-        view = _compacted(live, own_root)
+            assert latest.items.attribute_types[name] == wanted
+            check(latest.items, name, [*ASKED, "red", "brass"])
+        latest = _compacted(live, own_root)
         for name, wanted in (("sizes", type), ("colour", "strings")):
-            assert view.items.attribute_types[name] == wanted
-            check(view.items, name, [*ASKED, "red", "brass"])
+            assert latest.items.attribute_types[name] == wanted
+            check(latest.items, name, [*ASKED, "red", "brass"])

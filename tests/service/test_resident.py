@@ -126,20 +126,20 @@ def test_products_that_are_written_are_read_from_the_host(engine: Engine, root: 
         live = LiveSearch(engine, index, SearchLimits(), residence)
         before = live.searcher().tables
         assert before.images is not None
-        picture = index.view.image(0)[0]
+        picture = index.latest.image(0)[0]
         fields = [
             ProductFields(f"new-{n}", f"hat {n}", None, f"hat {n}.", {}, (picture,)) for n in (1, 2)
         ]
         Writer(engine, index).batch(fields)
         searcher = live.searcher()
         assert searcher.tables is before
-        view = index.view
-        rows = np.array([view.image_rows(view.row_of("new-1"))[0], 3], dtype=np.int64)
-        mixed = rows_of(before.images, rows, view.image_states)
+        latest = index.latest
+        rows = np.array([latest.image_rows(latest.row_of("new-1"))[0], 3], dtype=np.int64)
+        mixed = rows_of(before.images, rows, latest.image_states)
         assert isinstance(mixed, TableRows)
         assert mixed.rows.tolist() == [-1, 3]
-        plain = Searcher(engine, view)
-        everything = len(view)
+        plain = Searcher(engine, latest)
+        everything = len(latest)
         for found, wanted in (
             (searcher.search_text("hat", 5, everything), plain.search_text("hat", 5, everything)),
             (

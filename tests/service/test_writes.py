@@ -94,11 +94,11 @@ def test_pictures_cannot_be_kept_of_what_was_deleted_meanwhile(
     assert isinstance(replaced, Written)
     assert isinstance(put, Written)
     assert (replaced.outcome, put.outcome) == ("replaced", "created")
-    view = writer.live.view
+    latest = writer.live.latest
     with pytest.raises(KeyError):
-        view.row_of(gone)
-    assert view.item(view.row_of(there)).title == "cheaper too"
-    assert view.sequence == 3
+        latest.row_of(gone)
+    assert latest.item(latest.row_of(there)).title == "cheaper too"
+    assert latest.sequence == 3
 
 
 def test_outcomes_count_what_others_wrote_meanwhile(
@@ -106,7 +106,7 @@ def test_outcomes_count_what_others_wrote_meanwhile(
 ) -> None:
     gone = snapshot.ids[0]
     theirs = draft(
-        product("a", "theirs", "green"), writer.live.view, engine.image_size, writer.limits
+        product("a", "theirs", "green"), writer.live.latest, engine.image_size, writer.limits
     )
 
     def write(log: LogWriter) -> None:
@@ -126,7 +126,7 @@ def test_pictures_that_came_meanwhile_are_those_that_are_kept(
 ) -> None:
     id = snapshot.ids[4]
     theirs = draft(
-        product(id, "theirs", "green"), writer.live.view, engine.image_size, writer.limits
+        product(id, "theirs", "green"), writer.live.latest, engine.image_size, writer.limits
     )
     records = encode_drafts(engine, [theirs])
 
@@ -136,11 +136,11 @@ def test_pictures_that_came_meanwhile_are_those_that_are_kept(
     (written,) = batch_meanwhile(writer, replace, product(id, "ours"))
     assert isinstance(written, Written)
     assert written.outcome == "replaced"
-    view = writer.live.view
-    assert view.sequence == 2
-    row = view.row_of(id)
-    assert view.item(row).title == "ours"
-    assert [view.image(each)[0] for each in view.image_rows(row)] == [picture("green")]
+    latest = writer.live.latest
+    assert latest.sequence == 2
+    row = latest.row_of(id)
+    assert latest.item(row).title == "ours"
+    assert [latest.image(each)[0] for each in latest.image_rows(row)] == [picture("green")]
 
 
 def test_pictures_may_be_kept_of_what_another_process_has_just_written(
@@ -148,10 +148,10 @@ def test_pictures_may_be_kept_of_what_another_process_has_just_written(
 ) -> None:
     other.put(product("new", "theirs", "green"))
     assert writer.put(product("new", "ours")).outcome == "replaced"
-    view = writer.live.view
-    row = view.row_of("new")
-    assert view.item(row).title == "ours"
-    assert [view.image(each)[0] for each in view.image_rows(row)] == [picture("green")]
+    latest = writer.live.latest
+    row = latest.row_of("new")
+    assert latest.item(row).title == "ours"
+    assert [latest.image(each)[0] for each in latest.image_rows(row)] == [picture("green")]
 
 
 def test_other_writes_do_not_matter(writer: Writer, root: Path, snapshot: Snapshot) -> None:
@@ -187,9 +187,9 @@ def test_a_product_that_others_keep_writing_to(
         with pytest.raises(WriteError, match="other writes") as caught:
             writer.put(product(id, "ours"))
         assert caught.value.code == "write_busy"
-        view = live.view
-        assert view.item(view.row_of(id)).title == "theirs"
-        others = view.sequence
+        latest = live.latest
+        assert latest.item(latest.row_of(id)).title == "theirs"
+        others = latest.sequence
         assert writer.put(product(id, "ours", "blue")).outcome == "replaced"  # it keeps nothing
-        assert live.view.sequence == others + 2
-        assert live.view.item(live.view.row_of(id)).title == "ours"
+        assert live.latest.sequence == others + 2
+        assert live.latest.item(live.latest.row_of(id)).title == "ours"

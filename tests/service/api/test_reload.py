@@ -145,11 +145,11 @@ def test_a_refused_request_holds_no_view(
 ) -> None:
     """Nor the snapshot below it, which could not be pruned."""
     with serve(snapshots=root, watch=60) as running:
-        view = weakref.ref(running.service.live.index.view)
+        latest = weakref.ref(running.service.live.index.latest)
         answer = running.client.request(method, path, json=body)
         assert answer.status_code in (400, 404, 422) or answer.json()["refused"] == 1
         assert running.client.delete("/v1/items/w").status_code == 200
         deadline = time.monotonic() + 10
-        while view() is not None:
+        while latest() is not None:
             assert time.monotonic() < deadline
             time.sleep(0.01)

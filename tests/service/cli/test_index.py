@@ -241,6 +241,6 @@ def test_a_feed_as_shops_have_them(
     with LiveIndex.open(root, engine=engine) as live:
         attributes: dict[str, Attribute | None] = {"farbe": "grün", "sizes": "M", "sold_out": False}
         fields = ProductFields(rows[0]["sku"], "Hut", "Warm", None, attributes, None)
-        item = draft(fields, live.view, engine.image_size, WriteLimits()).item
+        item = draft(fields, live.latest, engine.image_size, WriteLimits()).item
         assert item.text == "Hut. Warm grün"
         assert item.attributes["sizes"] == ("M",)

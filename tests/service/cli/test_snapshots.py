@@ -49,9 +49,9 @@ def test_compact_rollback_publish_prune(
     back = shell("index", "rollback", *where)
     assert (back.code, back.err) == (0, f"snapshot 00000001 is current: {len(snapshot)} products\n")
     with LiveIndex.open(root) as live:
-        assert len(live.view) == len(snapshot) + 1
+        assert len(live.latest) == len(snapshot) + 1
         with pytest.raises(KeyError):
-            live.view.row_of(snapshot.ids[5])
+            live.latest.row_of(snapshot.ids[5])
     first = shell("index", "rollback", *where)
     assert (first.code, "no snapshot before 00000001" in first.err) == (2, True)
     assert shell("index", "publish", "00000002", *where).code == 0
@@ -133,7 +133,7 @@ def test_a_build_with_writes_on_top(
 
     assert "2 products that were written to the service stand on top" in build(bundle)
     with LiveIndex.open(root) as live:
-        assert live.view.name == "00000002+2"
+        assert live.latest.name == "00000002+2"
     told = build(other_bundle)
     assert "1 products that another model has encoded are encoded again" in told
     assert current(root) == "00000004"
@@ -152,7 +152,7 @@ def test_a_build_with_writes_on_top(
     monkeypatch.setattr("model.catalogue.read_catalogue", read_while_it_is_written_to)
     build(bundle, "--supersede")
     with LiveIndex.open(root) as live, pytest.raises(KeyError):
-        live.view.row_of(snapshot.ids[0])
+        live.latest.row_of(snapshot.ids[0])
 
 
 COMMANDS = [["publish", "00000001"], ["rollback"], ["prune"], ["compact"]]
