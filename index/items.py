@@ -172,18 +172,6 @@ class Items:
                 self._columns[name] = (mixed_column if is_json else plain_column)(column)
             return self._columns[name]
 
-    def attribute(self, name: str) -> list[Attribute | None]:
-        """One attribute of all products, by row, None where a product lacks it.
-
-        Raises:
-            KeyError: no product has it.
-        """
-        column, is_json = self._attributes[name]
-        values: list[Any] = column.to_pylist()
-        if is_json:
-            values = [None if v is None else json.loads(v) for v in values]
-        return list(map(as_attribute, values))
-
 
 def stored_types(path: Path) -> dict[str, str]:
     """`Items.attribute_types` of a file, of which no more than that is read.

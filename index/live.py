@@ -7,7 +7,7 @@ and merged in by their similarity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Protocol
 
@@ -40,8 +40,7 @@ class LiveSnapshot:
 
     It reads as `Snapshot` does, with these differences: `name` is `00000007+12` after write 12;
     `len()` counts the products that there are, while rows go from 0 to `rows` - 1 and those that
-    were deleted or replaced are never found; and `ids`, `product_of_image` and masks are of all
-    rows.
+    were deleted or replaced are never found; and `product_of_image` and masks are of all rows.
     """
 
     def __init__(self, base: Snapshot, delta: Delta) -> None:
@@ -55,7 +54,6 @@ class LiveSnapshot:
         ahead = delta.sequence > base.manifest.folded
         self.name = f"{base.name}+{delta.sequence}" if ahead else base.name
         self.items = LiveItems(base.items, delta)
-        self.ids: Sequence[str] = self.items.ids
         self._products = base.manifest.sizes.products
         self._pictures = base.manifest.sizes.pictures
 

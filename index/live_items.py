@@ -28,33 +28,12 @@ from index.columns import (
     Part,
     is_exact_as_float,
 )
-from index.delta import Delta, StoredPut
+from index.delta import Delta
 from index.items import Item, Items, attribute_array
 from model.attributes import column_type, type_of
 from model.catalogue import Attribute, Scalar
 
 _LONG = "long"  # beside the types: an integer that float64 does not have
-
-
-class Ids(Sequence[str]):
-    """The ids of all rows, those of the snapshot first."""
-
-    def __init__(self, base: Sequence[str], puts: Sequence[StoredPut], count: int) -> None:
-        self._base = base
-        self._puts = puts
-        self._count = count
-
-    def __len__(self) -> int:
-        return len(self._base) + self._count
-
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return [self[each] for each in range(*row.indices(len(self)))]
-        row = row + len(self) if row < 0 else row
-        if not 0 <= row < len(self):
-            raise IndexError(f"rows go from 0 to {len(self) - 1}")
-        base = len(self._base)
-        return self._base[row] if row < base else self._puts[row - base].head.id
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +102,7 @@ class ChainedPart:
 
 
 class LiveItems:
-    """All products of a `LiveSnapshot`, by row; `ids` are of all rows, dead ones too."""
+    """The products of a `LiveSnapshot`: read by any row, iterated over those that count."""
 
     def __init__(self, base: Items, delta: Delta) -> None:
         self._base = base
@@ -132,7 +111,6 @@ class LiveItems:
         self._puts = delta.rows.puts[: delta.products]
         self._columns: dict[str, Column | None] = {}
         self._lock = threading.Lock()
-        self.ids: Sequence[str] = Ids(base.ids, self._puts, len(self._puts))
 
     def __len__(self) -> int:
         return self._split + len(self._puts)
@@ -224,20 +202,6 @@ class LiveItems:
             if any(side is not None for side in sides):
                 parts[kind] = ChainedPart(sides[0], sides[1], live, self._split)
         return Column(self.attribute_types[name], parts)
-
-    def attribute(self, name: str) -> list[Attribute | None]:
-        """One attribute of all rows, None where a product lacks it.
-
-        Raises:
-            KeyError: no product has it.
-        """
-        own = [put.head.item.attributes.get(name) for put in self._puts]
-        try:
-            return [*self._base.attribute(name), *own]
-        except KeyError:
-            if all(value is None for value in own):
-                raise
-            return [*[None] * self._split, *own]
 
 
 def _column(values: Sequence[Attribute | None]) -> Column | None:

@@ -49,11 +49,13 @@ _SAID_SINCE = ("processes",)
 
 @dataclass
 class Progression:
-    """Where a run is; saved with every checkpoint."""
+    """Where a run is; saved with every checkpoint.
+
+    `best_score` is that of best/, what validation chooses by; `stale` counts the validations since.
+    """
 
     step: int = 0
     best_score: float = -1.0
-    best_step: int = 0
     stale: int = 0
     stopped: bool = False
 

@@ -432,7 +432,6 @@ class Trainer:
     def _validate(self, bars: Progress | None) -> None:
         progression = self.progression
         if self.validation is None:
-            progression.best_step = progression.step
             self._save_best({})
             return
         result = validate(self.network, self.validation, bars)
@@ -448,8 +447,7 @@ class Trainer:
         score = float(broadcast(torch.tensor(score, dtype=torch.float64, device=self.device)))
         self.folder.log({"step": progression.step, "validation": figures})
         if score > progression.best_score:
-            progression.best_score, progression.best_step = score, progression.step
-            progression.stale = 0
+            progression.best_score, progression.stale = score, 0
             self._save_best({"step": progression.step, "figures": figures})
         else:
             progression.stale += 1

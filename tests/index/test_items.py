@@ -44,13 +44,6 @@ def test_every_attribute_keeps_its_type(items: Items) -> None:
     }
 
 
-def test_an_attribute_by_column(items: Items) -> None:
-    assert items.attribute("colour") == ["red", "blue", None, None]
-    assert items.attribute("size") == [42, "M", None, 42.0]
-    with pytest.raises(KeyError):
-        items.attribute("weight")
-
-
 def test_rows_by_id(items: Items) -> None:
     assert [items.row_of(id) for id in ("4", "a-1")] == [3, 0]
     with pytest.raises(KeyError):

@@ -47,15 +47,15 @@ def test_filters_see_the_products_that_there_are(
         & written.items.live
     )
     expected = {item.id for item in written.items if matches(item.attributes)}
-    assert {written.ids[row] for row in np.flatnonzero(mask).tolist()} == expected
+    assert {written.item(row).id for row in np.flatnonzero(mask).tolist()} == expected
     assert np.count_nonzero(mask) == len(expected)
     found, _ = written.search_texts(written.text_embeddings([1])[0], len(written), among=mask)
-    assert {written.ids[row] for row in found.tolist()} == expected
+    assert {written.item(row).id for row in found.tolist()} == expected
     pictures, _ = written.search_images(
         written.image_embeddings([1])[0], 10_000, among=mask[written.product_of_image]
     )
     owners = written.product_of_image[pictures].tolist()
-    assert {written.ids[row] for row in owners} == expected
+    assert {written.item(row).id for row in owners} == expected
 
 
 def test_facets_count_the_products_that_there_are(written: LiveSnapshot) -> None:

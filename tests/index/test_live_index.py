@@ -78,7 +78,7 @@ def test_another_process_is_followed(own_root: Path, make_put: MakePut) -> None:
     with LiveIndex.open(own_root) as live:
         latest = live.write([make_put("a")])
         live.watch(0.05)
-        id = latest.ids[5]
+        id = latest.item(5).id
         ran = subprocess.run(
             [sys.executable, "-c", code, str(own_root), id],
             env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -29,7 +29,7 @@ def found(snapshot: LiveSnapshot, raw: Any) -> set[str]:
         evaluate(parse_filter(raw, snapshot.items.attribute_types), snapshot.items)
         & snapshot.items.live
     )
-    return {snapshot.ids[row] for row in np.flatnonzero(mask).tolist()}
+    return {snapshot.item(row).id for row in np.flatnonzero(mask).tolist()}
 
 
 def check(snapshot: LiveSnapshot, type: str) -> None:

@@ -111,9 +111,9 @@ def _check(snapshot: LiveSnapshot, titles: dict[str, str]) -> None:
     assert len(snapshot) == len(titles)
     vector = snapshot.text_embeddings([0])[0]
     rows, _ = snapshot.search_texts(vector, snapshot.rows)
-    assert sorted(snapshot.ids[row] for row in rows) == sorted(titles)
+    assert sorted(snapshot.item(row).id for row in rows) == sorted(titles)
     images, similarities = snapshot.search_images(vector, len(snapshot.product_of_image))
-    assert {snapshot.ids[row] for row in snapshot.product_of_image[images]} == set(titles)
+    assert {snapshot.item(row).id for row in snapshot.product_of_image[images]} == set(titles)
     assert len(set(images.tolist())) == len(images)
     assert (np.diff(similarities) <= 0).all()
     for row in rows[:3].tolist():

@@ -60,7 +60,7 @@ def test_without_the_reranker_the_recall_answers(
             for path, options in (
                 (TEXT, {"json": {"query": "red dress", "k": 20}}),
                 (IMAGE, {"files": {"image": photo}}),
-                (IMAGE, {"json": {"item_id": live.index.latest.ids[5]}}),
+                (IMAGE, {"json": {"item_id": live.index.latest.item(5).id}}),
             ):
                 response = ask("POST", path, **options)
                 body = response.json()
@@ -90,7 +90,7 @@ def test_a_service_whose_reranker_fails_at_once_does_not_get_ready(
 
 
 def test_a_match_has_nothing_to_fall_back_on(failing: LiveSearch, settings: Settings) -> None:
-    pair = {"text": "red", "image_item_id": failing.index.latest.ids[5]}
+    pair = {"text": "red", "image_item_id": failing.index.latest.item(5).id}
     for ask, _ in asking(settings, failing):
         response = ask("POST", "/v1/match", json={"pairs": [pair]})
         assert (response.status_code, response.json()["code"]) == (500, "internal")
@@ -103,7 +103,7 @@ def test_without_memory_pairs_are_refused_and_traffic_goes_elsewhere(
     """The matcher's passes do not fit: the allocator's own words, from a graph that says them."""
     engine = Engine(live.engine.bundle, threads=1)
     short = LiveSearch(engine, live.index)
-    pair = {"text": "red", "image_item_id": live.index.latest.ids[5]}
+    pair = {"text": "red", "image_item_id": live.index.latest.item(5).id}
     for ask, service in asking(settings, short):
         assert service.ready
         assert ask("POST", "/v1/match", json={"pairs": [pair]}).status_code == 200
