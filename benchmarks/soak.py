@@ -28,7 +28,7 @@ from benchmarks.settings import ROOT
 from benchmarks.soaking.events import Events, Redis, memory
 from benchmarks.soaking.judge import Judge, World
 from benchmarks.soaking.traffic import Outcome, Traffic, closed_loop, open_loop
-from index.versions import current
+from index.snapshot_folder import current
 from model.demo import write_demo_catalogue
 from model.files import write_atomically
 

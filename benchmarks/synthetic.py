@@ -34,7 +34,7 @@ from index.items import Item, write_items
 from index.manifest import Manifest, Sizes, describe_files, write_manifest
 from index.parts import Parts, Progress
 from index.recall import Rule, choose_rule, write_index
-from index.versions import next_name, publish
+from index.snapshot_folder import next_name, publish
 from model.bundle import Bundle
 from model.catalogue import Attribute
 from model.engine import EncodedImages, EncodedTexts

@@ -28,7 +28,7 @@ from index.parts import Parts, Progress
 from index.processes import EncodingProcesses
 from index.recall import Rule, choose_rule
 from index.snapshot import Snapshot
-from index.versions import (
+from index.snapshot_folder import (
     BUILDING,
     current,
     list_snapshots,

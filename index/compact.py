@@ -31,7 +31,7 @@ from index.manifest import Sizes, read_manifest
 from index.parts import Parts, Progress
 from index.recall import IVFPQ_FROM, Rule, choose_rule
 from index.snapshot import Snapshot
-from index.versions import (
+from index.snapshot_folder import (
     COMPACTING,
     current,
     list_snapshots,
@@ -126,7 +126,7 @@ def trim(root: Path) -> int:
 
 
 def prune_snapshots(root: Path, keep: int) -> tuple[list[str], list[str]]:
-    """Remove old snapshots, see `index.versions.prune`, and writes that only they needed.
+    """Remove old snapshots, see `index.snapshot_folder.prune`, and writes that only they needed.
 
     Raises:
         SnapshotError: nothing was published here, a build or a compaction is running, `keep` is

@@ -24,7 +24,7 @@ from index.encoding import of_model
 from index.live import LiveSnapshot
 from index.recall_device import RecallDevice
 from index.snapshot import Snapshot
-from index.versions import current, hold
+from index.snapshot_folder import current, hold
 from index.write_checks import check_model, check_room, check_unchanged
 from model.engine import Engine
 from model.errors import SnapshotError, WriteError

@@ -19,8 +19,8 @@ from index.manifest import (
 from index.masks import Masks
 from index.recall import Embeddings, RecallIndex
 from index.recall_device import RecallDevice
+from index.snapshot_folder import locate
 from index.states import ImageStates, Rows, TextStates, open_array
-from index.versions import locate
 from model.errors import ImageError, SnapshotError
 from model.preprocess import verify_image
 from model.states import QuantisedStates

@@ -15,7 +15,7 @@ from benchmarks.contender import bound, own_environment
 from benchmarks.settings import ROOT
 from benchmarks.soaking.judge import Judge, Snapshot
 from index.manifest import read_manifest
-from index.versions import current, locate
+from index.snapshot_folder import current, locate
 
 STALL_SECONDS = 5.0
 DOWN_SECONDS = 8.0

@@ -115,7 +115,7 @@ def _model_id(bundle: Path) -> str:
 def _indexed(snapshots: Path, model_id: str) -> bool:
     """Whether the current snapshot is there, and of this model."""
     from index.manifest import read_manifest
-    from index.versions import locate
+    from index.snapshot_folder import locate
 
     try:
         return read_manifest(locate(snapshots)).model_id == model_id

@@ -108,7 +108,7 @@ def build(
     """
     from index.build import build as build_snapshot
     from index.build import last_written
-    from index.versions import list_snapshots
+    from index.snapshot_folder import list_snapshots
     from model.bundle import Bundle
     from model.catalogue import read_catalogue
     from model.engine import offline_engine
@@ -220,7 +220,7 @@ def _differences(before: Path, template: str | None, catalogue: Catalogue) -> It
 
 
 def _current(root: Path) -> str | None:
-    from index.versions import current
+    from index.snapshot_folder import current
 
     with contextlib.suppress(SnapshotError):
         return current(root)

@@ -49,7 +49,7 @@ def rollback(snapshots: options.Snapshots = None, no_verify: NoVerify = False) -
     Example:
       fashionbert index rollback --snapshots snapshots/
     """
-    from index.versions import previous
+    from index.snapshot_folder import previous
 
     root = options.required(snapshots)
     _serve(root, previous(root), verify=not no_verify)
@@ -57,7 +57,7 @@ def rollback(snapshots: options.Snapshots = None, no_verify: NoVerify = False) -
 
 def _serve(root: Path, name: str, *, verify: bool) -> None:
     from index.snapshot import Snapshot
-    from index.versions import current, make_current
+    from index.snapshot_folder import current, make_current
 
     chosen = Snapshot.open(root, name, verify=verify)
     before = _model_of_current(root)
@@ -72,7 +72,7 @@ def _serve(root: Path, name: str, *, verify: bool) -> None:
 
 def _model_of_current(root: Path) -> str | None:
     from index.manifest import read_manifest
-    from index.versions import locate
+    from index.snapshot_folder import locate
 
     try:
         return read_manifest(locate(root)).model_id

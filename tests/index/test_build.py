@@ -17,7 +17,7 @@ import pytest
 from index.build import build
 from index.manifest import FILES
 from index.snapshot import Snapshot
-from index.versions import current, list_snapshots, locked, make_current
+from index.snapshot_folder import current, list_snapshots, locked, make_current
 from model.bundle import Bundle
 from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine

@@ -22,7 +22,7 @@ from index.live_index import LiveIndex
 from index.manifest import write_manifest
 from index.recall import Rule
 from index.snapshot import Snapshot
-from index.versions import current, list_snapshots, locked, make_current, previous
+from index.snapshot_folder import current, list_snapshots, locked, make_current, previous
 from model.bundle import Bundle
 from model.catalogue import Catalogue
 from model.engine import Engine
@@ -379,7 +379,7 @@ def test_a_rollback_during_a_pruning_waits_for_it(
         other.join(0.3)
         return False
 
-    monkeypatch.setattr("index.versions._in_use", begin_rollback)
+    monkeypatch.setattr("index.snapshot_folder._in_use", begin_rollback)
     assert prune_snapshots(own_root, keep=1) == (["00000001"], [])
     other.join()
     assert ["no snapshot '00000001'" in str(error) for error in refused] == [True]

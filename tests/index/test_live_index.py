@@ -27,7 +27,7 @@ from index.live import LiveSnapshot
 from index.live_index import LiveIndex
 from index.manifest import read_manifest, write_manifest
 from index.snapshot import Snapshot
-from index.versions import current, set_current
+from index.snapshot_folder import current, make_current
 from model.bundle import Bundle
 from model.engine import Engine
 from model.errors import SnapshotError, WriteError
@@ -192,13 +192,13 @@ def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
     old = live.latest
     second = own_root / "00000002"
     shutil.copytree(own_root / snapshot.name, second)
-    set_current(own_root, "00000002")
+    make_current(own_root, "00000002")
     assert not live.refresh()  # its manifest is another's
     assert live.latest is old
     assert live.problem is not None
     live.write([make_put("b")])  # and what is served can be written to
     assert live.latest.row_of("b") >= 0
-    set_current(own_root, snapshot.name)
+    make_current(own_root, snapshot.name)
     live.refresh()
     assert live.problem is None
     (own_root / "CURRENT").write_text("nonsense")
@@ -218,7 +218,7 @@ def test_a_snapshot_that_is_refused_is_looked_at_again_in_a_while(
     whole = states.read_bytes()
     states.write_bytes(whole[:-1] + b"?")
     write_manifest(second, replace(manifest, model_id="fb-0123456789abcdef"))
-    set_current(own_root, second.name)
+    make_current(own_root, second.name)
     for minutes, problem in ((0, "made by model fb-0"), (1, "image_states.npy is damaged")):
         later = SimpleNamespace(monotonic=lambda at=60.0 * minutes: time.monotonic() + at)
         monkeypatch.setattr("index.live_index.time", later)
@@ -270,7 +270,7 @@ def test_while_a_snapshot_is_opened_writes_go_on(
     manifest = own_root / "00000002" / "manifest.json"
     manifest.parent.mkdir()
     os.mkfifo(manifest)  # opening it takes until there is something to read
-    set_current(own_root, "00000002")
+    make_current(own_root, "00000002")
     opening = threading.Thread(target=live.refresh)
     opening.start()
     try:
@@ -293,7 +293,7 @@ def test_while_a_watcher_opens_a_snapshot_writes_are_followed(
     manifest = own_root / "00000002" / "manifest.json"
     manifest.parent.mkdir()
     os.mkfifo(manifest)
-    set_current(own_root, "00000002")
+    make_current(own_root, "00000002")
     live.watch(0.01)
     with manifest.open("w") as pipe:  # it is open once the watcher reads it, which now waits
         try:
@@ -323,7 +323,7 @@ def test_a_watched_view_never_goes_back_while_snapshots_are_switched(
     for number in range(2, 61):
         live.write([make_put(f"n{number}")])
         if number % 5 == 0:
-            set_current(own_root, ("00000002", snapshot.name)[number % 2])
+            make_current(own_root, ("00000002", snapshot.name)[number % 2])
         shown.append(other.latest)
     _wait_until(lambda: other.latest.sequence == 60)
     other.close()

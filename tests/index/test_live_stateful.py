@@ -24,7 +24,7 @@ from index.delta_records import Delete, Put
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
 from index.snapshot import Snapshot
-from index.versions import current, list_snapshots, make_current
+from index.snapshot_folder import current, list_snapshots, make_current
 
 MakePut = Callable[..., Put]
 

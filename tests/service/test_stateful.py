@@ -35,7 +35,7 @@ from PIL import Image
 
 from index.build import build, last_written
 from index.compact import compact, prune_snapshots
-from index.versions import current, list_snapshots, make_current
+from index.snapshot_folder import current, list_snapshots, make_current
 from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from index.build import build, last_written
 from index.compact import compact, prune_snapshots
-from index.versions import make_current
+from index.snapshot_folder import make_current
 from model.catalogue import read_catalogue
 from model.engine import Engine
 

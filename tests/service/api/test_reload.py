@@ -17,7 +17,7 @@ import pytest
 
 from index.build import build
 from index.snapshot import Snapshot
-from index.versions import current, make_current
+from index.snapshot_folder import current, make_current
 from model.catalogue import read_catalogue
 from model.engine import Engine
 

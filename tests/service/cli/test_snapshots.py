@@ -14,7 +14,7 @@ from index.images import prepare_image
 from index.items import Item
 from index.live_index import LiveIndex
 from index.snapshot import Snapshot
-from index.versions import current, list_snapshots
+from index.snapshot_folder import current, list_snapshots
 from model.bundle import Bundle
 from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine

@@ -91,16 +91,6 @@ def _unreadable(path: Path, error: OSError) -> SnapshotError:
     )
 
 
-def set_current(root: Path, name: str) -> None:
-    """Serve a snapshot: a reader sees the old name or this one.
-
-    Raises:
-        SnapshotError: there is no such snapshot.
-    """
-    locate(root, name)
-    write_atomically(root / "CURRENT", f"{name}\n".encode())
-
-
 def next_name(root: Path) -> str:
     """The name after the newest snapshot's."""
     return f"{int((list_snapshots(root) or ['0'])[-1]) + 1:08d}"
@@ -129,19 +119,19 @@ def publish(root: Path, part: Path, name: str, *, instead_of: str | None = None)
                 f"snapshot {name} was made from {instead_of}, but {now} was published meanwhile, "
                 "so it is not served: start again"
             )
-        set_current(root, name)
+        _set_current(root, name)
     crash_point("publish-current")
 
 
 def make_current(root: Path, name: str) -> None:
-    """`set_current`, in turn with others who publish.
+    """Serve a snapshot that is there: a reader sees the old name or this one.
 
     Raises:
         SnapshotError: there is no such snapshot, or the folder cannot be written to.
     """
     try:
         with _switching(root):
-            set_current(root, name)
+            _set_current(root, name)
     except OSError as error:
         raise SnapshotError(
             f"snapshot {name} cannot be made the current one of {root}: "
@@ -165,8 +155,15 @@ def previous(root: Path) -> str:
     return older[-1]
 
 
+def _set_current(root: Path, name: str) -> None:
+    """Write `CURRENT`; to be called while `_switching`."""
+    locate(root, name)
+    write_atomically(root / "CURRENT", f"{name}\n".encode())
+
+
 @contextlib.contextmanager
 def _switching(root: Path) -> Iterator[None]:
+    """Be the only one who changes which snapshot is current."""
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -253,12 +250,12 @@ def remove_parts(root: Path) -> None:
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Be the only one who builds in the folder, which is there.
+    """Be the only one who builds, compacts or prunes in the folder, which is there.
 
     The lock goes with the process, however it ends.
 
     Raises:
-        SnapshotError: someone else builds here.
+        SnapshotError: someone else does.
         OSError: there is no such folder, or it cannot be written to.
     """
     with (root / ".lock").open("w") as file:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from index.snapshot import Snapshot
-from index.versions import (
+from index.snapshot_folder import (
     current,
     hold,
     list_snapshots,
@@ -21,7 +21,6 @@ from index.versions import (
     prune,
     publish,
     remove_parts,
-    set_current,
 )
 from model.errors import SnapshotError
 
@@ -65,18 +64,18 @@ def test_a_snapshot_gets_its_name_once_it_is_stored_and_is_served_once_that_is(
         synced.clear()
 
     monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr("index.versions.crash_point", look)
+    monkeypatch.setattr("index.snapshot_folder.crash_point", look)
     _publish(tmp_path)
 
 
 def test_an_older_one_can_be_made_current_again(tmp_path: Path) -> None:
     _publish(tmp_path)
     _publish(tmp_path)
-    set_current(tmp_path, "00000001")
+    make_current(tmp_path, "00000001")
     assert locate(tmp_path).name == "00000001"
     assert next_name(tmp_path) == "00000003"
     with pytest.raises(SnapshotError, match="choose one of 00000001, 00000002"):
-        set_current(tmp_path, "00000007")
+        make_current(tmp_path, "00000007")
     assert current(tmp_path) == "00000001"
 
 
