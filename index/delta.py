@@ -62,13 +62,13 @@ class StoredPut:
     def text_states(self) -> QuantisedStates:
         """[T, H] and scales [T]."""
         tokens, width, _, _ = self.head.shape
-        span = self.head.text
+        span = self.head.text_states
         return decode_states(self.segment.read(span.offset, span.length), tokens, width)
 
     def image_states(self, view: int) -> QuantisedStates:
         """[P, H] and scales [P] of a picture."""
         _, width, patches, _ = self.head.shape
-        span = self.head.images[view]
+        span = self.head.image_states[view]
         return decode_states(self.segment.read(span.offset, span.length), patches, width)
 
     def picture(self, view: int) -> bytes:
@@ -77,7 +77,7 @@ class StoredPut:
         return self.segment.read(span.offset, span.length)
 
 
-class Rows:
+class PutRows:
     """The puts in the order they came, and their arrays; only ever appended to."""
 
     def __init__(self, recall_size: int) -> None:
@@ -91,7 +91,7 @@ class Rows:
 
     def append(self, put: StoredPut) -> int:
         """Add a put; returns its row."""
-        row, views = len(self.puts), len(put.head.images)
+        row, views = len(self.puts), len(put.head.image_states)
         self.text_embeddings.append(put.head.text_embedding[None])
         self.image_embeddings.append(put.head.image_embeddings)
         self.product_of_image.append(np.full(views, row, dtype=np.int32))
@@ -117,7 +117,7 @@ class Delta:
     """
 
     sequence: int
-    rows: Rows
+    rows: PutRows
     row_of: dict[str, int]
     deleted: frozenset[str]
     base_live: Mask
@@ -134,7 +134,7 @@ class Delta:
     @classmethod
     def empty(cls, base: Snapshot, sequence: int) -> Delta:
         """Nothing on top of a snapshot."""
-        rows = Rows(base.manifest.sizes.recall_size)
+        rows = PutRows(base.manifest.sizes.recall_size)
         return cls(
             sequence=sequence,
             rows=rows,
@@ -250,9 +250,9 @@ def _row_in(base: Snapshot, id: str) -> int | None:
         return None
 
 
-def _without_gaps(rows: Rows, row_of: dict[str, int]) -> tuple[Rows, dict[str, int]]:
+def _without_gaps(rows: PutRows, row_of: dict[str, int]) -> tuple[PutRows, dict[str, int]]:
     """Only the rows that count, in the same order."""
-    packed = Rows(rows.text_embeddings.all().shape[1])
+    packed = PutRows(rows.text_embeddings.all().shape[1])
     by_row = sorted(row_of.items(), key=lambda pair: pair[1])
     return packed, {id: packed.append(rows.puts[row]) for id, row in by_row}
 

@@ -59,7 +59,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before a frame's payload, which goes from `start` to `end` in the file."""
+    """What stands before a frame's payload, which goes from `start` to `end` in the file.
+
+    It holds `count` writes, numbered on from `first`; `crc` is its CRC-32.
+    """
 
     start: int
     end: int

@@ -73,7 +73,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class PutHead:
-    """A put as it is kept in memory: `shape` is (T, H, P, E); spans are positions in the file."""
+    """A put as it is kept in memory: `shape` is (T, H, P, E), embeddings are as in `Put`.
+
+    States and pictures stay in the file; spans say where: one for the text, and one for each view.
+    """
 
     item: Item
     model_id: str
@@ -81,8 +84,8 @@ class PutHead:
     shape: tuple[int, int, int, int]
     text_embedding: NDArray[np.float32]
     image_embeddings: NDArray[np.float32]
-    text: Span
-    images: tuple[Span, ...]
+    text_states: Span
+    image_states: tuple[Span, ...]
     pictures: tuple[Span, ...]
 
     @property
@@ -204,8 +207,8 @@ def _put(fields: dict[str, Any], payload: bytes, at: int, offset: int) -> tuple[
         shape=(tokens, width, patches, size),
         text_embedding=text_embedding,
         image_embeddings=np.stack(embeddings),
-        text=text,
-        images=tuple(images),
+        text_states=text,
+        image_states=tuple(images),
         pictures=tuple(pictures),
     )
     return head, at

@@ -27,7 +27,7 @@ _logger = logging.getLogger("fashionbert.delta")
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class EncodedPictures:
     """A product's pictures: states [V, P, H], embeddings float32 [V, E], and as they are served."""
 
     states: QuantisedStates
@@ -40,14 +40,14 @@ class Draft:
     """A product to be encoded, with pictures that are new or that it had before."""
 
     item: Item
-    pictures: tuple[Prepared, ...] | Pictures
+    pictures: tuple[Prepared, ...] | EncodedPictures
 
 
 def encode_drafts(engine: Engine, drafts: Sequence[Draft]) -> list[Put]:
     """Encode products: all pictures together, and all texts."""
     if not drafts:
         return []
-    new = [draft.pictures for draft in drafts if not isinstance(draft.pictures, Pictures)]
+    new = [draft.pictures for draft in drafts if not isinstance(draft.pictures, EncodedPictures)]
     pixels = [picture.pixels for pictures in new for picture in pictures]
     images = engine.encode_images(np.stack(pixels)) if pixels else None
     texts = engine.encode_texts([draft.item.text for draft in drafts])
@@ -55,12 +55,12 @@ def encode_drafts(engine: Engine, drafts: Sequence[Draft]) -> list[Put]:
     at = 0
     for row, draft in enumerate(drafts):
         pictures = draft.pictures
-        if not isinstance(pictures, Pictures):
+        if not isinstance(pictures, EncodedPictures):
             assert images is not None  # a draft has at least one
             rows = slice(at, at + len(pictures))
             at = rows.stop
             served = tuple(picture.served for picture in pictures)
-            pictures = Pictures(images.states[rows], images.embeddings[rows], served)
+            pictures = EncodedPictures(images.states[rows], images.embeddings[rows], served)
         length = int(texts.lengths[row])
         states = texts.states[row : row + 1]
         puts.append(

@@ -70,7 +70,7 @@ def _drop_none(outputs: tuple[Tensor, Tensor | None]) -> Any:
 
 
 @contextmanager
-def _told(graph: str) -> Iterator[None]:
+def _as_bundle_error(graph: str) -> Iterator[None]:
     """Turn whatever a graph's export or run raises into a `BundleError` of one line."""
     try:
         yield
@@ -105,7 +105,7 @@ def _export_graph(
     inputs: Mapping[str, Mapping[int, str]],
     outputs: Mapping[str, Mapping[int, str]],
 ) -> None:
-    with _told(path.stem), warnings.catch_warnings(), _silence():
+    with _as_bundle_error(path.stem), warnings.catch_warnings(), _silence():
         # The tracing exporter is the one that keeps two independent batch sizes (torch.export
         # insists that broadcast dimensions are equal); its deprecation and tracing notes are known.
         warnings.simplefilter("ignore")
@@ -243,7 +243,7 @@ def try_image_encoder(model: FashionBertModel) -> None:
 
 
 def _session(folder: Path, graph: str) -> ort.InferenceSession:
-    with _told(graph):
+    with _as_bundle_error(graph):
         return ort.InferenceSession(
             str(folder / f"{graph}.onnx"), providers=["CPUExecutionProvider"]
         )
@@ -261,7 +261,7 @@ def _difference(
     Raises:
         BundleError: it is more than `TOLERANCE`, or the graph cannot be run.
     """
-    with _told(graph):
+    with _as_bundle_error(graph):
         found = session.run(None, {name: np.asarray(value) for name, value in feeds.items()})
     worst = 0.0
     wanted = expected if isinstance(expected, tuple) else (expected,)

@@ -31,7 +31,7 @@ from model.errors import TrainingError
 from model.files import take_lock, write_json
 from model.mixed_precision import autocast
 from model.network import FashionBertModel
-from model.patches import GridPatches, untrained
+from model.patches import GridPatches, frozen_state
 from model.preprocess import decode_image
 
 #: Share of pictures that are equal to another above which it is worth a word.
@@ -122,7 +122,7 @@ def _key(model: FashionBertModel, catalogue: Catalogue, kind: _Kind) -> str:
         digest.update(json.dumps([getattr(config, name) for name in fields]).encode())
         if any(parameter.requires_grad for parameter in model.patch_network.parameters()):
             digest.update(f"maps {config.frozen_cnn_stages}".encode())
-        for name, value in untrained(model.patch_network).items():  # no other is in what is kept
+        for name, value in frozen_state(model.patch_network).items():
             digest.update(name.encode())
             digest.update(value.cpu().numpy().tobytes())
     else:

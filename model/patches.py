@@ -222,8 +222,8 @@ def freeze_stages(cnn: nn.Module, count: int) -> None:
         parameter.requires_grad_(id(parameter) in trained)
 
 
-def untrained(network: nn.Module) -> dict[str, Tensor]:
-    """The weights and statistics of a patch network that training leaves as they are, by name."""
+def frozen_state(network: nn.Module) -> dict[str, Tensor]:
+    """The weights and statistics of a patch network that no training changes, by name."""
     trained = {name for name, value in network.named_parameters() if value.requires_grad}
     return {name: value for name, value in network.state_dict().items() if name not in trained}
 

@@ -39,12 +39,12 @@ from model.errors import TrainingError
 from model.files import sync_folder, sync_tree, take_lock, write_atomically, write_json
 from model.holdout import write_ids
 from model.network import FashionBertModel
-from model.patches import untrained
+from model.patches import frozen_state
 
 #: What a full disk makes of saving: safetensors and torch have errors of their own for it.
 _WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
-#: What a run.json of an earlier version does not say; a run of then still goes on.
-_SAID_SINCE = ("processes",)
+#: Fields that a run.json of an earlier version lacks; such a run still goes on.
+_ADDED_LATER = ("processes",)
 
 
 @dataclass
@@ -128,8 +128,8 @@ class RunFolder:
         """Write run.json, or see that the run that is there already is this one."""
         source = self.path / "run.json"
         if source.exists():
-            before = self._described(source)
-            before = {name: described[name] for name in _SAID_SINCE} | before
+            before = self._read(source)
+            before = {name: described[name] for name in _ADDED_LATER} | before
             changed = sorted(name for name in described if before.get(name) != described[name])
             if changed and (self.path / "checkpoints").exists():
                 raise TrainingError(
@@ -144,7 +144,7 @@ class RunFolder:
             write_json(source, described)
         self.accelerator.wait_for_everyone()
 
-    def _described(self, source: Path) -> dict[str, Any]:
+    def _read(self, source: Path) -> dict[str, Any]:
         """What run.json says."""
         try:
             before = json.loads(source.read_text(encoding="utf-8"))
@@ -247,11 +247,11 @@ class RunFolder:
             ) from error
         self.accelerator.wait_for_everyone()
 
-    def check_untrained(self, patch_network: nn.Module) -> None:
-        """See that what comes before the training is what this run began with.
+    def check_frozen(self, patch_network: nn.Module) -> None:
+        """See that the frozen part of the patch network is what this run began with.
 
-        What it makes of the pictures is computed before the state is loaded, and kept: the CNN of
-        a folder that has changed would make what the one in the state does not go with.
+        What that part makes of the pictures is computed and kept before the state is loaded. A CNN
+        whose folder has changed since would make something that the trained part does not fit.
 
         Raises:
             TrainingError: the newest state has other weights, or is damaged.
@@ -262,7 +262,7 @@ class RunFolder:
         with _loading(state), safe_open(state / "model.safetensors", framework="pt") as file:
             differing = [
                 name
-                for name, value in untrained(patch_network).items()
+                for name, value in frozen_state(patch_network).items()
                 if not torch.equal(value, file.get_tensor(f"network.patch_network.{name}"))
             ]
         if differing:
@@ -320,7 +320,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def _loading(state: Path) -> Iterator[None]:
-    """Tells a damaged state as what it is."""
+    """Turn what a damaged state makes fail into a `TrainingError`."""
     try:
         yield
     except Exception as error:  # safetensors, torch, zip and pickle have each their own
@@ -335,7 +335,7 @@ def _loading(state: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """Tells a full disk as what it is."""
+    """Turn what a full disk makes fail into a `TrainingError`; gives the path."""
     try:
         yield path
     except OSError as error:

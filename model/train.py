@@ -80,7 +80,7 @@ def _leaves_parts_out(network: FashionBertModel) -> bool:
 
 
 def _say_nothing(_: str) -> None:
-    """What a run without anybody to tell notes."""
+    """The `note` of a run without anybody to tell, and of all processes but the main one."""
 
 
 class Trainer:
@@ -160,7 +160,7 @@ class Trainer:
         network = self._new_network(train)
         config = network.config
         if config.freeze_cnn or settings.keep_maps:
-            self.folder.check_untrained(network.patch_network)
+            self.folder.check_frozen(network.patch_network)
         tokens, tokenizer = config.max_text_tokens, self.folder.tokenizer
         check_tokens("the feed", train, tokenizer, tokens, self.note)
         if valid is not None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from index.columns import INT64
-from index.encoding import Draft, Pictures
+from index.encoding import Draft, EncodedPictures
 from index.images import Prepared, prepare_image
 from index.items import Item
 from index.live import LiveSnapshot
@@ -243,14 +243,14 @@ def _text(
     return text
 
 
-def _kept(id: str, snapshot: LiveSnapshot) -> tuple[tuple[str, ...], Pictures]:
+def _kept(id: str, snapshot: LiveSnapshot) -> tuple[tuple[str, ...], EncodedPictures]:
     """The pictures that a product has, and their names."""
     try:
         row = snapshot.row_of(id)
     except KeyError:
         raise _invalid("images", "a new product needs at least one picture") from None
     rows = list(snapshot.image_rows(row))
-    pictures = Pictures(
+    pictures = EncodedPictures(
         snapshot.image_states(rows),
         snapshot.image_embeddings(rows),
         tuple(snapshot.image(each)[0] for each in rows),

@@ -57,7 +57,7 @@ def score(engine: Engine, texts: States, images: States) -> NDArray[np.float32]:
     return logits
 
 
-def rerank(
+def rerank_within(
     engine: Engine,
     texts: States,
     images: States,

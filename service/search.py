@@ -37,9 +37,8 @@ from service.records import (
     Selection,
     Stopwatch,
 )
-from service.reranking import Reranked, nothing_reranked
-from service.reranking import rerank as rerank_within
-from service.selection import Selected, Selections
+from service.reranking import Reranked, nothing_reranked, rerank_within
+from service.selection import Selected, Selector
 
 
 class Searcher:
@@ -74,7 +73,7 @@ class Searcher:
         self.snapshot = snapshot
         self.limits = limits
         self.tables = tables
-        self._selections = Selections(snapshot, limits)
+        self._selector = Selector(snapshot, limits)
 
     def search_text(
         self,
@@ -105,7 +104,7 @@ class Searcher:
         watch = Stopwatch()
         self._check(k, candidates)
         query = check_text(query, self.limits.max_query_characters)
-        selected = self._selections.apply(selection, watch)
+        selected = self._selector.apply(selection, watch)
         with watch.stage("encode"):
             if encoded is None:
                 encoded = self.engine.encode_texts([query], caller().check)
@@ -140,7 +139,7 @@ class Searcher:
         """
         watch = Stopwatch()
         self._check(k, candidates)
-        selected = self._selections.apply(selection, watch)
+        selected = self._selector.apply(selection, watch)
         with watch.stage("decode"):
             pixels = decode_image(image, self.engine.image_size, self.limits.image)
         with watch.stage("encode"):
@@ -169,7 +168,7 @@ class Searcher:
         """
         watch = Stopwatch()
         self._check(k, candidates)
-        selected = self._selections.apply(selection, watch)
+        selected = self._selector.apply(selection, watch)
         rows = np.array([first_image_row(self.snapshot, item_id, "item_id")], dtype=np.int64)
         with watch.stage("gather"):
             states = self.snapshot.image_states(rows)
@@ -230,10 +229,10 @@ class Searcher:
         """What a search answers; `with_views` where the rows of `recalled` are pictures."""
         best = _best(recalled, reranked)
         return SearchResult(
-            self._hits(recalled, k, reranked.logits.tolist(), best, with_views=with_views),
-            False,
-            watch.finish(),
-            reranked.degraded,
+            hits=self._hits(recalled, k, reranked.logits.tolist(), best, with_views=with_views),
+            truncated=False,  # a picture never is; `search_text` says it of its query
+            timings=watch.finish(),
+            degraded=reranked.degraded,
             pairs=int(np.count_nonzero(reranked.done)),
             matching=selected.matching,
             facets=selected.facets,

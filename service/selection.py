@@ -28,7 +28,7 @@ class Selected:
     facets: dict[str, Facet]
 
 
-class Selections:
+class Selector:
     """Applies the selections of searches to one snapshot. Safe to use from several threads."""
 
     def __init__(self, snapshot: AnySnapshot, limits: SearchLimits) -> None:

@@ -55,7 +55,7 @@ class Writer:
 
     Args:
         engine: the catalogue's model.
-        live: where to write.
+        index: where to write.
         limits: what one request may write.
         announce: told the version of every write that is durable, so that others need not find
             out by looking; it must not fail and not wait.
@@ -64,12 +64,12 @@ class Writer:
     def __init__(
         self,
         engine: Engine,
-        live: LiveIndex,
+        index: LiveIndex,
         limits: WriteLimits = WriteLimits(),  # noqa: B008 (frozen)
         announce: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.engine = engine
-        self.live = live
+        self.index = index
         self.limits = limits
         self.announce = announce
 
@@ -119,13 +119,13 @@ class Writer:
                 field="operations",
             )
         # What another process has answered for is in the log: kept pictures are the newest ones.
-        snapshot = self.live.catch_up()
+        snapshot = self.index.catch_up()
         records = self._encoded(operations, snapshot)
         for attempt in range(_ATTEMPTS):
             taken = [record for record in records if not isinstance(record, FashionBertError)]
             keeping = _keeping(operations, records)
             try:
-                before, written = self.live.exchange(taken, unchanged=set(keeping), since=snapshot)
+                before, written = self.index.exchange(taken, unchanged=set(keeping), since=snapshot)
                 break
             except ChangedError as changed:
                 if attempt == _ATTEMPTS - 1:

@@ -12,7 +12,7 @@ from service.api.state import Service
 
 
 class ServiceGauges(Collector):
-    """Gauges of a service as it is at that moment, so that a new snapshot needs no word to it."""
+    """Gauges read off the service when they are asked for, so nothing has to report changes."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -23,8 +23,8 @@ class ServiceGauges(Collector):
         yield _gauge("ready", "Traffic may come", service.no_traffic_because is None)
         yield _gauge("queue_waiting", "Requests waiting to be computed", service.waiting)
         yield _gauge("queue_computing", "Requests being computed", service.computing)
-        yield _gauge("cache_bytes", "Of the cache in memory", service.memory.size)
-        yield _gauge("cache_entries", "In the cache in memory", len(service.memory))
+        yield _gauge("cache_bytes", "Of the cache in memory", service.lru.size)
+        yield _gauge("cache_entries", "In the cache in memory", len(service.lru))
         if service.redis is not None:
             yield _gauge("redis_up", "Redis answers", service.redis.up)
             yield _gauge("redis_failures", "Commands Redis did not do", service.redis.failures)

@@ -94,9 +94,9 @@ def report(service: Service) -> StatusReport:
             name: Quantiles.model_validate(one) for name, one in service.metrics.quantiles().items()
         },
         cache=CacheReport(
-            entries=len(service.memory),
-            bytes=service.memory.size,
-            max_bytes=service.memory.max_bytes,
+            entries=len(service.lru),
+            bytes=service.lru.size,
+            max_bytes=service.lru.max_bytes,
             lookups=counts["cache"],
         ),
         redis="off" if redis is None else "up" if redis.up else "down",

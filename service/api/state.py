@@ -54,13 +54,13 @@ class Service:
     matches: Queue = field(init=False)
     writes: Queue = field(init=False)
     redis: RedisLink | None = field(init=False, default=None)
-    memory: ByteLru = field(init=False)
+    lru: ByteLru = field(init=False)
     answers: Cache = field(init=False)
     queries: Cache = field(init=False)
     pictures: PictureFetcher = field(init=False)
     tracing: Tracing | None = field(init=False, default=None)
     writer: Writer | None = field(init=False, default=None)
-    feed: ChangeFeed | None = field(init=False, default=None)
+    change_feed: ChangeFeed | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -79,9 +79,9 @@ class Service:
             self.redis = RedisLink(
                 settings.redis_url.get_secret_value(), timeout=settings.redis_timeout
             )
-        self.memory = ByteLru(settings.cache_bytes)
+        self.lru = ByteLru(settings.cache_bytes)
         self.answers, self.queries = (
-            Cache(name, self.memory, self.metrics, self.redis, settings.cache_seconds)
+            Cache(name, self.lru, self.metrics, self.redis, settings.cache_seconds)
             for name in ("answers", "queries")
         )
         self.pictures = PictureFetcher(
@@ -160,8 +160,8 @@ class Service:
         limits = WriteLimits(image=self.live.limits.image)
         self.writer = Writer(self.live.engine, index, limits)
         if self.redis is not None:
-            self.feed = ChangeFeed(self.redis, index)
-            self.writer.announce = self.feed.announce
+            self.change_feed = ChangeFeed(self.redis, index)
+            self.writer.announce = self.change_feed.announce
         index.watch()  # with Redis too: it may be down, and a build does not tell it
         self.not_ready_because = "the first search is still running"
 
@@ -179,8 +179,8 @@ class Service:
 
     async def close(self) -> None:
         """Let go of what is connected."""
-        if self.feed is not None:
-            await self.feed.close()
+        if self.change_feed is not None:
+            await self.change_feed.close()
         if self.live is not None:
             await anyio.to_thread.run_sync(self.live.index.close)
         if self.redis is not None:
@@ -196,7 +196,8 @@ def first_searches(searcher: Searcher) -> None:
     says nothing about it.
 
     Raises:
-        RuntimeError: the reranker failed, without which later searches do but the first do not.
+        RuntimeError: the reranker failed. Later searches go on without it, but a service that
+            begins so is not ready.
     """
     snapshot, limits = searcher.snapshot, searcher.limits
     limits_of_own = replace(limits, image=DEFAULT_LIMITS)

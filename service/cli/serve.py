@@ -51,17 +51,17 @@ def serve(
     settings = load_settings(
         bundle=bundle, snapshots=snapshots, host=host, port=port, threads=threads, device=device
     )
-    Policy.of(settings)  # who may come in is said before a model is loaded for them
+    Policy.of(settings)  # an open network is refused before a model is loaded for it
     # Bound before the model is loaded and listened on after: a taken port is told at once.
     with _bound(settings.host, settings.port) as listener:
         logs.configure(settings.log_level)  # first, for opening them has things to say
         live = open_live_search(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        note(f"{_told(live.index.latest)}: http://{shown}:{listener.getsockname()[1]}/")
+        note(f"{_described(live.index.latest)}: http://{shown}:{listener.getsockname()[1]}/")
         make_server(create_app(settings, live), settings).run(sockets=[listener])
 
 
-def _told(snapshot: LiveSnapshot) -> str:
+def _described(snapshot: LiveSnapshot) -> str:
     """What is served, in words.
 
     In a function, as a name that held the snapshot in `serve` would keep it from being pruned.

@@ -13,7 +13,7 @@ from model.engine import Engine
 from model.states import QuantisedStates
 from service.callers import AbandonedError, Caller, current_caller
 from service.records import SearchLimits
-from service.reranking import OVER_BUDGET, WINDOW, rerank, score
+from service.reranking import OVER_BUDGET, WINDOW, rerank_within, score
 from service.search import Searcher
 
 
@@ -32,7 +32,7 @@ def test_with_time_enough_it_is_the_engines_scores(
 ) -> None:
     wanted = engine.match(query, pictures)
     for deadline in (None, time.perf_counter() + 60):
-        found = rerank(engine, query, pictures, 60, deadline)
+        found = rerank_within(engine, query, pictures, 60, deadline)
         assert found.done.all()
         assert found.degraded is None
         np.testing.assert_allclose(found.logits, wanted, atol=1e-4)
@@ -51,7 +51,7 @@ def test_whose_time_was_up(
     pictures: QuantisedStates,
 ) -> None:
     """The service's own limit makes an answer worse than asked for, the caller's does not."""
-    found = rerank(engine, query, pictures, seconds, deadline)
+    found = rerank_within(engine, query, pictures, seconds, deadline)
     assert not found.done.any()
     assert found.degraded == degraded
 
@@ -59,7 +59,7 @@ def test_whose_time_was_up(
 def test_the_services_limit_holds_for_longer_budgets(
     engine: Engine, query: QuantisedStates, pictures: QuantisedStates
 ) -> None:
-    found = rerank(engine, query, pictures, 0.0, time.perf_counter() + 60)
+    found = rerank_within(engine, query, pictures, 0.0, time.perf_counter() + 60)
     assert found.degraded == OVER_BUDGET
 
 
@@ -69,10 +69,10 @@ def test_a_caller_who_left_costs_nothing(
     who = Caller()
     before = current_caller.set(who)
     try:
-        assert rerank(engine, query, pictures, 60).done.all()
+        assert rerank_within(engine, query, pictures, 60).done.all()
         who.leave()
         with pytest.raises(AbandonedError):
-            rerank(engine, query, pictures, 60)
+            rerank_within(engine, query, pictures, 60)
         with pytest.raises(AbandonedError):
             score(engine, query, pictures)
     finally:
@@ -115,7 +115,7 @@ def test_within_a_budget_the_best_are_not_passed_by_those_of_shorter_texts(
     engine.match_tokens = 4 * (int(texts.lengths.max()) + engine.patches)
     clock = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
-    found = rerank(engine, texts, picture, 1000, time.perf_counter() + 15)
+    found = rerank_within(engine, texts, picture, 1000, time.perf_counter() + 15)
     assert 0 < found.done.sum() < WINDOW
     assert found.done[:WINDOW].sum() == found.done.sum()
 

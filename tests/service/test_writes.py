@@ -65,10 +65,10 @@ def batch_meanwhile(
 ) -> list[Written | FashionBertError]:
     """A batch that is encoded, and waits for the log; before it gets that, something happens."""
     outcomes: list[Written | FashionBertError] = []
-    with LogWriter(writer.live.root) as log:
+    with LogWriter(writer.index.root) as log:
         thread = threading.Thread(target=lambda: outcomes.extend(writer.batch(operations)))
         thread.start()
-        until_waiting(writer.live.root)
+        until_waiting(writer.index.root)
         meanwhile(log)
     thread.join()
     return outcomes
@@ -94,7 +94,7 @@ def test_pictures_cannot_be_kept_of_what_was_deleted_meanwhile(
     assert isinstance(replaced, Written)
     assert isinstance(put, Written)
     assert (replaced.outcome, put.outcome) == ("replaced", "created")
-    latest = writer.live.latest
+    latest = writer.index.latest
     with pytest.raises(KeyError):
         latest.row_of(gone)
     assert latest.item(latest.row_of(there)).title == "cheaper too"
@@ -106,7 +106,7 @@ def test_outcomes_count_what_others_wrote_meanwhile(
 ) -> None:
     gone = snapshot.ids[0]
     theirs = draft(
-        product("a", "theirs", "green"), writer.live.latest, engine.image_size, writer.limits
+        product("a", "theirs", "green"), writer.index.latest, engine.image_size, writer.limits
     )
 
     def write(log: LogWriter) -> None:
@@ -126,7 +126,7 @@ def test_pictures_that_came_meanwhile_are_those_that_are_kept(
 ) -> None:
     id = snapshot.ids[4]
     theirs = draft(
-        product(id, "theirs", "green"), writer.live.latest, engine.image_size, writer.limits
+        product(id, "theirs", "green"), writer.index.latest, engine.image_size, writer.limits
     )
     records = encode_drafts(engine, [theirs])
 
@@ -136,7 +136,7 @@ def test_pictures_that_came_meanwhile_are_those_that_are_kept(
     (written,) = batch_meanwhile(writer, replace, product(id, "ours"))
     assert isinstance(written, Written)
     assert written.outcome == "replaced"
-    latest = writer.live.latest
+    latest = writer.index.latest
     assert latest.sequence == 2
     row = latest.row_of(id)
     assert latest.item(row).title == "ours"
@@ -148,7 +148,7 @@ def test_pictures_may_be_kept_of_what_another_process_has_just_written(
 ) -> None:
     other.put(product("new", "theirs", "green"))
     assert writer.put(product("new", "ours")).outcome == "replaced"
-    latest = writer.live.latest
+    latest = writer.index.latest
     row = latest.row_of("new")
     assert latest.item(row).title == "ours"
     assert [latest.image(each)[0] for each in latest.image_rows(row)] == [picture("green")]

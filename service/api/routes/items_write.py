@@ -306,7 +306,7 @@ async def write_items(
     outcomes: Iterator[Written | FashionBertError] = iter(())
     if taken or not operations:
         outcomes = iter(await service.store(partial(writer.batch, taken)))
-    results, version = [], writer.live.latest.name
+    results, version = [], writer.index.latest.name
     for each in operations:
         if isinstance(each, tuple):
             id, refusal = each
