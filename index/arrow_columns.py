@@ -51,7 +51,7 @@ def mixed_column(array: pa.StringArray) -> Column:
         own = [code for code, value in enumerate(distinct) if _kind_of(value) == kind]
         if not own:
             continue
-        # Of the distinct values those of this kind, anew from 0; -1 for the others, and for none.
+        # Distinct values of this kind are numbered anew from 0; the others, and null (-1), are -1.
         recode = np.full(len(distinct) + 1, -1, dtype=np.int64)
         recode[own] = np.arange(len(own))
         recoded = recode[codes]

@@ -34,7 +34,7 @@ def verify_log(root: Path, folded: int | None = None) -> tuple[list[Write], int]
 def merge_segments(root: Path, after: int) -> int:
     """Merge the files that are not written to any more; of each product the last write is kept.
 
-    Readers may go on meanwhile; two merges at a time must not be.
+    Readers may go on meanwhile, but no second merge may.
 
     Args:
         root: the folder of all snapshots.

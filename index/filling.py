@@ -13,10 +13,10 @@ from index.parts import Parts
 
 
 class Filling:
-    """Appends chunks to a snapshot's files and records each, behind the caller's back.
+    """Appends chunks to a snapshot's files and records each, in a thread of its own.
 
-    One chunk is being written at a time and none waits: `add` returns when the one before is on
-    the disk. Leaving the `with` block waits for the last one.
+    `add` returns once the chunk before is on the disk, so one chunk is written at a time and no
+    other waits in memory. Leaving the `with` block waits for the last one.
 
     Args:
         parts: the files; its progress is kept up to date.

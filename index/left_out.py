@@ -14,7 +14,7 @@ from model.files import write_atomically
 
 
 def count_pictures(catalogue: Catalogue) -> int:
-    """Of all products."""
+    """How many pictures all products have together."""
     return sum(len(product.images) for product in catalogue.products)
 
 

@@ -55,7 +55,7 @@ IVFPQ_FROM = 10_000
 _HNSW_LINKS = 32
 _HNSW_EF_CONSTRUCTION = 200
 _HNSW_EF_SEARCH = 256
-_HNSW_EF_PER_RESULT = 4  # as many nodes a wanted row are kept in view where a filter hides most
+_HNSW_EF_PER_RESULT = 4  # nodes kept in view for each row wanted, where a filter hides most
 _TRAIN_PER_LIST = 64
 _OVERFETCH = 4
 _LISTED_PER_ROW = 2  # vectors in the lists that are looked at, for each row that is fetched
@@ -246,7 +246,7 @@ class RecallIndex:
     def _no_less(
         self, vectors: Embeddings, least: np.float32, parameters: Any
     ) -> tuple[NDArray[np.int64], Embeddings]:
-        """All rows that are as similar as that or more: FAISS leaves out any of equal ones."""
+        """All rows at least as similar as `least`: of equal ones a search may leave out any."""
         below = float(np.nextafter(least, np.float32(-np.inf)))
         with _one_thread():
             _, similarities, rows = self._index.range_search(vectors, below, params=parameters)

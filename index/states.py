@@ -206,7 +206,7 @@ class TextStates:
 
 
 def _within(rows: Rows, count: int, kind: str) -> NDArray[np.int64]:
-    """Rows as an array; a negative one would silently be another, or the offsets of two texts.
+    """Rows as an array, all of them stored: numpy would take a negative one from the end.
 
     Raises:
         IndexError: one is not stored.

@@ -58,7 +58,7 @@ class EncodedImages:
 
 
 def go_on() -> None:
-    """Whoever wants the work still wants it."""
+    """Work that nobody can call off: what runs before each pass by default."""
 
 
 class Engine:
@@ -264,7 +264,7 @@ class Engine:
             window: the first so many pairs are done before the next; 0 is all, sorted by length.
 
         Returns:
-            Logits float32 [B], and which of them were computed, bool [B]; others are nought.
+            Logits float32 [B], and which of them were computed, bool [B]; the others are 0.
         """
         count = len(images) if len(texts) == 1 else len(texts)
         if len(images) not in (1, count):

@@ -41,8 +41,8 @@ def hold_out(catalogue: Catalogue, share: float) -> tuple[Catalogue, Catalogue]:
     out if its hash is among the lowest `share` of all hashes, whatever else the catalogue holds:
     so what was held out once is held out of every run on a feed that grew, by the same share or a
     larger one. How many they are is therefore near the share, not exactly it. Where fewer than two
-    are so low the two lowest are taken, of which that does not hold: a share of 5 % comes to that
-    in two of five catalogues of 40 texts, and in hardly any of 150.
+    texts are that low the two lowest are taken, which a run on a feed that grew may learn. With a
+    share of 5 % that happens in two of five catalogues of 40 texts, and in hardly any of 150.
 
     Args:
         catalogue: to split; both parts share its pictures.

@@ -81,10 +81,10 @@ class MemoryWatch:
 
     @contextmanager
     def watching(self, graph: str) -> Iterator[Callable[[], None]]:
-        """Count how a `with` block ends in which a graph is run.
+        """Count how a `with` block that runs a graph ends.
 
-        It calls what it is given where a pass has fitted: one that ran none, as its time was up,
-        says nothing of the memory.
+        The block calls what it is given once a pass has fitted: a block that ran no pass, as its
+        time was up, says nothing of the memory.
         """
         fitted = False
 

@@ -1,8 +1,8 @@
 """Whether a caller still waits, told to the work that is done for it.
 
 The work itself is shared out by `model.passes`: the matcher's passes of all requests take turns.
-What is here goes the other way: a request that is abandoned, or that waited too long, sets a flag
-which the passes ask for before each of them.
+What is here goes the other way: when a caller hangs up a flag is set, at which the work looks
+before each pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 with limits to what it waits for itself without an end.
+"""uvicorn's HTTP/1.1, with time limits where uvicorn itself waits without end.
 
-Who opens many connections and sends a byte on each, or takes no byte of the answers, would have all
-that the process may open.
+Without them a caller who opens many connections, and sends a byte on each or reads none of the
+answers, could use up all connections that the process may have.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: That are read at once. All other connections wait meanwhile, and of chunks of a byte h11 takes a
-#: second for the 256 KiB that are asyncio's own measure.
+#: Read from a connection at a time, while all others wait. asyncio would read 256 KiB, and for so
+#: much in chunks of one byte h11 takes a second.
 _READ_BYTES = 64 * 1024
 
 
@@ -20,11 +20,11 @@ def impatient_protocol(head_seconds: float, body_seconds: float) -> type[H11Prot
     """A protocol for `uvicorn.Config` that closes connections on which nothing moves.
 
     Args:
-        head_seconds: that a request's head may take to arrive, from the connection's begin, or from
-            the first byte after an answer; until that byte a kept connection has uvicorn's own time
-            (`timeout_keep_alive`).
-        body_seconds: that the rest of a body may take to arrive whose request is answered already,
-            and that the caller may take to read an answer.
+        head_seconds: how long a request's head may take to arrive, from the connection's beginning
+            or from the first byte after an answer; until that byte a kept connection has uvicorn's
+            own time (`timeout_keep_alive`).
+        body_seconds: how long the rest of a body may take whose request is answered already, and
+            how long the caller may take to read an answer.
     """
 
     class Impatient(H11Protocol):

@@ -77,11 +77,11 @@ class Metrics:
             self._remember(stage, milliseconds)
 
     def pairs(self, pairs: int) -> None:
-        """The reranker read so many pairs for one request."""
+        """The reranker scored so many pairs for one request."""
         self._pairs.observe(pairs)
 
     def waited(self, seconds: float) -> None:
-        """A request was computed after so long a wait."""
+        """A request waited so long for its turn."""
         self._queue_wait.observe(seconds)
 
     def cache(self, cache: str, result: str) -> None:

@@ -15,8 +15,8 @@ from service.redis_link import PREFIX, RedisLink, RedisUnavailableError
 
 _MOST_BUCKETS = 10_000
 
-#: In one step and by Redis's own clock. What is in the way under the key, of whatever type, counts
-#: as no bucket. KEYS: the bucket. ARGV: rate, burst. Answers the tokens there were before.
+#: Takes a token, in one step and by Redis's own clock. A key that holds something else counts as no
+#: bucket. KEYS: the bucket. ARGV: rate, burst. Answers the tokens there were before.
 _SCRIPT = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6

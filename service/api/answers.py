@@ -1,9 +1,8 @@
-"""Answers and encoded queries that were there before.
+"""Answers and encoded queries from the cache.
 
 A key names all that an answer depends on: the code's version, the model, the version of the
 catalogue (the snapshot and the writes on top of it), the limits, and the request. So a write makes
-new keys and nothing stale is answered. The searcher is of one version, of which key and answer are
-both.
+new keys and nothing stale is answered. Key and answer are both of the searcher's one version.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def _sent(written: bytes) -> Response:
 
 
 class EncodedQuery:
-    """A query's place among those that were encoded before."""
+    """A query's place in the cache of encoded queries."""
 
     def __init__(self, service: Service, searcher: Searcher, query: str) -> None:
         self._cache = service.queries
@@ -88,7 +87,7 @@ class EncodedQuery:
         self._key = _hashed([service.version, searcher.engine.model_id, query.strip()])
 
     async def find(self) -> EncodedTexts | None:
-        """The query as it was encoded before, None if that was not or not lately."""
+        """The query as it was encoded before; None if the cache does not have it."""
         data = await self._cache.get(self._key)
         return None if data is None else unpack(data, self._engine)
 

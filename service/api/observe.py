@@ -19,11 +19,11 @@ from service.logs import RequestRecord, current_request, request_id
 from service.proxies import caller_address
 from service.tracing import describe
 
-#: What the log has the caller's address of: keys that someone tries, and limits that are passed.
+#: Statuses whose log line has the caller's address: someone may be trying keys, or flooding.
 _TURNED_AWAY = frozenset({401, 403, 429})
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds
 
-#: What `refused_total` counts here; other refusals are counted where they are made.
+#: Codes that `refused_total` counts here; other refusals are counted where they are made.
 _NOT_WRITTEN = frozenset({"write_busy", "write_failed", "delta_full"})
 
 _access = logging.getLogger("fashionbert.access")

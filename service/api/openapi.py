@@ -33,7 +33,7 @@ _NOT_COUNTED = ("401", "403", "500")  # before the limit, or where nothing is su
 
 
 def install(app: FastAPI, policy: Policy, *, max_pairs: int, open_metrics: bool) -> None:
-    """Complete the document that FastAPI makes; the other two are as of the settings."""
+    """Complete the document that FastAPI makes; `max_pairs` and `open_metrics` are settings."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _describe(document: dict[str, Any], policy: Policy, open_metrics: bool) -> N
 
 
 def _security(policy: Policy, scope: Scope) -> list[dict[str, list[str]]]:
-    """The keys of which any will do; `{}` where none will too."""
+    """Ways to send a key, any of which will do; `{}` among them where none is needed."""
     keys: list[dict[str, list[str]]] = [{name: []} for name in _SECURITY_SCHEMES]
     return [*keys, {}] if policy.anonymous == scope else keys
 

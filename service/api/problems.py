@@ -58,6 +58,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "overloaded": (503, "The service has more to do than it can"),
     "out_of_memory": (503, "The service has too little memory left"),
 }
+#: The code of an error that Starlette or a middleware raises by its status alone.
 _CODES = {
     400: "bad_request",
     404: "not_found",

@@ -56,8 +56,10 @@ class Queue:
         return self._concurrency - self._slots.value
 
     async def run(self, work: Callable[[], T], until: float = float("inf")) -> T:
-        """What the work gives. Its caller may hang up: then it gives up its place, and work that
-        is under way is told (`service.callers`).
+        """Run work when it is its turn, and return what it gives.
+
+        A caller who hangs up gives up the place in the queue; work that is under way is told
+        (`service.callers`).
 
         Args:
             work: runs in a thread.

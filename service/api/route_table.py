@@ -1,6 +1,6 @@
-"""Which route a request belongs to, also where none has been asked: refused, or of another method.
+"""Which route a request belongs to, also where none is run: refused before, or of another method.
 
-FastAPI tells a request its route only once that is found, and of a 405 one method alone.
+FastAPI notes the route of a request only once it runs, and names one method alone in a 405.
 """
 
 from __future__ import annotations
