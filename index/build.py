@@ -95,8 +95,8 @@ def build(
     Raises:
         CatalogueError: too many pictures cannot be decoded, or nothing is left.
         BundleError: the model has no recall head.
-        SnapshotError: another build is running here, the disk is full, a process was ended, or
-            `recall` does not fit.
+        SnapshotError: another build, compaction or pruning is running here, the disk is full, a
+            process was ended, or `recall` does not fit.
     """
     if min(batch_size, chunk, processes) < 1 or not 0 <= max_bad <= 1:
         raise SnapshotError(

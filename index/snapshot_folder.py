@@ -263,6 +263,7 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SnapshotError(
-                f"another build is running in {root}: wait for it, or build into another folder"
+                f"another build, compaction or pruning is running in {root}: wait for its end, or "
+                "give another folder"
             ) from None
         yield

@@ -225,7 +225,10 @@ def test_one_that_was_gone_back_from_stays_aside(
 
 
 def test_two_builds_at_once(own_root: Path, catalogue: Catalogue, engine: Engine) -> None:
-    with locked(own_root), pytest.raises(SnapshotError, match="another build is running"):
+    with (
+        locked(own_root),
+        pytest.raises(SnapshotError, match="another build, compaction or pruning is running"),
+    ):
         build(catalogue, engine, own_root, progress=False)
     assert list_snapshots(own_root) == ["00000001"]
 

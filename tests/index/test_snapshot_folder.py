@@ -127,7 +127,7 @@ def test_what_cannot_be_published_is_said_and_the_old_one_stays(tmp_path: Path) 
 def test_only_one_may_build_and_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
     with (
         locked(tmp_path),
-        pytest.raises(SnapshotError, match="another build is running"),
+        pytest.raises(SnapshotError, match="another build, compaction or pruning is running"),
         locked(tmp_path),
     ):
         pass
