@@ -15,7 +15,7 @@ import typer
 
 from model.errors import CatalogueError, SnapshotError
 from service.cli import options
-from service.cli import snapshots as versions
+from service.cli import snapshots as snapshot_commands
 from service.cli.output import facts, note, out, plain
 from service.settings import load_settings
 
@@ -177,7 +177,7 @@ def build(
             f"left out: {manifest.skipped_pictures:,} pictures that cannot be decoded, "
             f"{manifest.dropped_products:,} products that have no other"
         )
-    versions.fold_in_foreign(settings.snapshots, engine)
+    snapshot_commands.fold_in_foreign(settings.snapshots, engine)
 
 
 #: Templates that a feed may be read with where none is given.
@@ -284,5 +284,10 @@ def info(
     out().print(facts(shown))
 
 
-for command in (versions.publish, versions.rollback, versions.prune, versions.compact):
+for command in (
+    snapshot_commands.publish,
+    snapshot_commands.rollback,
+    snapshot_commands.prune,
+    snapshot_commands.compact,
+):
     app.command()(command)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from model.catalogue import Catalogue
+from model.catalogue import Catalogue, read_catalogue
 from service.cli import options
 from service.cli.output import note
 
@@ -210,7 +210,6 @@ def train(
       fashionbert train feed.csv --out runs/shop --text "{title}. {colour}" --group-by category
     """
     options.require_training()
-    from model.catalogue import read_catalogue
     from model.holdout import hold_out as split
     from model.train import Trainer
     from model.train_settings import check_settings, preset_settings
@@ -222,7 +221,7 @@ def train(
     # Each of torchrun's processes reads; one tells of it, as the trainer sees to from there on.
     tells = os.environ.get("RANK", "0") == "0"
 
-    def read(path: Path, report_path: Path | None = None) -> Any:
+    def read(path: Path, report_path: Path | None = None) -> Catalogue:
         catalogue = read_catalogue(
             path,
             images=images,
@@ -236,29 +235,23 @@ def train(
             note(catalogue.report.summary())
         return catalogue
 
-    overrides: dict[str, Any] = {}
-    if joint_from is not None:
-        overrides["joint_from"] = joint_from
+    network = {
+        "joint_from": joint_from,
+        "cnn_image_size": cnn_image_size,
+        "freeze_cnn": None if train_cnn is None else not train_cnn,
+        "frozen_cnn_stages": frozen_cnn_stages,
+        "image_size": image_size,
+        "hidden_dropout_prob": dropout,
+        "patch_grid": patch_grid,
+        "alignment_size": alignment,
+        "mlm": mlm,
+        "mpm": mpm,
+    }
+    overrides: dict[str, Any] = {
+        name: value for name, value in network.items() if value is not None
+    }
     if joint_from == 0:  # there is nothing below the joint layers to stack on their score
-        overrides.update(stack_recall=False, alignment_size=0)
-    if cnn_image_size is not None:
-        overrides["cnn_image_size"] = cnn_image_size
-    if train_cnn is not None:
-        overrides["freeze_cnn"] = not train_cnn
-    if frozen_cnn_stages is not None:
-        overrides["frozen_cnn_stages"] = frozen_cnn_stages
-    if image_size is not None:
-        overrides["image_size"] = image_size
-    if dropout is not None:
-        overrides["hidden_dropout_prob"] = dropout
-    if patch_grid is not None:
-        overrides["patch_grid"] = patch_grid
-    if alignment is not None:
-        overrides["alignment_size"] = alignment
-    if mlm is not None:
-        overrides["mlm"] = mlm
-    if mpm is not None:
-        overrides["mpm"] = mpm
+        overrides = {"stack_recall": False, "alignment_size": 0, **overrides}
     name, task_weights = _weighting(weighting) if weighting else (None, None)
     settings = preset_settings(
         preset,
