@@ -85,7 +85,7 @@ def build(
         chunk: products between two records of the progress.
         if_changed: keep the current snapshot where this model made it from this very catalogue,
             its recall is what is asked for, and it is whole; or where the newest one is that, and
-            was gone back from.
+            was rolled back.
         supersede: the catalogue has the writes to the service up to this number (`last_written`),
             so that they are dropped; by default they are put on top of it, as the later ones
             always are.
@@ -169,7 +169,7 @@ class _Job:
     def published(self, recall: str) -> str | None:
         """The snapshot that a run killed between its renaming and `CURRENT` left, now current.
 
-        Its record tells it from one that was gone back from; a folder that is still there, from
+        Its record tells it from one that was rolled back; a folder that is still there, from
         an earlier one of the same catalogue.
         """
         names = list_snapshots(self._root)
@@ -182,7 +182,7 @@ class _Job:
     def unchanged(self, recall: str) -> str | None:
         """The current snapshot, if this job has nothing to make.
 
-        Either it is what the job would make, or the newest one is, and was gone back from.
+        Either it is what the job would make, or the newest one is, and was rolled back.
         """
         try:
             now = current(self._root)

@@ -152,7 +152,7 @@ class Coded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listed:
-    """Lists of distinct strings: `entries` [M] of all of them, and `rows` [M], whose each is.
+    """Lists of distinct strings: `entries` [M] of all of them, and `rows` [M], the product of each.
 
     `products` is N, those without any included.
     """

@@ -2,7 +2,7 @@
 
 Nothing is encoded: the states are there. Writes go on meanwhile, and stay on top of the new
 snapshot. The log keeps the last write of each product all the same, so that a later build from the
-feed has them on top too, and an older snapshot that is gone back to; what no snapshot needs any
+feed has them on top too, and so has an older snapshot after a rollback; what no snapshot needs any
 more goes.
 
 Killed at any point, the folder serves what it served before: the new snapshot is built aside, and

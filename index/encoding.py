@@ -79,7 +79,10 @@ def encode_drafts(engine: Engine, drafts: Sequence[Draft]) -> list[Put]:
 
 
 def of_model(writes: list[Write], base: Snapshot, engine: Engine | None, limit: int) -> list[Write]:
-    """Writes with the states of a snapshot's model, of each product with foreign ones the last.
+    """The writes, all with states of a snapshot's model.
+
+    What another model has encoded is encoded again: of each product the last such write, and those
+    before it are left out.
 
     Args:
         writes: in order.

@@ -179,7 +179,7 @@ class LiveIndex:
         with self._lock:
             rest = reader.read()  # what was written while all that was opened and read
             self._show(
-                reader, LiveSnapshot(base, snapshot.delta.apply(base, self._own(rest, base)))
+                reader, LiveSnapshot(base, snapshot.delta.apply(base, self._of_model(rest, base)))
             )
             self._unread = []
         self._failed = None
@@ -195,7 +195,7 @@ class LiveIndex:
     def _show_unread(self) -> None:
         if self._unread:
             base, delta = self._latest.base, self._latest.delta
-            delta = delta.apply(base, self._own(self._unread, base))
+            delta = delta.apply(base, self._of_model(self._unread, base))
             self._unread = []
             self._show(self._reader, LiveSnapshot(base, delta))
 
@@ -216,10 +216,10 @@ class LiveIndex:
     def _with_writes(self, base: Snapshot) -> tuple[LogReader, LiveSnapshot]:
         reader = LogReader(self.root, base.manifest.folded)
         delta = Delta.empty(base, base.manifest.folded)
-        return reader, LiveSnapshot(base, delta.apply(base, self._own(reader.read(), base)))
+        return reader, LiveSnapshot(base, delta.apply(base, self._of_model(reader.read(), base)))
 
-    def _own(self, writes: list[Write], base: Snapshot) -> list[Write]:
-        """The writes with states of this model's."""
+    def _of_model(self, writes: list[Write], base: Snapshot) -> list[Write]:
+        """The writes, encoded again where another model has encoded them."""
         return of_model(writes, base, self._engine, self._encode_again_limit)
 
     def write(

@@ -37,7 +37,7 @@ def check_model(records: Sequence[Put | Delete], snapshot: LiveSnapshot) -> None
     for record in records:
         if isinstance(record, Put) and record.model_id != snapshot.base.model_id:
             raise WriteError(
-                f"the catalogue is of model {snapshot.base.model_id} since a moment, this process "
+                f"the catalogue has just gone over to model {snapshot.base.model_id}, this process "
                 f"has {record.model_id}: restart it with the new bundle"
             )
 

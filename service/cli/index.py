@@ -169,7 +169,7 @@ def build(
     newest = list_snapshots(settings.snapshots)[-1]
     if newest > snapshot.name:
         note(
-            f"snapshot {newest}, which is of this feed, was gone back from and stays aside; "
+            f"snapshot {newest}, which is of this feed, was rolled back and stays aside; "
             f"`fashionbert index publish {newest}` makes it current"
         )
     if manifest.skipped_pictures:

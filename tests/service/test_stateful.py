@@ -1,7 +1,7 @@
 """Two real servers on one folder against a plain dictionary of what must be found.
 
 Products are put and deleted through either, alone and in batches; snapshots are built from three
-feeds, published, gone back to, compacted and pruned; servers are restarted. After every step both
+feeds, published, rolled back, compacted and pruned; servers are restarted. After every step both
 must find exactly what the dictionary has, by text and by picture, with today's texts: nothing
 lost, nothing deleted comes back, nothing stale, from no cache either.
 """

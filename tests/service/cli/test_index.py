@@ -133,7 +133,7 @@ def test_build_if_changed(
     assert build(bundle, *other) == "00000004"
     assert "snapshot 00000004" in told[-1]
     assert "unchanged, still current" in told[-1]
-    assert "snapshot 00000005, which is of this feed, was gone back from" in told[-1]
+    assert "snapshot 00000005, which is of this feed, was rolled back" in told[-1]
     assert build(other_bundle, "--if-changed", "--max-bad", "0.2") == "00000006"
     assert not any("warning: texts are" in each for each in told)
 
