@@ -29,7 +29,7 @@ from typing import Any
 from model.cuts import Rows
 
 _SMOOTHING = 0.2  # weight of the newest pass in the mean time of a token
-_FORGETTING = 0.9  # of that mean, whenever it was what kept all passes from being begun
+_FORGETTING = 0.9  # what is left of that mean where it alone kept any pass from being begun
 
 
 def never() -> bool:
@@ -108,7 +108,7 @@ class PassPool:
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._closed = False
-        self._seconds_per_cost = 0.0
+        self._seconds_per_token = 0.0
 
     def run(
         self,
@@ -213,8 +213,8 @@ class PassPool:
                     self._changed.notify_all()
 
     def _next(self, only: _Job | None) -> tuple[_Job, int] | None:
-        """The next pass of the caller whose turn it is, if that is `only` or there is none such;
-        jobs nobody waits for fall out.
+        """The next pass of the caller whose turn it is; None if that is another than `only`, where
+        one is named. Jobs that nobody waits for any more are dropped on the way.
 
         Passes that are not begun are not measured. So that one slow pass does not keep all later
         ones from being tried, the mean shrinks each time that it alone is why nothing is begun.
@@ -224,7 +224,7 @@ class PassPool:
             job = self._jobs.popleft()
             number = job.left[0]
             now, deadline = time.perf_counter(), job.limits.deadline
-            too_late = now + job.costs[number] * self._seconds_per_cost > deadline
+            too_late = now + job.costs[number] * self._seconds_per_token > deadline
             if too_late or job.limits.cancelled():
                 untouched = len(job.left) == len(job.passes)
                 kept_off = kept_off or (too_late and untouched and now < deadline)
@@ -236,7 +236,7 @@ class PassPool:
                 self._jobs.append(job)
             return job, number
         if kept_off:
-            self._seconds_per_cost *= _FORGETTING
+            self._seconds_per_token *= _FORGETTING
         return None
 
     def _company(self, job: _Job, number: int) -> list[tuple[_Job, int]]:
@@ -257,7 +257,7 @@ class PassPool:
             first = min(deadline, other.limits.deadline)
             if (
                 cost > self.shared
-                or now + cost * self._seconds_per_cost > first
+                or now + cost * self._seconds_per_token > first
                 or other.limits.cancelled()  # its own turn drops it
             ):
                 continue
@@ -309,9 +309,9 @@ class PassPool:
                 self._ended(job, number, None)
 
     def _measure(self, seconds: float) -> None:
-        """A pass took so long a token."""
-        mean = self._seconds_per_cost or seconds
-        self._seconds_per_cost = mean + _SMOOTHING * (seconds - mean)
+        """Take the newest pass into the mean time of a token."""
+        mean = self._seconds_per_token or seconds
+        self._seconds_per_token = mean + _SMOOTHING * (seconds - mean)
 
     def _ended(self, job: _Job, number: int, error: BaseException | None) -> None:
         job.running -= 1

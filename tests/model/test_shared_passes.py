@@ -109,7 +109,7 @@ def test_on_a_processor_nothing_is_shared() -> None:
 def slow(monkeypatch: pytest.MonkeyPatch) -> PassPool:
     """One where a token takes a second, or so it seems, however long the passes wait here."""
     pool = PassPool(1, shared=1000)
-    pool._seconds_per_cost = 1.0
+    pool._seconds_per_token = 1.0
     monkeypatch.setattr(pool, "_measure", lambda seconds: None)
     return pool
 
