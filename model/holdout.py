@@ -22,14 +22,14 @@ _LEAST = 2
 def shared_products(train: Catalogue, valid: Catalogue) -> tuple[int, int]:
     """How many products to choose by are trained on: by their id, and by their text."""
     ids = {product.id for product in train.products}
-    texts = {plain_text(product.text) for product in train.products}
+    texts = {uncased(product.text) for product in train.products}
     return (
         sum(product.id in ids for product in valid.products),
-        sum(plain_text(product.text) in texts for product in valid.products),
+        sum(uncased(product.text) in texts for product in valid.products),
     )
 
 
-def plain_text(text: str) -> str:
+def uncased(text: str) -> str:
     """A text as an uncased model reads it, more or less."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
@@ -51,7 +51,7 @@ def hold_out(catalogue: Catalogue, share: float) -> tuple[Catalogue, Catalogue]:
     Raises:
         TrainingError: a side would have fewer than two texts.
     """
-    texts = [plain_text(product.text) for product in catalogue.products]
+    texts = [uncased(product.text) for product in catalogue.products]
     hashes = {text: _hash(text) for text in texts}
     if len(hashes) < 2 * _LEAST:
         raise TrainingError(

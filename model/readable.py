@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from model.catalogue import Catalogue
 from model.dataset import number_by_tokens
 from model.errors import TrainingError
-from model.holdout import plain_text
+from model.holdout import uncased
 from model.preprocess import TextTokenizer, TokenBatch
 
 #: Share of texts above which what is wrong with them is worth a word.
@@ -66,7 +66,7 @@ def check_tokens(
             "are unknown to this vocabulary, so there is nothing to tell apart: put what differs "
             "first in --text, or start from a --text-backbone that knows their words"
         )
-    written = len({plain_text(text) for text in texts})
+    written = len({uncased(text) for text in texts})
     merged = 1 - different / max(written, different)
     if merged > _WORTH_A_WORD:
         note(
