@@ -111,9 +111,10 @@ def _check(snapshot: LiveSnapshot, titles: dict[str, str]) -> None:
     assert len(snapshot) == len(titles)
     vector = snapshot.text_embeddings([0])[0]
     rows, _ = snapshot.search_texts(vector, snapshot.rows)
-    assert sorted(snapshot.item(row).id for row in rows) == sorted(titles)
+    there = sorted(snapshot.row_of(id) for id in titles)
+    assert sorted(rows.tolist()) == there
     images, similarities = snapshot.search_images(vector, len(snapshot.product_of_image))
-    assert {snapshot.item(row).id for row in snapshot.product_of_image[images]} == set(titles)
+    assert sorted({*snapshot.product_of_image[images].tolist()}) == there
     assert len(set(images.tolist())) == len(images)
     assert (np.diff(similarities) <= 0).all()
     for row in rows[:3].tolist():
