@@ -153,7 +153,7 @@ def test_what_was_deleted_counts_no_more(
 ) -> None:
     with LiveIndex.open(root) as live:
         live.write([Delete(id) for id in snapshot.ids[:5]])
-        searcher = Searcher(engine, live.view)
+        searcher = Searcher(engine, live.latest)
     left = Counter(row["colour"] for row in attributes[5:])
     whole = searcher.search_text(QUERY, k=1, selection=Selection(None, ("colour",), 100))
     assert whole.matching == len(attributes) - 5
