@@ -24,16 +24,14 @@ from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from model.adaptive import new_weighting, shared_parameters, weighted_sum
-from model.backbones import check_tokenizer, known_preset, new_config, new_model
 from model.calibration import stacked_rank1
 from model.catalogue import Catalogue
-from model.checkpoint import load_checkpoint, started_model
+from model.checkpoint import load_checkpoint
 from model.curves import draw_curves
 from model.dataset import Batch, TrainingSet
 from model.distil import load_teacher
 from model.errors import BundleError, TrainingError
 from model.export import try_image_encoder
-from model.files import sha256_of
 from model.inputs import prepare_inputs
 from model.malloc import keep_freed_memory
 from model.masking import Masking, WordMasker
@@ -43,29 +41,15 @@ from model.objective import TrainingModel
 from model.progress import progress_bars
 from model.readable import check_texts, check_tokens
 from model.run_folder import Progression, RunFolder
+from model.run_start import describe_run, new_network, new_tokenizer
 from model.schedule import hardness_at, learning_rate_at, new_optimizer
 from model.train_settings import TrainSettings, check_settings
 from model.validate import Validation, fit_to_unseen, validate
-from model.wordpiece import backbone_tokenizer, save_tokenizer, train_wordpiece
+from model.wordpiece import save_tokenizer
 
 #: How long processes wait for one another: while the first one alone reads a CNN over all pictures,
 #: or fits at the end, which the defaults (10 minutes with NCCL, 30 with gloo) are no time for.
 _WAIT = timedelta(days=1)
-
-
-def _described(
-    settings: TrainSettings, train: Catalogue, valid: Catalogue | None, processes: int
-) -> dict[str, Any]:
-    """What makes a run this one: its settings, the processes, and the content of all it reads."""
-    described = {**dataclasses.asdict(settings), "betas": list(settings.betas)}
-    described["processes"] = processes  # with another number, steps and rates are others too
-    described["feed"] = train.fingerprint
-    described["valid"] = None if valid is None else valid.fingerprint
-    for name in ("start_from", "teacher"):
-        if (folder := getattr(settings, name)) is not None:
-            # It is read again by a run that goes on, and must be what it was.
-            described[f"{name}_weights"] = sha256_of(Path(folder) / "model.safetensors")
-    return described
 
 
 def _leaves_parts_out(network: FashionBertModel) -> bool:
@@ -147,7 +131,7 @@ class Trainer:
             raise TrainingError(f"{len(train.products)} products are too few for {world} processes")
 
         set_seed(settings.seed)
-        self.folder = RunFolder(out, self.accelerator, _described(settings, train, valid, world))
+        self.folder = RunFolder(out, self.accelerator, describe_run(settings, train, valid, world))
         try:
             self._prepare(train, valid, cache or out / "cache")
         except BaseException:
@@ -260,39 +244,19 @@ class Trainer:
     def _new_network(self, train: Catalogue) -> FashionBertModel:
         settings = self.settings
         start = None if settings.start_from is None else load_checkpoint(Path(settings.start_from))
-        backbone = settings.text_backbone or known_preset(settings.preset)["text_backbone"]
         with self.accelerator.main_process_first():
             if not self.folder.tokenizer.exists():
-                if settings.start_from is not None:
-                    tokenizer = backbone_tokenizer(settings.start_from)
-                elif backbone is not None:
-                    tokenizer = backbone_tokenizer(backbone)
-                    check_tokenizer(tokenizer, backbone)
-                elif settings.teacher is not None:
-                    tokenizer = backbone_tokenizer(settings.teacher)
-                else:
-                    texts = (product.text for product in train.products)
-                    tokenizer = train_wordpiece(texts, settings.vocab_size)
-                save_tokenizer(tokenizer, self.folder.tokenizer)
+                save_tokenizer(new_tokenizer(settings, train), self.folder.tokenizer)
         vocab_size = Tokenizer.from_file(str(self.folder.tokenizer)).get_vocab_size()
-        config = new_config(
-            settings.preset,
-            text_backbone=backbone,
-            cnn=settings.cnn,
-            vocab_size=vocab_size,
-            **settings.overrides,
-        )
-        if start is not None:
-            return started_model(config, start, settings.fresh or ())
-        model = new_model(config, backbone)
-        if config.cnn is not None and self.accelerator.is_main_process:
+        network = new_network(settings, vocab_size, start)
+        if start is None and network.config.cnn is not None and self.accelerator.is_main_process:
             try:
-                try_image_encoder(model)
+                try_image_encoder(network)
             except BundleError as error:  # it can still be evaluated, and teach another
                 self.note(f"what is trained here cannot be served: {error}")
             except OSError as error:  # the trial is written where temporary files go
                 self.note(f"whether what is trained here can be served could not be tried: {error}")
-        return model
+        return network
 
     def run(self) -> Path:
         """Train to the end, or go on from the newest checkpoint.
