@@ -193,6 +193,6 @@ def symmetric(
     weight: NDArray[Any], axis: int | tuple[int, ...]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """int8 values and float32 scales, one scale for all that lies along `axis`."""
-    scales = np.abs(weight).max(axis=axis, keepdims=True) / np.float32(127)
-    scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
+    steps = np.abs(weight).max(axis=axis, keepdims=True) / np.float32(127)
+    scales = np.where(steps > 0, steps, np.float32(1)).astype(np.float32)
     return np.rint(weight / scales).astype(np.int8), scales
