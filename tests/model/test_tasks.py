@@ -50,6 +50,14 @@ def test_contrastive_loss_by_hand(numbers: list[int]) -> None:
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_logits_of_contrast_are_not_rounded_under_autocast() -> None:
+    texts, images = unit(6, 1), unit(6, 2)
+    scale, same = torch.tensor(60.0), same_texts(list(range(6)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = contrastive_loss(texts, images, scale, same)
+    assert float(mixed) == float(contrastive_loss(texts, images, scale, same))
+
+
 def test_the_same_text_is_never_a_negative() -> None:
     texts, images = unit(4, 1), unit(4, 2)
     images[2] = texts[0]  # the strongest rival of row 0, unless it has the same text
