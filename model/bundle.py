@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import BundleError
-from model.files import sha256_of, sync_folder, sync_tree, write_json
+from model.files import replace_folder, sha256_of, sync_tree, write_json
 
 FORMAT = 2
 FILES = ("tokenizer.json", "text_encoder.onnx", "image_encoder.onnx", "matcher.onnx")
@@ -165,26 +165,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         part.mkdir()
         yield part
         sync_tree(part)  # before the older one goes
-        _replace_folder(part, place)
+        replace_folder(part, place, place.with_name(f".{place.name}.{os.getpid()}.old"))
     except OSError as error:
         raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _replace_folder(part: Path, folder: Path) -> None:
-    """Put `part` where `folder` is; two renames, the old one comes back if the second fails."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(part, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _way_to(folder: Path) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
+
+# linux/fs.h and fcntl.h
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
 
 def sha256_of(path: Path) -> str:
@@ -58,6 +64,52 @@ def take_lock(path: Path, *, wait: bool = False) -> int:
     except OSError:  # there are no locks
         pass
     return handle
+
+
+def replace_folder(part: Path, folder: Path, old: Path) -> None:
+    """Put a folder where another may stand, which is deleted then.
+
+    The two swap names in one step where the file system can: whoever opens `folder` finds one or
+    the other at any time, also after a crash. Elsewhere a crash between two renames leaves the
+    older one at `old`.
+
+    Args:
+        part: the new folder, synced (`sync_tree`); beside `folder`.
+        folder: its place.
+        old: a free name beside `folder`, for the older one until it is deleted.
+
+    Raises:
+        OSError: the folders cannot be renamed; the older one stands where it stood.
+    """
+    if not folder.exists():
+        os.rename(part, folder)
+    elif exchange(part, folder):
+        os.rename(part, old)
+    else:
+        os.rename(folder, old)
+        try:
+            os.rename(part, folder)
+        except OSError:
+            os.rename(old, folder)
+            raise
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step: Linux's renameat2 with RENAME_EXCHANGE.
+
+    Returns:
+        Whether that was done. Not where the C library, the kernel or the file system (NFS, say)
+        cannot, nor where the folders may not be renamed; then all is as it was.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    failed: int = renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+    return not failed
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -36,7 +36,14 @@ from torch import nn
 from model.catalogue import Catalogue
 from model.checkpoint import read_training
 from model.errors import TrainingError
-from model.files import sync_folder, sync_tree, take_lock, write_atomically, write_json
+from model.files import (
+    replace_folder,
+    sync_folder,
+    sync_tree,
+    take_lock,
+    write_atomically,
+    write_json,
+)
 from model.holdout import write_ids
 from model.network import FashionBertModel
 from model.patches import frozen_state
@@ -345,22 +352,17 @@ def _writing(path: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, write: Any) -> None:
-    part = folder.with_name(f".{folder.name}.part")
+    part, old = folder.with_name(f".{folder.name}.part"), _old(folder)
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         write(part)
         sync_tree(part)
+        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(part, folder, old)
     except _WRITE_ERRORS as error:
         shutil.rmtree(part, ignore_errors=True)
         raise TrainingError(f"{folder} cannot be written ({error}): make room") from error
-    old = _old(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(part, folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _old(folder: Path) -> Path:

@@ -21,6 +21,7 @@ from model.bundle import (
     write_manifest,
 )
 from model.errors import BundleError
+from model.files import exchange
 
 
 @pytest.fixture
@@ -240,20 +241,25 @@ def test_an_error_leaves_the_older_bundle(bundle: Bundle, own: Path) -> None:
     assert list(own.parent.iterdir()) == [own]
 
 
+@pytest.mark.parametrize("swaps", [True, False])
 def test_a_power_cut_leaves_the_older_bundle_or_the_new_one(
-    own: Path, monkeypatch: pytest.MonkeyPatch
+    swaps: bool, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What takes its place is stored before, and the older one goes when that is stored too."""
     synced: set[int] = set()
     lost: list[str] = []
     fsync, rename, rmtree = os.fsync, os.rename, shutil.rmtree
 
+    def swapped(part: Path, place: Path) -> bool:
+        lost.extend(path.name for path in part.iterdir() if path.stat().st_ino not in synced)
+        return swaps and exchange(part, place)
+
     def noted(handle: int) -> None:
         fsync(handle)
         synced.add(os.fstat(handle).st_ino)
 
     def renamed(source: Path, target: Path) -> None:
-        if source.name.endswith(".part"):
+        if target == own:
             files = [source, *source.iterdir()]
             lost.extend(path.name for path in files if path.stat().st_ino not in synced)
         synced.discard(target.parent.stat().st_ino)
@@ -267,6 +273,7 @@ def test_a_power_cut_leaves_the_older_bundle_or_the_new_one(
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(os, "rename", renamed)
     monkeypatch.setattr(shutil, "rmtree", removed)
+    monkeypatch.setattr("model.files.exchange", swapped)
     with new_folder(own) as part:
         for name in FILES:
             (part / name).write_text("new")

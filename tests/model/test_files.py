@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from model import files
 from model.files import (
+    exchange,
+    replace_folder,
     sha256_of,
     sync_folder,
     sync_tree,
@@ -22,6 +25,76 @@ from model.files import (
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(params=["swapped", "renamed"])
+def replacing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a folder is replaced: at once, or as on a file system that cannot do that."""
+    if request.param == "renamed":
+        monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    return str(request.param)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """A new folder, one in its place, and a free name."""
+    for name in ("new", "place"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    return [tmp_path / name for name in ("new", "place", "old")]
+
+
+@pytest.mark.usefixtures("replacing")
+def test_a_folder_takes_the_place_of_another(folders: list[Path]) -> None:
+    new, place, _ = folders
+    replace_folder(*folders)
+    assert names(place) == ["new"]
+    assert names(place.parent) == ["place"]
+    place.rename(new)
+    replace_folder(*folders)
+    assert names(place) == ["new"]
+    assert names(place.parent) == ["place"]
+
+
+def test_a_place_is_never_empty(
+    replacing: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[bool] = []
+    rename = os.rename
+
+    def renamed(source: Path, target: Path) -> None:
+        rename(source, target)
+        there.append(folders[1].exists())
+
+    monkeypatch.setattr(os, "rename", renamed)
+    replace_folder(*folders)
+    assert there == ([True] if replacing == "swapped" else [False, True])
+
+
+def test_the_older_folder_comes_back(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    new, place, _ = folders
+    rename = os.rename
+
+    def renamed(source: Path, target: Path) -> None:
+        if source == new:
+            raise OSError("refused")
+        rename(source, target)
+
+    monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "rename", renamed)
+    with pytest.raises(OSError, match="refused"):
+        replace_folder(*folders)
+    assert names(place) == ["place"]
+    assert names(place.parent) == ["new", "place"]
+
+
+def test_what_cannot_be_swapped_stays(folders: list[Path]) -> None:
+    new, place, absent = folders
+    assert not exchange(new, absent)
+    assert names(place.parent) == ["new", "place"]
+    assert exchange(new, place)
+    assert names(place) == ["new"]
+    assert names(new) == ["place"]
 
 
 def test_files_are_written_and_replaced(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.errors import TrainingError
+from model.files import exchange
 from model.train import Trainer
 
 if TYPE_CHECKING:
@@ -237,12 +238,19 @@ class Disk:
             fsync(handle)
             self.synced.add(os.fstat(handle).st_ino)
 
-        def renamed(source: Path, target: Path) -> None:
+        def placed(source: Path, target: Path) -> None:
             """Put in place are only such files as a power cut would leave whole."""
-            if source.name.endswith(".part"):
-                files = [source, *source.rglob("*")]
-                self.lost += [path.name for path in files if path.stat().st_ino not in self.synced]
-                self.placed.append(target.name)
+            files = [source, *source.rglob("*")]
+            self.lost += [path.name for path in files if path.stat().st_ino not in self.synced]
+            self.placed.append(target.name)
+
+        def swapped(source: Path, target: Path) -> bool:
+            placed(source, target)
+            return exchange(source, target)
+
+        def renamed(source: Path, target: Path) -> None:
+            if source.name.endswith(".part") and not target.name.endswith(".old"):
+                placed(source, target)
             self.synced.discard(target.parent.stat().st_ino)
             rename(source, target)
 
@@ -255,6 +263,7 @@ class Disk:
 
         monkeypatch.setattr(os, "fsync", synced)
         monkeypatch.setattr(os, "rename", renamed)
+        monkeypatch.setattr("model.files.exchange", swapped)
         monkeypatch.setattr(shutil, "rmtree", removed)
 
 
