@@ -52,12 +52,25 @@ def _load_config(source: str, what: str) -> Any:
 
 def _load_weights(source: str, what: str) -> PreTrainedModel:
     try:
-        model: PreTrainedModel = AutoModel.from_pretrained(source, dtype=torch.float32)
+        loaded: Any = AutoModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise TrainingError(
             f"the weights of the {what} {source!r} cannot be loaded "
             f"({str(error).splitlines()[0]}): download it again"
         ) from error
+    model: PreTrainedModel
+    model, found = loaded
+    # transformers draws what is missing at random, and says so in a log line only. Many have no
+    # pooler, and can do without.
+    lacking = sorted(name for name in found["missing_keys"] if "pooler" not in name)
+    if lacking:
+        raise TrainingError(
+            f"the weights of the {what} {source!r} lack {len(lacking)} that its config.json asks "
+            f"for, such as {lacking[0]}: put the config.json there that belongs to them, or "
+            "download it again"
+        )
     return model
 
 

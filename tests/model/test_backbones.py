@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig
 
 from model.backbones import known_preset, load_bert, new_config, new_model
@@ -215,6 +216,29 @@ def test_a_cnn_of_a_library_that_is_not_there(
 def test_grid_and_crop_need_a_cnn() -> None:
     with pytest.raises(TrainingError, match="patches='grid' needs a CNN: give one with --cnn"):
         small_config(patches="grid")
+
+
+def test_weights_that_a_backbone_lacks(bert: Path, resnet: Path, tmp_path: Path) -> None:
+    for source, least in ((bert, "encoder.layer.1.output.dense.bias"), (resnet, "embedder")):
+        folder = tmp_path / source.name
+        shutil.copytree(source, folder)
+        weights = load_file(source / "model.safetensors")
+        kept = {name: value for name, value in weights.items() if not name.startswith(least)}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    lacking = str(tmp_path / bert.name)
+    config = new_config("paper", text_backbone=lacking, cnn=str(resnet), cnn_image_size=32)
+    with pytest.raises(
+        TrainingError, match=r"text backbone .* lack 1 .*, such as encoder\.layer\.1"
+    ):
+        new_model(config, lacking)
+    with pytest.raises(TrainingError, match=r"the CNN .* lack \d+ .*, such as embedder\."):
+        new_model(small_config(cnn=str(tmp_path / resnet.name), patches="grid"))
+
+
+def test_a_bert_without_pooler(bert: Path, resnet: Path, tmp_path: Path) -> None:
+    BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(tmp_path)
+    config = new_config("paper", text_backbone=str(tmp_path), cnn=str(resnet), cnn_image_size=32)
+    new_model(config, str(tmp_path))
 
 
 def test_weights_that_are_missing_or_damaged(resnet: Path, tmp_path: Path) -> None:
