@@ -284,7 +284,8 @@ def load_bert(model: FashionBertModel, weights: dict[str, Tensor]) -> None:
         "text_embeddings.word.weight": take("embeddings.word_embeddings.weight"),
         "text_embeddings.position.weight": take("embeddings.position_embeddings.weight"),
         "text_embeddings.modality": take("embeddings.token_type_embeddings.weight")[0],
-        "patch_embeddings.modality": take("embeddings.token_type_embeddings.weight")[1],
+        # Of a BERT with one type only it is that.
+        "patch_embeddings.modality": take("embeddings.token_type_embeddings.weight")[:2][-1],
         "text_embeddings.norm.weight": take("embeddings.LayerNorm.weight"),
         "text_embeddings.norm.bias": take("embeddings.LayerNorm.bias"),
     }

@@ -218,6 +218,13 @@ def test_grid_and_crop_need_a_cnn() -> None:
         small_config(patches="grid")
 
 
+def test_a_bert_with_one_type_of_token(bert: Path, resnet: Path, tmp_path: Path) -> None:
+    BertModel(BertConfig.from_pretrained(bert, type_vocab_size=1)).save_pretrained(tmp_path)
+    config = new_config("paper", text_backbone=str(tmp_path), cnn=str(resnet), cnn_image_size=32)
+    model = new_model(config, str(tmp_path))
+    assert torch.equal(model.patch_embeddings.modality, model.text_embeddings.modality)
+
+
 def test_weights_that_a_backbone_lacks(bert: Path, resnet: Path, tmp_path: Path) -> None:
     for source, least in ((bert, "encoder.layer.1.output.dense.bias"), (resnet, "embedder")):
         folder = tmp_path / source.name
