@@ -108,11 +108,17 @@ class Trainer:
             settings = dataclasses.replace(settings, mixed_precision=fitting_precision(device))
         self.settings = settings
         self._parallel = DistributedDataParallelKwargs()  # read when the network is wrapped
-        self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision,
-            cpu=device.type == "cpu",
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT), self._parallel],
-        )
+        try:
+            self.accelerator = Accelerator(
+                mixed_precision=settings.mixed_precision,
+                cpu=device.type == "cpu",
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT), self._parallel],
+            )
+        except ValueError as error:  # accelerate keeps to the first precision of a process
+            raise TrainingError(
+                f"mixed_precision={settings.mixed_precision!r}: an earlier run of this process had "
+                "another, and it can have but one: start this run in a process of its own"
+            ) from error
         self.note = note if note and self.accelerator.is_main_process else _say_nothing
         self.device = self.accelerator.device
         if settings.mixed_precision == "bf16" and not computes_bf16(self.device):

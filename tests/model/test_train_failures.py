@@ -119,6 +119,13 @@ def test_a_folder_that_cannot_be_made(shop: Shop, tmp_path: Path) -> None:
         shop.trainer(tmp_path / "file" / "run")
 
 
+def test_another_precision_in_one_process(shop: Shop, tmp_path: Path) -> None:
+    first = shop.trainer(tmp_path / "first").settings.mixed_precision
+    with pytest.raises(TrainingError, match="run of this process had another"):
+        shop.trainer(tmp_path / "run", mixed_precision="bf16" if first == "no" else "no")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_no_number_ends_the_run(shop: Shop, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"learning_rate": 1e30, "warmup": 0.0, "checkpoint_steps": 1}
     told = r"at step 1: lower the learning rate \(1e\+30\); the checkpoints in .* are untouched"
