@@ -36,22 +36,21 @@ def refuse_too_bad(catalogue: Catalogue, skipped: Sequence[Skipped], most: int) 
 
 
 def write_report(path: Path, catalogue: Catalogue, skipped: Sequence[Skipped]) -> None:
-    """Write what was left out as JSON lines: the product's id, the picture, and why.
+    """Write what was left out as JSON lines: the feed's line, the product's id, the picture, why.
 
     Raises:
         CatalogueError: it cannot be written.
     """
-    lines = [
-        json.dumps(
-            {
-                "id": catalogue.products[each.product].id,
-                "image": each.image,
-                "detail": each.detail,
-            },
-            ensure_ascii=False,
-        )
-        for each in skipped
-    ]
+    lines = []
+    for each in skipped:
+        product = catalogue.products[each.product]
+        told = {
+            "line": product.lines[product.images.index(each.image)],
+            "id": product.id,
+            "image": each.image,
+            "detail": each.detail,
+        }
+        lines.append(json.dumps(told, ensure_ascii=False))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())

@@ -242,9 +242,10 @@ def _finish(
         for name, line in draft.views.items():
             if name in defects:
                 bad.append(BadRow(line, draft.id, "unreadable_picture", defects[name]))
-        good = tuple(name for name in draft.views if name not in defects)
+        good = {name: line for name, line in draft.views.items() if name not in defects}
         if good:
-            yield Product(draft.id, draft.text, draft.title, good, draft.attributes)
+            images, lines = tuple(good), tuple(good.values())
+            yield Product(draft.id, draft.text, draft.title, images, draft.attributes, lines)
 
 
 def refuse_without_rows(feed: Feed, report_path: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +27,8 @@ class Product:
     `text` is the rendered template; `title` the title column, or the text where that is empty.
     `images` are names in the catalogue's `Pictures`, one a view, at least one, in feed order.
     `attributes` are the other columns, without those that are empty: every column but the id, the
-    image, the title and the description, which is free text and belongs to `text`.
+    image, the title and the description, which is free text and belongs to `text`. `lines` are
+    those of the feed that name each of the images, as `BadRow.line`.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Product:
     title: str
     images: tuple[str, ...]
     attributes: dict[str, Attribute]
+    lines: tuple[int, ...] = field(default=(), compare=False)  # for reports
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,12 +83,12 @@ def test_pictures_that_cannot_be_decoded_are_left_out_and_reported(
         assert (media_type, image.size) == ("image/jpeg", (512, 341))
 
     lines = [json.loads(line) for line in report.read_text().splitlines()]
-    assert [(line["id"], line["image"]) for line in lines] == [
-        ("a", "a2-bad.jpg"),
-        ("b", "b-bad.png"),
-        ("c", "c1-bad.jpg"),
-        ("e", "e1-bad.webp"),
-        ("e", "e2-bad.jpg"),
+    assert [(line["line"], line["id"], line["image"]) for line in lines] == [
+        (2, "a", "a2-bad.jpg"),
+        (3, "b", "b-bad.png"),
+        (4, "c", "c1-bad.jpg"),
+        (6, "e", "e1-bad.webp"),
+        (6, "e", "e2-bad.jpg"),
     ]
     assert "damaged or cut short" in lines[0]["detail"]
 
