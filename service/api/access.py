@@ -96,18 +96,12 @@ class Access:
             ProblemError: the caller may not.
         """
         secret = presented(headers)
-        if secret is None:
+        if secret is None or not self.policy.keys:  # where there are none it can be none of them
             if self._anyone_may(headers, needed):
                 return None
-            raise ProblemError(
-                "missing_key",
-                "send an API key as `Authorization: Bearer …` or `X-API-Key: …`",
-                {"WWW-Authenticate": _REALM},
-            )
+            raise ProblemError("missing_key", self._missing(), {"WWW-Authenticate": _REALM})
         key = self.policy.keys.find(secret)
         if key is None:
-            if not self.policy.keys and self._anyone_may(headers, needed):
-                return None  # there are no keys here that it could be one of
             raise ProblemError(
                 "unknown_key",
                 "the API key is not one of this service's: look whether it was cut or revoked",
@@ -120,6 +114,17 @@ class Access:
                 {"WWW-Authenticate": f'{_REALM}, error="insufficient_scope", scope="{needed}"'},
             )
         return key
+
+    def _missing(self) -> str:
+        """What a caller can do who is refused without a key."""
+        if self.policy.keys:
+            return "send an API key as `Authorization: Bearer …` or `X-API-Key: …`"
+        local = self.policy.anonymous == "admin"
+        here = "under the name localhost or 127.0.0.1, or " if local else ""
+        return (
+            "the service has no API keys, and without one nobody may change the catalogue from "
+            f"here: do it {here}with a key of `fashionbert key new`"
+        )
 
     def _anyone_may(self, headers: Headers, needed: security.Scope) -> bool:
         if needed == "admin" and not security.is_loopback(_host_name(headers.get("host", ""))):

@@ -138,8 +138,10 @@ def test_changes_by_anyone_are_for_this_machines_own_names(serve: Serve) -> None
             answer = running.client.delete("/v1/none", headers={"Host": host})
             assert answer.json()["code"] == "not_found"
         for host in ("evil.com", f"evil.com:{port}", "127.0.0.1.evil.com", "[::2]", ""):
-            answer = running.client.delete("/v1/none", headers={"Host": host})
-            assert answer.json()["code"] == "missing_key"
+            for key in ({}, bearer("x")):
+                answer = running.client.delete("/v1/none", headers={"Host": host, **key})
+                assert answer.json()["code"] == "missing_key"
+            assert "do it under the name localhost or 127.0.0.1, or" in answer.json()["detail"]
             searched = running.client.post(TEXT, json=QUERY, headers={"Host": host})
             assert searched.status_code == 200
 
