@@ -186,6 +186,14 @@ def train(
             max=1,
         ),
     ] = 0.0,
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment/--no-augment",
+            help="Show pictures mirrored and, of pixels, shifted at random. Frozen features are "
+            "computed once and stay as they are.",
+        ),
+    ] = True,
     validate_every: Annotated[float, typer.Option(help="In epochs.")] = 1.0,
     validate_queries: Annotated[int, typer.Option(help="Queries each way.", min=1)] = 200,
     patience: Annotated[
@@ -278,6 +286,7 @@ def train(
         same_group=same_group if group_by else 0.0,
         group_by=group_by,
         title_share=title_share,
+        augment=augment,
         validate_every=validate_every,
         validate_queries=validate_queries,
         patience=patience,
