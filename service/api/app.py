@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -24,6 +23,7 @@ from service.rate_limit import RateLimiter
 from service.security import Policy
 from service.settings import Settings
 from service.variables import warn_of_unknown_variables
+from service.version import installed_version
 
 _ROUTERS = tuple(module.router for module in (search, match, items, items_write, status, page))
 _TEXT_BODY_BYTES = 1024**2  # a query and a filter, and no picture
@@ -47,7 +47,7 @@ def create_app(settings: Settings, live: LiveSearch | None = None) -> FastAPI:
             meant, or keys or an address cannot be read.
     """
     policy = Policy.of(settings)
-    service = Service(settings, _version(), live)
+    service = Service(settings, installed_version(), live)
     service.metrics.collect_from(ServiceGauges(service))
 
     @contextlib.asynccontextmanager
@@ -107,10 +107,3 @@ def _limiter(service: Service) -> RateLimiter | None:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-def _version() -> str:
-    try:
-        return version("fashionbert")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from model.errors import FashionBertError
 from service.cli import card, catalogue, demo, evaluate, export, index, key, search, serve, train
+from service.version import installed_version
 
 #: Panel of the help, name, and what runs, in the order of the help.
 COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., None]], ...] = (
@@ -41,12 +42,31 @@ class _Contents(TyperGroup):
 
 app = typer.Typer(
     cls=_Contents,
-    help="Cross-modal search of a fashion catalogue: train, index, search, serve.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fashionbert {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Cross-modal search of a fashion catalogue: train, index, search, serve."""
+
+
 for _panel, _name, _command in COMMANDS:
     if isinstance(_command, typer.Typer):
         app.add_typer(_command, name=_name, rich_help_panel=_panel)

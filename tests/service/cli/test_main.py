@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def test_every_help_has_an_example(command: list[str], shell: Shell) -> None:
     ran = shell(*command, "--help")
     assert ran.code == 0
     assert re.search(rf"Examples?:\s+fashionbert {' '.join(command)} ", ran.out)
+
+
+def test_the_version(shell: Shell) -> None:
+    ran = shell("--version")
+    assert (ran.code, ran.out.strip()) == (0, f"fashionbert {metadata.version('fashionbert')}")
 
 
 def test_a_wrong_option_is_told(shell: Shell) -> None:
