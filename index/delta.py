@@ -8,6 +8,7 @@ log and are read when they are asked for.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from index.columns import value_type
 from index.delta_frames import Segment
 from index.delta_log import Write
 from index.delta_records import Delete, PutHead, decode_states
@@ -84,7 +86,6 @@ class PutRows:
         self.puts: list[StoredPut] = []
         self.views: list[tuple[int, int]] = []  # of each picture: its put, and which of its views
         self.first_image: list[int] = [0]
-        self.listed: set[str] = set()  # attributes of which some put has several values
         self.text_embeddings = GrowingRows(np.float32, (recall_size,))
         self.image_embeddings = GrowingRows(np.float32, (recall_size,))
         self.product_of_image = GrowingRows(np.int32)
@@ -97,8 +98,6 @@ class PutRows:
         self.product_of_image.append(np.full(views, row, dtype=np.int32))
         self.views += [(row, view) for view in range(views)]
         self.first_image.append(self.first_image[-1] + views)
-        attributes = put.head.item.attributes
-        self.listed |= {name for name, value in attributes.items() if isinstance(value, tuple)}
         self.puts.append(put)  # last: another thread may look at any time
         return row
 
@@ -111,7 +110,8 @@ class Delta:
     `row_of` are the rows of the puts that count by id, `deleted` the ids of deletions that do.
     `base_live` [base products], `base_images_live` [base pictures], `live` [products] and
     `images_live` [pictures] mark what is neither deleted nor replaced; `base_hidden` counts the
-    base products that are not marked. `writes` counts all that was ever applied, also what later
+    base products that are not marked. `types` counts the puts that count by the attributes they
+    have: (name, `value_type`). `writes` counts all that was ever applied, also what later
     writes took the place of. `fingerprint` is a hash over all of them: numbers are used again when
     an older copy of the log is put back and written to, this is not.
     """
@@ -128,6 +128,7 @@ class Delta:
     text_embeddings: Embeddings
     image_embeddings: Embeddings
     product_of_image: NDArray[np.int32]
+    types: Counter[tuple[str, str]]
     writes: int
     fingerprint: str
 
@@ -148,6 +149,7 @@ class Delta:
             text_embeddings=rows.text_embeddings.all(),
             image_embeddings=rows.image_embeddings.all(),
             product_of_image=rows.product_of_image.all(),
+            types=Counter(),
             writes=0,
             fingerprint="",
         )
@@ -186,6 +188,7 @@ class Delta:
         if not writes:
             return self
         rows, row_of, deleted = self.rows, dict(self.row_of), set(self.deleted)
+        types = self.types.copy()
         gone: list[int] = []
         added: list[int] = []
         hidden: list[int] = []
@@ -193,6 +196,7 @@ class Delta:
             id = write.record.id
             if id in row_of:
                 gone.append(row_of.pop(id))
+                types.subtract(_types(rows.puts[gone[-1]].head))
             elif id not in deleted and (row := _row_in(base, id)) is not None:
                 hidden.append(row)
             if isinstance(write.record, Delete):
@@ -201,6 +205,7 @@ class Delta:
                 deleted.discard(id)
                 added.append(rows.append(StoredPut(write.sequence, write.record, write.segment)))
                 row_of[id] = added[-1]
+                types.update(_types(write.record))
         if len(rows.puts) > 2 * len(row_of) + _ROOM:
             rows, row_of = _without_gaps(rows, row_of)
             live = np.ones(len(rows.puts), dtype=np.bool_)
@@ -230,6 +235,7 @@ class Delta:
             text_embeddings=rows.text_embeddings.all(),
             image_embeddings=rows.image_embeddings.all(),
             product_of_image=product_of_image,
+            types=+types,  # without those that no put has any more
             writes=self.writes + len(writes),
             fingerprint=_fingerprint(self.fingerprint, writes),
         )
@@ -241,6 +247,10 @@ def _fingerprint(before: str, writes: Sequence[Write]) -> str:
         chained = f"{before} {write.sequence} {write.checksum}"
         before = hashlib.blake2b(chained.encode(), digest_size=16).hexdigest()
     return before
+
+
+def _types(put: PutHead) -> list[tuple[str, str]]:
+    return [(name, value_type(value)) for name, value in put.item.attributes.items()]
 
 
 def _row_in(base: Snapshot, id: str) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -19,6 +19,7 @@ import numpy as np
 from index.arrow_columns import mixed_column, plain_column
 from index.columns import (
     KINDS,
+    LONG,
     Column,
     Kind,
     Mask,
@@ -30,10 +31,8 @@ from index.columns import (
 )
 from index.delta import Delta
 from index.items import Item, Items, attribute_array
-from model.attributes import column_type, type_of
+from model.attributes import column_type
 from model.catalogue import Attribute, Scalar
-
-_LONG = "long"  # beside the types: an integer that float64 does not have
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,8 +142,9 @@ class LiveItems:
         """Whether an attribute's values are lists, each of them, if only of one."""
         if self._base.attribute_types.get(name) == "strings":
             return True
-        # The types of all puts are looked at only where one may have made it so.
-        return name in self._delta.rows.listed and self.attribute_types.get(name) == "strings"
+        # Other types are looked at only where a put may have made it so.
+        has_lists = (name, "strings") in self._delta.types
+        return has_lists and self.attribute_types.get(name) == "strings"
 
     def __iter__(self) -> Iterator[Item]:
         return (self[row] for row in np.flatnonzero(self.live).tolist())
@@ -156,18 +156,23 @@ class LiveItems:
         They are those of the snapshot and of the puts that count. Integers among numbers with a
         fraction are `double` where float64 has each of them, else `mixed`.
         """
-        own: dict[str, set[str]] = {}
-        for row in np.flatnonzero(self._delta.live).tolist():
-            for name, value in self._puts[row].head.item.attributes.items():
-                own.setdefault(name, set()).add(_type_of(value))
         types = dict(self._base.attribute_types)
-        for name, there in own.items():
+        for name, own in self._own_types.items():
+            there = set(own)
             if name in types:
                 there.add(types[name])
                 if there >= {"int64", "double"} and self._has_long(name):
-                    there.add(_LONG)
+                    there.add(LONG)
             types[name] = _joined(there)
         return types
+
+    @cached_property
+    def _own_types(self) -> Mapping[str, Set[str]]:
+        """The types of the values that puts have, by attribute."""
+        own: dict[str, set[str]] = {}
+        for name, type in self._delta.types:  # not the puts: each write makes a version of its own
+            own.setdefault(name, set()).add(type)
+        return own
 
     def _has_long(self, name: str) -> bool:
         """Whether the snapshot's products that count have integers that float64 does not have."""
@@ -189,12 +194,7 @@ class LiveItems:
         if name not in self.attribute_types:
             return None
         base = self._base.column(name)
-        own = _column(
-            [
-                put.head.item.attributes.get(name) if counts else None
-                for put, counts in zip(self._puts, self._delta.live.tolist(), strict=True)
-            ]
-        )
+        own = self._own_column(name)
         live = self.live
         parts: dict[Kind, Part] = {}
         for kind in KINDS["mixed"]:
@@ -203,27 +203,24 @@ class LiveItems:
                 parts[kind] = ChainedPart(sides[0], sides[1], live, self._split)
         return Column(self.attribute_types[name], parts)
 
-
-def _column(values: Sequence[Attribute | None]) -> Column | None:
-    there = {_type_of(value) for value in values if value is not None}
-    if not there:
-        return None
-    type = _joined(there)
-    if type == "double":  # as pyarrow takes no integer that is beyond 2**53 for a float
-        values = [float(value) if isinstance(value, int) else value for value in values]
-    array = attribute_array(values, type)
-    return mixed_column(array) if type == "mixed" else plain_column(array)
-
-
-def _type_of(value: Attribute) -> str:
-    if type(value) is int and not is_exact_as_float(value):
-        return _LONG
-    return type_of(value)
+    def _own_column(self, name: str) -> Column | None:
+        """One attribute of the delta's rows; None if no put that counts has it."""
+        if name not in self._own_types:
+            return None
+        values: list[Attribute | None] = [
+            put.head.item.attributes.get(name) if counts else None
+            for put, counts in zip(self._puts, self._delta.live.tolist(), strict=True)
+        ]
+        type = _joined(self._own_types[name])
+        if type == "double":  # as pyarrow takes no integer that is beyond 2**53 for a float
+            values = [float(value) if isinstance(value, int) else value for value in values]
+        array = attribute_array(values, type)
+        return mixed_column(array) if type == "mixed" else plain_column(array)
 
 
-def _joined(types: set[str]) -> str:
+def _joined(types: Set[str]) -> str:
     """The type of a column that has values of these."""
-    if types <= {"int64", _LONG}:
+    if types <= {"int64", LONG}:
         return "int64"
     if types == {"int64", "double"}:
         return "double"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index.columns import value_type
 from index.compact import compact
 from index.delta_records import Delete, Put
 from index.facets import count_facet
@@ -133,6 +134,24 @@ def test_what_was_deleted_makes_no_mixture(own_root: Path, make_put: MakePut) ->
         latest = live.write([Delete("a"), Delete("b")])
         assert "code" not in latest.items.attribute_types
         assert latest.items.column("code") is None
+
+
+def test_types_are_of_what_a_write_changes_and_not_of_all_writes_again(
+    own_root: Path, make_put: MakePut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+
+    def look(value: Any) -> str:
+        looked_at.append(value)
+        return value_type(value)
+
+    monkeypatch.setattr("index.delta.value_type", look)
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put(f"n{n}", code=n) for n in range(20)])
+        looked_at.clear()
+        latest = live.write([make_put("n0", code="s"), Delete("n1")])
+        assert latest.items.attribute_types["code"] == "mixed"
+        assert looked_at == [0, "s", 1]
 
 
 @pytest.mark.parametrize("long", [LONG, -LONG])
