@@ -17,6 +17,9 @@ from model.preprocess import TextTokenizer, TokenBatch
 
 #: Share of texts above which what is wrong with them is worth a word.
 _WORTH_A_WORD = 0.05
+#: Pieces a word above which its language is hardly the vocabulary's: English is 1.2 to 1.3 to
+#: MiniLM, German 2.6 and Russian 5.
+_MANY_PIECES = 2.0
 
 
 def check_texts(what: str, catalogue: Catalogue) -> None:
@@ -52,7 +55,8 @@ def check_tokens(
         tokenizer: path of a `tokenizer.json`.
         max_tokens: texts are cut to this.
         note: told of texts that read the same though they differ in more than capitals and space,
-            and of texts without a word of the vocabulary, if they are more than 5 %.
+            or else of those that are cut, and of texts without a word of the vocabulary, if they
+            are more than 5 %; and of a vocabulary that makes more than two pieces of a word.
 
     Raises:
         TrainingError: fewer than two different rows of tokens.
@@ -74,20 +78,35 @@ def check_tokens(
             f"reads {max_tokens} tokens, and of words that it does not know only that they are "
             "there; products that read the same are never told apart"
         )
-    unknown = float((~_has_words(tokens, tokenizer)).mean())
+    elif (cut := float(tokens.truncated.mean())) > _WORTH_A_WORD:
+        note(
+            f"{what}: {cut:.0%} of the texts are longer than the {max_tokens} tokens that the "
+            "model reads, and what stands last is cut: put what matters most first in --text"
+        )
+    pieces, starts = _pieces(tokens, tokenizer)
+    unknown = float((~pieces.any(axis=1)).mean())
     if unknown > _WORTH_A_WORD:
         note(
             f"{what}: {unknown:.0%} of the texts have no word that the model's vocabulary knows: "
             "look at --text, or start from a --text-backbone of their language"
         )
+    each = pieces.sum() / max(1, starts.sum())
+    if each > _MANY_PIECES:
+        note(
+            f"{what}: the model's vocabulary cuts a word into {each:.1f} pieces on average, as it "
+            "does with another language than its own: start from a --text-backbone of the texts'"
+        )
 
 
-def _has_words(tokens: TokenBatch, tokenizer: Path) -> NDArray[np.bool_]:
-    """Which texts [N] have a token with a letter or a digit; `[UNK]` and the like are none."""
+def _pieces(tokens: TokenBatch, tokenizer: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which tokens [N, T] have a letter or a digit, `[UNK]` and the like having none, and which
+    of these begin a word."""
     vocabulary = Tokenizer.from_file(str(tokenizer)).get_vocab()
-    is_word = np.zeros(max(vocabulary.values(), default=-1) + 1, dtype=np.bool_)
+    size = max(vocabulary.values(), default=-1) + 1
+    is_piece, goes_on = np.zeros(size, dtype=np.bool_), np.zeros(size, dtype=np.bool_)
     for token, number in vocabulary.items():
         special = token.startswith("[") and token.endswith("]")
-        is_word[number] = not special and any(map(str.isalnum, token))
-    words = is_word[tokens.input_ids] & (tokens.attention_mask > 0)
-    return np.asarray(words.any(axis=1))
+        is_piece[number] = not special and any(map(str.isalnum, token))
+        goes_on[number] = token.startswith("##")
+    pieces = is_piece[tokens.input_ids] & (tokens.attention_mask > 0)
+    return pieces, pieces & ~goes_on[tokens.input_ids]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,23 @@ def test_a_share_of_such_texts_is_told(learn: Catalogue, tokenizer: Path) -> Non
     assert notes_of(with_texts(learn, [*good, SIGNS[0], SIGNS[0]]), tokenizer) == []
     (unknown,) = notes_of(with_texts(learn, [*good, *["\u2728 !"] * 4]), tokenizer)
     assert unknown.startswith("the feed: 9% of the texts have no word that the model's vocabulary")
+
+
+def test_texts_that_are_cut_are_told(learn: Catalogue, tokenizer: Path) -> None:
+    good = [f"a {colour} dress" for colour in ("red", "blue", "green", "black")] * 10
+    long = [f"{colour} {'red ' * 60}" for colour in ("blue", "green", "black")]  # told apart
+    assert notes_of(with_texts(learn, [*good, *long[:2]]), tokenizer) == []
+    (cut,) = notes_of(with_texts(learn, [*good, *long]), tokenizer)
+    assert cut.startswith("the feed: 7% of the texts are longer than the 48 tokens that the model")
+
+
+def test_words_in_pieces_are_told(learn: Catalogue, tokenizer: Path) -> None:
+    """As those of another language are: a vocabulary has their letters, but not the words."""
+    others = ["robe rouge", "jupe noire", "chemise blanche", "pull bleu"]
+    (told,) = notes_of(with_texts(learn, others), tokenizer)
+    assert re.match(
+        r"the feed: the model's vocabulary cuts a word into [2-5]\.\d pieces on av", told
+    )
 
 
 def test_a_training_on_nothing_is_refused(shop: Shop, tokenizer: Path, tmp_path: Path) -> None:
