@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +16,7 @@ def out() -> Console:
 
 def note(message: str) -> None:
     """One line for people on standard error, so that standard output stays a command's result."""
-    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    print(message, file=sys.stderr, flush=True)  # rich puts it above the bars that it shows there
 
 
 def plain(value: object) -> Text:
