@@ -80,7 +80,7 @@ class Trainer:
         text_template: kept beside the checkpoint.
         show_progress: bars on the terminal.
         note: told what a person should know of the texts, the pictures, the CNN and the processor,
-            in the main process.
+            and how the ranks go, in the main process.
 
     Raises:
         TrainingError: too few products, or all of one text or one picture; an impossible
@@ -303,6 +303,11 @@ class Trainer:
                     self.folder.save_state(progression.step)
                 if validates and self.accelerator.is_main_process:
                     draw_curves(self.folder.path)
+            if progression.stopped:
+                self.note(
+                    f"stopped at step {progression.step:,} of {self.steps:,}: no better rank in "
+                    f"{progression.stale} validations"
+                )
             self._finish(bars)
         self.accelerator.wait_for_everyone()
         return self.folder.best
@@ -407,16 +412,22 @@ class Trainer:
         result = validate(self.network, self.validation, bars)
         figures = result.figures
         if self.network.config.stack_recall:
-            score = figures["stacked_rank1"] = stacked_rank1(result.samples, result.aligned)
+            score = mean = figures["stacked_rank1"] = stacked_rank1(result.samples, result.aligned)
         else:
             # Without a recall head there is no first stage: then reranking everything counts.
             stage = "two_stage" if self.network.config.recall_size else "rerank"
             ways = ("text_to_image", "image_to_text")
             score = sum(figures[way]["sampled"][stage]["rank1"] for way in ways)
+            mean = score / 2
         # Processes may round differently, and all of them must stop at the same step.
         score = float(broadcast(torch.tensor(score, dtype=torch.float64, device=self.device)))
         self.folder.log({"step": progression.step, "validation": figures})
-        if score > progression.best_score:
+        better = score > progression.best_score
+        self.note(
+            f"step {progression.step:,} of {self.steps:,}: Rank@1 {mean:.1f} %, the mean of both "
+            f"ways{', the best so far' if better else ''}"
+        )
+        if better:
             progression.best_score, progression.stale = score, 0
             self._save_best({"step": progression.step, "figures": figures})
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,8 +135,14 @@ def test_each_process_drops_out_something_else(
 
 
 def test_it_stops_when_it_gets_no_better(shop: Shop, tmp_path: Path) -> None:
-    trainer = shop.trainer(tmp_path, learning_rate=1e-12, epochs=20, patience=2)
+    notes: list[str] = []
+    trainer = shop.trainer(tmp_path, note=notes.append, learning_rate=1e-12, epochs=20, patience=2)
     trainer.run()
+    *ranks, last = [re.sub(r"\d+\.\d %", "R %", note) for note in notes]
+    told = "Rank@1 R %, the mean of both ways"
+    assert ranks[0] == f"step 3 of 60: {told}, the best so far"
+    assert ranks[1:] == [f"step 6 of 60: {told}", f"step 9 of 60: {told}"]
+    assert last == "stopped at step 9 of 60: no better rank in 2 validations"
     assert trainer.progression.stopped
     log = shop.lines(tmp_path)
     assert [line["step"] for line in log if "validation" not in line] == list(range(9))
