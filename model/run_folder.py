@@ -145,7 +145,7 @@ class RunFolder:
                 )
             if changed and self.accelerator.is_main_process:
                 self.tokenizer.unlink(missing_ok=True)  # of the settings before
-        elif self._newest_state() is not None:
+        elif newest_state(self.path) is not None:
             raise self._damaged(source, "it is gone")
         if self.accelerator.is_main_process:
             write_json(source, described)
@@ -246,7 +246,7 @@ class RunFolder:
                         shutil.rmtree(older, ignore_errors=True)
         except _WRITE_ERRORS as error:
             shutil.rmtree(part, ignore_errors=True)
-            before = self._newest_state()
+            before = newest_state(self.path)
             stands = "nothing was saved yet" if before is None else f"{before.name} stands"
             raise TrainingError(
                 f"the checkpoint {folder} cannot be written ({error}): {stands}; "
@@ -263,7 +263,7 @@ class RunFolder:
         Raises:
             TrainingError: the newest state has other weights, or is damaged.
         """
-        state = self._newest_state()
+        state = newest_state(self.path)
         if state is None:
             return
         with _loading(state), safe_open(state / "model.safetensors", framework="pt") as file:
@@ -278,9 +278,6 @@ class RunFolder:
                 f"{differing[0]}): choose another folder, or put back those that it began with"
             )
 
-    def _newest_state(self) -> Path | None:
-        return max((self.path / "checkpoints").glob("step-*"), default=None)
-
     def resume(self, progression: Progression) -> None:
         """Load the newest state, if there is one, into all that the accelerator knows.
 
@@ -289,7 +286,7 @@ class RunFolder:
         """
         if self.accelerator.is_main_process:
             _restore(self.best)
-        state = self._newest_state()
+        state = newest_state(self.path)
         if state is None:
             (self.path / "log.jsonl").unlink(missing_ok=True)
             return
@@ -323,6 +320,11 @@ class RunFolder:
                     kept.append(text)
         with _writing(source):
             write_atomically(source, "".join(f"{line}\n" for line in kept).encode())
+
+
+def newest_state(run: Path) -> Path | None:
+    """Of a run's folder, the newest exact state, if one was saved."""
+    return max((run / "checkpoints").glob("step-*"), default=None)
 
 
 @contextlib.contextmanager

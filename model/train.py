@@ -292,14 +292,13 @@ class Trainer:
                         completed=progression.step,
                         description=f"training  match {figures['match']:.3f}",
                     )
-                last = progression.step == self.steps
-                validates = progression.step % every == 0 or last
-                saves = progression.step % self.settings.checkpoint_steps == 0 or last
-                if validates or saves:
+                validates = progression.step % every == 0 or progression.step == self.steps
+                saves = validates or progression.step % self.settings.checkpoint_steps == 0
+                if saves:
                     self._check_weights()
                 if validates:
                     self._validate(bars)
-                if saves or progression.stopped:
+                if saves:
                     self.folder.save_state(progression.step)
                 if validates and self.accelerator.is_main_process:
                     draw_curves(self.folder.path)

@@ -307,24 +307,38 @@ def train(
     else:
         learn, choose = split(learn, 0.05 if hold_out is None else hold_out)
     options.check_group_by(learn, group_by)
-    with Trainer(
-        settings,
-        learn,
-        choose,
-        run,
-        cache=cache,
-        text_template=text,
-        show_progress=True,
-        note=note,
-    ) as trainer:
-        trainer.folder.write_held_out(choose if valid is None else None)
-        try:
+    try:
+        with Trainer(
+            settings,
+            learn,
+            choose,
+            run,
+            cache=cache,
+            text_template=text,
+            show_progress=True,
+            note=note,
+        ) as trainer:
+            trainer.folder.write_held_out(choose if valid is None else None)
             best = trainer.run()
-        except KeyboardInterrupt:
-            trainer.note("interrupted: the same command goes on from the last saved state")
-            raise
+    except KeyboardInterrupt:
+        if tells:
+            _note_interrupted(run)
+        raise
     trainer.note(
         f"the best checkpoint is {best}: `fashionbert export {best} --out BUNDLE` makes it a bundle"
+    )
+
+
+def _note_interrupted(run: Path) -> None:
+    """Say what the same command will do."""
+    from model.run_folder import newest_state
+
+    state = newest_state(run)
+    note(
+        "interrupted before a state was saved: the same command trains from the start, with what "
+        "the pictures gave so far"
+        if state is None
+        else f"interrupted: the same command goes on from {state.name}"
     )
 
 

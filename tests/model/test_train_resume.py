@@ -42,6 +42,12 @@ def test_interrupted_it_goes_on_to_the_bit(
     shop.assert_same_run(out, straight_run)
 
 
+def test_a_state_is_saved_at_each_validation(shop: Shop, tmp_path: Path) -> None:
+    """So that a run of fewer steps than stand between two states loses an epoch at most."""
+    shop.interrupt(tmp_path, before=4, checkpoint_steps=1000)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
 def test_killed_between_two_renames(straight_run: Path, shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(straight_run, out)

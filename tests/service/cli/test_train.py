@@ -197,18 +197,22 @@ def test_an_interruption_says_that_it_goes_on(
 ) -> None:
     from model.train import Trainer
 
-    def interrupted(_: Trainer) -> Path:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "run", interrupted)
+    monkeypatch.setattr(Trainer, "_step", interrupted)
     feed = few_products(demo_catalogue, tmp_path, 20)
-    ran = shell(
-        "train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny",
-        "--out", tmp_path / "run", "--valid", demo_catalogue / "val.csv", "--hold-out", "0.2",
-    )  # fmt: skip
+    command = ["train", feed, "--images", demo_catalogue / "images.tar", "--preset", "tiny"]
+    command += ["--out", tmp_path / "run", "--valid", demo_catalogue / "val.csv"]
+    ran = shell(*command, "--hold-out", "0.2")
     assert ran.code == 130
-    assert "interrupted: the same command goes on from the last saved state" in ran.err
+    assert "interrupted before a state was saved: the same command trains from the start" in ran.err
     assert "nothing is held out (--hold-out), as --valid says what to choose by" in ran.err
+    (tmp_path / "run" / "checkpoints" / "step-00000200").mkdir(parents=True)
+    monkeypatch.setattr(Trainer, "_prepare", interrupted)
+    ran = shell(*command)
+    assert ran.code == 130
+    assert "interrupted: the same command goes on from step-00000200" in ran.err
 
 
 def test_of_several_processes_one_tells(
