@@ -161,7 +161,7 @@ def validate(
     Args:
         network: to be validated.
         validation: on what.
-        progress: shows a bar.
+        progress: shows a bar, for as long as it takes.
         rerank_all: score all pairs rather than the recall's first few.
     """
     network.eval()  # type: ignore[no-untyped-call]
@@ -181,6 +181,8 @@ def validate(
                 )
 
             matched = scored_by(partial(torch_match, network), progress)
+            if progress is not None:  # else each validation of a run would leave a bar
+                progress.remove_task(progress.task_ids[-1])
             aligned: tuple[NDArray[np.float32], ...] = ()
             if network.alignment_head is not None:
                 alignment = scored_by(partial(torch_align, network), None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 
 from model.calibration import calibrate, fit_stacking
 from model.config import FashionBertConfig
@@ -62,6 +63,13 @@ def test_products_are_encoded_as_they_are_served(
     ):
         assert wanted is not None
         assert (mine * wanted).sum(axis=1).min() > 0.999
+
+
+def test_a_validation_leaves_no_bar(network: FashionBertModel, unseen_set: TrainingSet) -> None:
+    with Progress(disable=True) as bars:
+        training = bars.add_task("training")
+        validate(network, Validation(unseen_set, 2), bars)
+        assert bars.task_ids == [training]
 
 
 def test_pairs_are_matched_as_they_are_served(
