@@ -25,6 +25,23 @@ _FITTED = tuple(
 )
 
 
+def lacks_of_checkpoint(folder: Path) -> str | None:
+    """Why a folder is no checkpoint, for people; None if it is one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    lacking = [name for name in FILES if not (folder / name).is_file()]
+    if not lacking:
+        return None
+    if (folder / "manifest.json").is_file():
+        return (
+            f"{folder} is no checkpoint, but a bundle, which is served and not trained on: give "
+            "the run's best/ folder that it was exported from"
+        )
+    return f"{folder} is no checkpoint (it has no {lacking[0]}): give a run's best/ folder"
+
+
 def load_checkpoint(folder: Path) -> FashionBertModel:
     """Load a checkpoint in evaluation mode.
 
@@ -32,13 +49,11 @@ def load_checkpoint(folder: Path) -> FashionBertModel:
         TrainingError: a file is missing or of another shape.
     """
     try:
-        lacking = [name for name in FILES if not (folder / name).is_file()]
+        lacks = lacks_of_checkpoint(folder)
     except OSError as error:
         raise TrainingError(f"{folder} cannot be read: {error.strerror or error}") from error
-    if lacking:
-        raise TrainingError(
-            f"{folder} is no checkpoint (it has no {lacking[0]}): give a run's best/ folder"
-        )
+    if lacks:
+        raise TrainingError(lacks)
     try:
         loaded: Any = FashionBertModel.from_pretrained(folder, output_loading_info=True)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:

@@ -12,7 +12,7 @@ import torch
 
 from model.adaptive import FixedWeights, check_weighting
 from model.backbones import known_preset
-from model.checkpoint import FILES, HEADS
+from model.checkpoint import HEADS, lacks_of_checkpoint
 from model.config import PRESETS, FashionBertConfig
 from model.errors import TrainingError
 
@@ -123,12 +123,8 @@ def check_settings(settings: TrainSettings) -> None:
         ("the teacher", settings.teacher),
         ("start_from:", settings.start_from),
     ):
-        missing = [name for name in FILES if folder and not (Path(folder) / name).is_file()]
-        if missing:
-            raise TrainingError(
-                f"{what} {folder} is no checkpoint (it has no {missing[0]}): give a run's "
-                "best/ folder"
-            )
+        if folder and (lacks := lacks_of_checkpoint(Path(folder))):
+            raise TrainingError(f"{what} {lacks}")
     check_weighting(settings.weighting, settings.task_weights)
     if settings.weighting == "fixed":
         FixedWeights(settings.task_weights or {}).check(tasks_of(settings))

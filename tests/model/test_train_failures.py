@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from model.checkpoint import load_checkpoint
 from model.dataset import Batch
 from model.errors import TrainingError
+from model.pretrained import pretrained
 from model.train import Trainer
 
 FilesUpTo = Callable[[int], AbstractContextManager[None]]
@@ -78,6 +79,7 @@ def test_too_few_products_to_choose_by(shop: Shop, tmp_path: Path) -> None:
         ({"seed": -1}, "seed=-1: give a whole number from 0 to 4294967295"),
         ({"seed": 2**32}, "seed=4294967296: give"),
         ({"start_from": "/no/run"}, r"start_from: /no/run is no checkpoint \(it has no config"),
+        ({"start_from": str(pretrained())}, "is no checkpoint, but a bundle, which is served and"),
         ({"fresh": ["match"]}, "without --start-from all heads are drawn anew"),
         ({"cnn": "/no/cnn"}, "cnn was given, but the preset 'tiny' has no CNN"),
         ({"overrides": {"freeze_cnn": True}}, "freeze_cnn was given, but the preset 'tiny' has no"),

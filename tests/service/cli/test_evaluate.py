@@ -237,7 +237,7 @@ def test_mistakes_are_one_line(
         ([feed, "--json", "/dev/null"], "--json /dev/null is no file"),
         ([feed, "--json", tmp_path / "one.csv" / "f.json"], "make the folder"),
         ([feed, "--json", tmp_path / ("f" * 300)], "cannot be written (File name too long)"),
-        ([feed, "--checkpoint", bundle.path], f"{bundle.path} is no checkpoint (it has no config"),
+        ([feed, "--checkpoint", bundle.path], f"{bundle.path} is no checkpoint, but a bundle"),
         ([feed, "--checkpoint", checkpoint, "--bundle", bundle.path], "give one of the two"),
         ([feed, "--checkpoint", checkpoint, "--no-rerank-all"], "there is nothing to rank by"),
     ):
