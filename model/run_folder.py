@@ -141,7 +141,8 @@ class RunFolder:
             if changed and (self.path / "checkpoints").exists():
                 raise TrainingError(
                     f"{self.path} holds a run with other settings ({', '.join(changed)}): "
-                    "choose another folder, or remove this one to start again"
+                    f"choose another folder, where --start-from {self.best} begins with its "
+                    "weights, or remove this one to start again"
                 )
             if changed and self.accelerator.is_main_process:
                 self.tokenizer.unlink(missing_ok=True)  # of the settings before

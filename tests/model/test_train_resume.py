@@ -107,7 +107,10 @@ def test_other_settings_in_the_folder_are_refused(
     interrupted_run: Path, shop: Shop, tmp_path: Path
 ) -> None:
     before = (interrupted_run / "run.json").read_bytes()
-    told = r"holds a run with other settings \(learning_rate, seed\): choose another folder"
+    told = (
+        r"holds a run with other settings \(learning_rate, seed\): choose another folder, where "
+        rf"--start-from {interrupted_run}/best begins with its weights"
+    )
     with pytest.raises(TrainingError, match=told):
         shop.trainer(interrupted_run, seed=1, learning_rate=2e-3)
     assert (interrupted_run / "run.json").read_bytes() == before
