@@ -306,6 +306,11 @@ def train(
             _note_shared(learn, choose)
     else:
         learn, choose = split(learn, 0.05 if hold_out is None else hold_out)
+        if tells:
+            note(
+                f"{len(learn):,} products to learn from, {len(choose):,} held out to choose the "
+                "best state by (--hold-out)"
+            )
     options.check_group_by(learn, group_by)
     try:
         with Trainer(

@@ -160,6 +160,7 @@ def test_a_share_is_held_out_without_valid(
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     held = (tmp_path / "run" / "held_out.txt").read_text().split()
     assert 2 <= len(held) < 9
+    assert f"{20 - len(held)} products to learn from, {len(held)} held out to choose" in ran.err
     steps = [line["step"] for line in log if "validation" not in line]
     assert steps == list(range((20 - len(held)) // 8))
     assert {line["validation"]["products"] for line in log if "validation" in line} == {len(held)}
