@@ -16,6 +16,7 @@ from model.config import FashionBertConfig
 from model.errors import TrainingError
 from model.export import export_bundle
 from model.network import FashionBertModel
+from model.patches import CropPatches, GridPatches
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -68,6 +69,10 @@ def load_checkpoint(folder: Path) -> FashionBertModel:
     if tokens > model.config.vocab_size:
         reason = f"its tokenizer has {tokens} tokens, its word embeddings {model.config.vocab_size}"
         raise _unloadable(folder, reason)
+    # from_pretrained puts new parameters in the place of those that were marked as frozen. Without
+    # the mark the features that the run has computed would not be found again.
+    if isinstance(model.patch_network, CropPatches | GridPatches):
+        model.patch_network.freeze()
     return model
 
 

@@ -65,6 +65,10 @@ class _CnnPatches(nn.Module):
         # Persistent: from_pretrained builds on the meta device and fills only what was saved.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Mark what no training changes: the CNN, or its first stages."""
         if self.frozen:
             self.cnn.requires_grad_(False)
         elif self.frozen_stages:

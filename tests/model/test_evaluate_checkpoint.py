@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import torch
 
 from model.backbones import new_config, new_model
 from model.catalogue import Catalogue
+from model.checkpoint import load_checkpoint
 from model.config import FashionBertConfig
 from model.errors import FashionBertError, TrainingError
 from model.evaluate import evaluate
 from model.evaluate_bundle import EvaluatedBundle
 from model.evaluate_checkpoint import EvaluatedCheckpoint
 from model.export import export_bundle
+from model.inputs import prepare_inputs
 from model.mixed_precision import processor_computes_bf16
 from model.network import FashionBertModel
 
@@ -97,20 +100,38 @@ def test_the_papers_model_is_evaluated_by_its_rerank(
     )
     assert (config.joint_from, config.recall_size, config.freeze_cnn) == (0, 0, True)
     torch.manual_seed(0)
-    folder = save(new_model(config, str(bert)), bert / "tokenizer.json", tmp_path / "run" / "best")
+    model = new_model(config, str(bert))
+    prepare_inputs(model, unseen, tmp_path / "features")  # as the run did
+    folder = save(model, bert / "tokenizer.json", tmp_path / "run" / "best")
     checkpoint = EvaluatedCheckpoint(folder, device="cpu", cache=tmp_path / "features")
     assert not checkpoint.has_recall
     assert checkpoint.fitted, "nothing is stacked"
     assert checkpoint.about["step"] is None
     assert checkpoint.name == f"{folder} ({PRECISION})"
     encoded = checkpoint.encode(unseen, "product_type")
-    assert len(list((tmp_path / "features").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 1, "they are found again"
     figures = evaluate(encoded, checkpoint.match, queries=4).figures
     for direction in DIRECTIONS:
         assert figures[direction].keys() == {"sampled"}
         assert figures[direction]["sampled"].keys() == {"rerank"}
         assert figures[direction]["sampled"]["rerank"]["rank_last"] == 100
     assert 0 <= figures["matching"]["auc"] <= 100
+
+
+@pytest.mark.parametrize("frozen", [{"freeze_cnn": True}, {"frozen_cnn_stages": 1}])
+def test_what_a_run_kept_frozen_is_frozen(
+    frozen: dict[str, Any], bert: Path, resnet: Path, tmp_path: Path
+) -> None:
+    sizes: dict[str, Any] = {"cnn_image_size": 32, "max_text_tokens": 48}
+    overrides = {"freeze_cnn": False, **frozen, **sizes}
+    config = new_config("paper", text_backbone=str(bert), cnn=str(resnet), **overrides)
+    model = new_model(config, str(bert))
+    loaded = load_checkpoint(save(model, bert / "tokenizer.json", tmp_path / "best"))
+    learns = [
+        {name for name, value in each.named_parameters() if value.requires_grad}
+        for each in (model, loaded)
+    ]
+    assert learns[0] == learns[1] < dict(model.named_parameters()).keys()
 
 
 def test_the_runs_own_cache_is_used(best: Path, unseen: Catalogue, tmp_path: Path) -> None:
