@@ -114,7 +114,10 @@ class Trainer:
                 cpu=device.type == "cpu",
                 kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT), self._parallel],
             )
-        except ValueError as error:  # accelerate keeps to the first precision of a process
+        except ValueError as error:
+            if "already been initialized" not in str(error):
+                raise  # torchrun's variables, say
+            # accelerate keeps to the first precision of a process
             raise TrainingError(
                 f"mixed_precision={settings.mixed_precision!r}: an earlier run of this process had "
                 "another, and it can have but one: start this run in a process of its own"

@@ -128,6 +128,17 @@ def test_another_precision_in_one_process(shop: Shop, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_other_refusals_of_accelerate_are_not_taken_for_it(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise ValueError("RANK expected, but not set")
+
+    monkeypatch.setattr("model.train.Accelerator", refuse)
+    with pytest.raises(ValueError, match="RANK expected"):
+        shop.trainer(tmp_path / "run")
+
+
 def test_a_loss_that_is_no_number_ends_the_run(shop: Shop, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"learning_rate": 1e30, "warmup": 0.0, "checkpoint_steps": 1}
     told = r"at step 1: lower the learning rate \(1e\+30\); the checkpoints in .* are untouched"
