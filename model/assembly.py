@@ -79,7 +79,7 @@ def assemble_catalogue(
             products,
             pictures,
             report,
-            _fingerprint(products, pictures, progress),
+            *_fingerprints(products, pictures, progress),
             template.renamed(_roles(template, columns)),
         )
     except BaseException:
@@ -287,13 +287,16 @@ def _refuse_too_bad(report: FeedReport, max_bad: float, report_path: Path | None
     )
 
 
-def _fingerprint(products: Sequence[Product], pictures: Pictures, progress: bool) -> str:
+def _fingerprints(
+    products: Sequence[Product], pictures: Pictures, progress: bool
+) -> tuple[str, str]:
+    """Of all that was taken, and of the pictures alone."""
     stamps = _of_each(
         (name for product in products for name in product.images),
         lambda name: _stamp(name, pictures),
         "Reading pictures" if progress else "",
     )
-    digest = hashlib.sha256()
+    everything, seen = hashlib.sha256(), hashlib.sha256()
     for product in products:
         record = (
             product.id,
@@ -302,8 +305,9 @@ def _fingerprint(products: Sequence[Product], pictures: Pictures, progress: bool
             [(name, *stamps[name]) for name in product.images],
             sorted(product.attributes.items()),
         )
-        digest.update(json.dumps(record).encode() + b"\n")
-    return digest.hexdigest()
+        everything.update(json.dumps(record).encode() + b"\n")
+        seen.update(json.dumps([stamps[name] for name in product.images]).encode() + b"\n")
+    return everything.hexdigest(), seen.hexdigest()
 
 
 def _stamp(name: str, pictures: Pictures) -> tuple[int | None, int | None]:

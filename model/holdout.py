@@ -80,15 +80,20 @@ def _hash(text: str) -> float:
 
 
 def part(catalogue: Catalogue, kept: NDArray[np.bool_]) -> Catalogue:
-    """Some of a catalogue's products, with a fingerprint of their own.
+    """Some of a catalogue's products, with fingerprints of their own.
 
     Args:
         catalogue: whose; the part shares its pictures.
         kept: bool [N].
     """
     products = [product for product, stays in zip(catalogue.products, kept, strict=True) if stays]
-    digest = hashlib.sha256(catalogue.fingerprint.encode() + kept.tobytes())
-    return dataclasses.replace(catalogue, products=products, fingerprint=digest.hexdigest())
+    everything, seen = (
+        hashlib.sha256(whole.encode() + kept.tobytes()).hexdigest()
+        for whole in (catalogue.fingerprint, catalogue.pictures_fingerprint)
+    )
+    return dataclasses.replace(
+        catalogue, products=products, fingerprint=everything, pictures_fingerprint=seen
+    )
 
 
 def write_ids(path: Path, catalogue: Catalogue) -> None:

@@ -115,8 +115,9 @@ def _kind(model: FashionBertModel, maps: bool) -> _Kind:
 
 
 def _key(model: FashionBertModel, catalogue: Catalogue, kind: _Kind) -> str:
+    """By the pictures alone: other texts or prices beside them make nothing else of them."""
     config = model.config
-    digest = hashlib.sha256(catalogue.fingerprint.encode())
+    digest = hashlib.sha256(catalogue.pictures_fingerprint.encode())
     if kind.compute is not None:
         fields = ("patches", "patch_grid", "image_size", "cnn_image_size")
         digest.update(json.dumps([getattr(config, name) for name in fields]).encode())

@@ -61,6 +61,7 @@ class Catalogue:
 
     `products` stand in the order of the feed. `fingerprint` is the SHA-256 of all that was taken
     from it and of the pictures' checksums: the same feed and pictures give the same one.
+    `pictures_fingerprint` is of the checksums alone, in the order of the products.
     `text_template` is what the texts were made of, with the id, the title and the description
     under these names, whatever the feed calls them.
     """
@@ -69,6 +70,7 @@ class Catalogue:
     pictures: Pictures
     report: FeedReport
     fingerprint: str
+    pictures_fingerprint: str
     text_template: str
 
     def close(self) -> None:

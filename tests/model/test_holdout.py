@@ -50,7 +50,9 @@ def test_the_same_catalogue_is_split_the_same_way(catalogue: Catalogue) -> None:
     learn, choose = hold_out(catalogue, 0.25)
     again = hold_out(catalogue, 0.25)
     assert (ids(again[0]), ids(again[1])) == (ids(learn), ids(choose))
-    assert (again[0].fingerprint, again[1].fingerprint) == (learn.fingerprint, choose.fingerprint)
+    for one, same in zip((learn, choose), again, strict=True):
+        assert same.fingerprint == one.fingerprint
+        assert same.pictures_fingerprint == one.pictures_fingerprint
 
 
 def test_a_feed_that_changed_keeps_each_text_on_its_side(catalogue: Catalogue) -> None:
@@ -85,7 +87,8 @@ def test_held_out_products_are_found_again(catalogue: Catalogue, tmp_path: Path)
     write_ids(tmp_path / "held_out.txt", choose)
     again = only(catalogue, read_ids(tmp_path / "held_out.txt"))
     assert again.products == choose.products
-    assert again.fingerprint == choose.fingerprint  # so that its pictures are found again
+    assert again.fingerprint == choose.fingerprint
+    assert again.pictures_fingerprint == choose.pictures_fingerprint  # so that they are found again
     (tmp_path / "mine.txt").write_text(f"\ufeff\r\n {choose.products[0].id} \r\n\nno such\n")
     assert ids(only(catalogue, read_ids(tmp_path / "mine.txt"))) == [choose.products[0].id]
     with pytest.raises(CatalogueError, match="none of the 1 ids is a product's of this feed"):
@@ -99,12 +102,11 @@ def test_held_out_products_are_found_again(catalogue: Catalogue, tmp_path: Path)
 
 
 def test_different_parts_have_different_fingerprints(catalogue: Catalogue) -> None:
-    fingerprints = [catalogue.fingerprint]
-    for share in (0.25, 0.5):
-        fingerprints += [part.fingerprint for part in hold_out(catalogue, share)]
-    another = dataclasses.replace(catalogue, fingerprint="0" * 64)
-    fingerprints += [part.fingerprint for part in hold_out(another, 0.25)]
-    assert len(set(fingerprints)) == len(fingerprints)
+    another = dataclasses.replace(catalogue, fingerprint="0" * 64, pictures_fingerprint="1" * 64)
+    parts = [catalogue, *hold_out(catalogue, 0.25), *hold_out(catalogue, 0.5)]
+    parts += hold_out(another, 0.25)
+    assert len({part.fingerprint for part in parts}) == len(parts)
+    assert len({part.pictures_fingerprint for part in parts}) == len(parts)
 
 
 def test_the_catalogue_itself_is_left_alone(catalogue: Catalogue) -> None:

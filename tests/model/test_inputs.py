@@ -225,7 +225,7 @@ def test_only_what_it_depends_on_makes_another_file(
     def files() -> int:
         return len(list(tmp_path.glob("*.npy")))
 
-    few = replace(learn, products=learn.products[:8], fingerprint="few")
+    few = replace(learn, products=learn.products[:8], pictures_fingerprint="few")
     prepare_inputs(frozen, few, tmp_path)
     # The same CNN, whatever is drawn anew around it.
     prepare_inputs(new_model(config_with(resnet, num_hidden_layers=3)), few, tmp_path)
@@ -237,7 +237,9 @@ def test_only_what_it_depends_on_makes_another_file(
     assert files() == 2
     prepare_inputs(new_model(config_with(resnet, cnn_image_size=32)), few, tmp_path)
     assert files() == 3
-    prepare_inputs(frozen, replace(few, fingerprint="other"), tmp_path)
+    prepare_inputs(frozen, replace(few, fingerprint="another text or price"), tmp_path)
+    assert files() == 3
+    prepare_inputs(frozen, replace(few, pictures_fingerprint="other"), tmp_path)
     assert files() == 4
     # Pixels depend on the picture's side, and on no weight.
     for _ in range(2):
