@@ -74,9 +74,18 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "+ alignment, k = 3, distilled from k = 0": (_ALIGNED, {**_HARD, "teacher": _TEACHER}),
     "+ CNN's last stage trained, no mirror images": (
         {**_ALIGNED, **_END_TO_END},
-        {**_HARD, "keep_maps": True, "augment": False},
+        {**_HARD, "keep_maps": True, "mirror": False},
     ),
     "+ alignment, without the rank loss": (_ALIGNED, {**_HARD, "rank_loss": False}),
+    # From pixels, as maps cannot be shifted.
+    "+ CNN's last stage trained, shifts": (
+        {**_ALIGNED, **_END_TO_END},
+        {**_HARD, "mirror": False},
+    ),
+    "+ CNN's last stage trained, shifts and mirror images": (
+        {**_ALIGNED, **_END_TO_END},
+        _HARD,
+    ),
 }
 
 

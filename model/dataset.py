@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.augmentation import AS_THEY_ARE, Augmentation, augmented
 from model.catalogue import Catalogue
 from model.evaluate import first_images, groups_of
 from model.inputs import ImageInputs
@@ -195,17 +195,22 @@ class TrainingSet:
         batches = order.reshape(steps, batch_size)
         return rng.permutation(batches).astype(np.int64)
 
-    def batch(self, rows: NDArray[np.int64], rng: np.random.Generator, augment: bool) -> Batch:
+    def batch(
+        self,
+        rows: NDArray[np.int64],
+        rng: np.random.Generator,
+        augmentation: Augmentation = AS_THEY_ARE,
+    ) -> Batch:
         """One step's products, each by a random view, padded to the longest text."""
         texts = self.batch_texts(rows, rng)
         views = self.first_image[rows + 1] - self.first_image[rows]
         pictures = self.first_image[rows] + rng.integers(0, views)
         mirrored = None
-        if augment and self.inputs.are_maps:
+        if augmentation.mirror and self.inputs.are_maps:
             mirrored = (rng.random(len(rows)) < 0.5) & self.mirrored[rows]
         images = self.inputs.batch(pictures, mirrored)
-        if augment and "pixels" in images:
-            shown = augmented(images["pixels"].numpy(), rng, self.mirrored[rows])
+        if augmentation != AS_THEY_ARE and "pixels" in images:
+            shown = augmented(images["pixels"].numpy(), rng, augmentation, self.mirrored[rows])
             images = {"pixels": torch.from_numpy(shown)}
         ids, mask, titled = (torch.from_numpy(values) for values in texts)
         # Drawn last, and only if wanted: what comes before is then the same without them.
@@ -256,7 +261,7 @@ class TrainingSet:
         batch_size: int,
         same_group: float,
         seed: int,
-        augment: bool,
+        augmentation: Augmentation = AS_THEY_ARE,
         start: int = 0,
         process: int = 0,
         processes: int = 1,
@@ -266,29 +271,4 @@ class TrainingSet:
         for step in range(start, len(order)):
             rng = np.random.default_rng([seed, epoch, step, process])
             rows = order[step, process * batch_size : (process + 1) * batch_size]
-            yield self.batch(rows, rng, augment)
-
-
-def augmented(
-    pixels: NDArray[np.uint8],
-    rng: np.random.Generator,
-    mirrored: NDArray[np.bool_] | None = None,
-) -> NDArray[np.uint8]:
-    """Mirror and shift pictures at random; colours stay, as the texts name them.
-
-    Args:
-        pixels: uint8 [B, S, S, 3].
-        rng: of this batch.
-        mirrored: bool [B], which may be mirrored; all by default.
-    """
-    size = pixels.shape[1]
-    reach = size // 16
-    result: NDArray[Any] = np.full_like(pixels, 255)
-    for row, picture in enumerate(pixels):
-        mirror = rng.random() < 0.5 and (mirrored is None or mirrored[row])
-        seen = picture[:, ::-1] if mirror else picture
-        down, right = (int(shift) for shift in rng.integers(-reach, reach + 1, 2))
-        result[row, max(0, down) : size + min(0, down), max(0, right) : size + min(0, right)] = (
-            seen[max(0, -down) : size - max(0, down), max(0, -right) : size - max(0, right)]
-        )
-    return result
+            yield self.batch(rows, rng, augmentation)

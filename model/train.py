@@ -24,6 +24,7 @@ from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from model.adaptive import new_weighting, shared_parameters, weighted_sum
+from model.augmentation import Augmentation
 from model.calibration import stacked_rank1
 from model.catalogue import Catalogue
 from model.checkpoint import load_checkpoint
@@ -346,7 +347,7 @@ class Trainer:
                 batch_size=self.batch_size,
                 same_group=self.settings.same_group,
                 seed=self.settings.seed,
-                augment=self.settings.augment,
+                augmentation=Augmentation(self.settings.mirror, self.settings.shift),
                 start=start,
                 process=self.accelerator.process_index,
                 processes=self.accelerator.num_processes,

@@ -30,7 +30,8 @@ class TrainSettings:
     batches of one sub-category. `patience` counts validations without a better rank. `warmup` is a
     share of the steps or, above 1, a number of them. `rank_loss` adds the rank term to TIA's loss.
     `joint_share` of a batch's products take part in the tasks of the joint layers (match, MLM,
-    MPM), whose pairs cost most; all of them in recall and alignment. `keep_maps` computes what a
+    MPM), whose pairs cost most; all of them in recall and alignment. `mirror` and `shift` are done
+    to pictures at random (`model.augmentation`). `keep_maps` computes what a
     CNN's frozen stages put out once and keeps it. `start_from` is a checkpoint whose weights the
     run begins with, but for the heads `fresh` (of `model.checkpoint.HEADS`), which are drawn anew;
     `teacher` is one whose ranking of the match's pairs is learnt too, as the task
@@ -65,7 +66,8 @@ class TrainSettings:
     same_group: float = 0.5
     group_by: str | None = None
     title_share: float = 0.0
-    augment: bool = True
+    mirror: bool = True
+    shift: bool = True
     mixed_precision: str = "auto"
     seed: int = 0
     validate_every: float = 1.0

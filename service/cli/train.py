@@ -186,12 +186,18 @@ def train(
             max=1,
         ),
     ] = 0.0,
-    augment: Annotated[
+    mirror: Annotated[
         bool,
         typer.Option(
-            "--augment/--no-augment",
-            help="Show pictures mirrored and, of pixels, shifted at random. Frozen features are "
-            "computed once and stay as they are.",
+            "--mirror/--no-mirror",
+            help="Show pictures mirrored at random, but for those whose text names a side.",
+        ),
+    ] = True,
+    shift: Annotated[
+        bool,
+        typer.Option(
+            "--shift/--no-shift",
+            help="Show pixels shifted at random. Kept features and maps stay where they are.",
         ),
     ] = True,
     validate_every: Annotated[float, typer.Option(help="In epochs.")] = 1.0,
@@ -286,7 +292,8 @@ def train(
         same_group=same_group if group_by else 0.0,
         group_by=group_by,
         title_share=title_share,
-        augment=augment,
+        mirror=mirror,
+        shift=shift,
         validate_every=validate_every,
         validate_queries=validate_queries,
         patience=patience,

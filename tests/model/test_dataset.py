@@ -9,8 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from model.augmentation import Augmentation
 from model.catalogue import Catalogue
-from model.dataset import Batch, TrainingSet, augmented
+from model.dataset import Batch, TrainingSet
 from model.inputs import ImageInputs
 from model.preprocess import TextTokenizer
 
@@ -119,7 +120,6 @@ def all_batches(
             batch_size=6,
             same_group=0.5,
             seed=1,
-            augment=False,
             start=start,
             process=process,
             processes=processes,
@@ -147,7 +147,7 @@ def test_tokens_are_the_tokenizers(
     products: TrainingSet, learn: Catalogue, tokenizer: Path
 ) -> None:
     alone = TextTokenizer(tokenizer, 48).encode([learn.products[17].text])
-    batch = products.batch(np.array([17, 3]), np.random.default_rng(0), augment=False)
+    batch = products.batch(np.array([17, 3]), np.random.default_rng(0))
     length = alone.input_ids.shape[1]
     assert batch.input_ids[0, :length].tolist() == alone.input_ids[0].tolist()
     assert int(batch.attention_mask[0].sum()) == length
@@ -175,10 +175,7 @@ def test_views_are_drawn(products: TrainingSet) -> None:
     several = np.flatnonzero(views > 1)[:4]
     assert len(several)
     rng = np.random.default_rng(0)
-    seen = [
-        products.batch(several, rng, augment=False).images["pixels"][:, 0, 0, 0].numpy()
-        for _ in range(40)
-    ]
+    seen = [products.batch(several, rng).images["pixels"][:, 0, 0, 0].numpy() for _ in range(40)]
     for column, row in enumerate(several):
         first, last = products.first_image[row : row + 2]
         drawn = Counter(int(pictures[column]) for pictures in seen)
@@ -189,69 +186,14 @@ def test_features_are_not_augmented(learn: Catalogue, tokenizer: Path) -> None:
     views = sum(len(product.images) for product in learn.products)
     array = np.arange(views * 8, dtype=np.float16).reshape(views, 4, 2)
     products = training_set(learn, tokenizer, array)
-    batch = products.batch(np.array([0, 5]), np.random.default_rng(0), augment=True)
+    batch = products.batch(np.array([0, 5]), np.random.default_rng(0), Augmentation())
     assert batch.images.keys() == {"features"}
     assert batch.images["features"].dtype == torch.float32
     assert batch.images["features"].shape == (2, 4, 2)
 
 
-def noise(count: int, size: int = 32) -> NDArray[np.uint8]:
-    """Pictures whose every row has colours of its own, on a white border as wide as the shift."""
-    pixels = np.full((count, size, size, 3), 255, dtype=np.uint8)
-    inner = size // 16
-    rng = np.random.default_rng(5)
-    pixels[:, inner:-inner, inner:-inner] = rng.integers(
-        0, 250, (count, size - 2 * inner, size - 2 * inner, 3)
-    )
-    return pixels
-
-
-def test_augmented_pictures_keep_shape_and_colours() -> None:
-    pixels = noise(64)
-    before = pixels.copy()
-    result = augmented(pixels, np.random.default_rng(0))
-    assert result.shape == pixels.shape
-    assert result.dtype == np.uint8
-    assert np.array_equal(pixels, before)
-    for old, new in zip(pixels, result, strict=True):
-        # Each row, wherever it went, has its own colours, mirrored or not, and white around.
-        def rows(picture: NDArray[np.uint8]) -> Counter[bytes]:
-            return Counter(np.sort(row, axis=0).tobytes() for row in picture)
-
-        assert rows(old) == rows(new)
-
-
-def test_augmented_pictures_are_mirrored_and_shifted() -> None:
-    pixels = noise(200)
-    result = augmented(pixels, np.random.default_rng(0))
-    found = Counter()
-    for old, new in zip(pixels, result, strict=True):
-        places = [
-            (mirrored, down, right)
-            for mirrored, seen in ((False, old), (True, old[:, ::-1]))
-            for down in range(-2, 3)
-            for right in range(-2, 3)
-            if np.array_equal(np.roll(seen, (down, right), (0, 1)), new)
-        ]
-        assert len(places) == 1  # a shift into the border: rolling does the same
-        found[places[0]] += 1
-    assert len(found) > 40  # of 50
-    assert 60 < sum(count for place, count in found.items() if place[0]) < 140
-
-
-def test_what_leaves_the_picture_is_lost() -> None:
-    pixels = np.zeros((30, 32, 32, 3), dtype=np.uint8)
-    for picture in augmented(pixels, np.random.default_rng(1)):
-        white = (picture == 255).all(axis=2)
-        assert set(np.unique(picture)) <= {0, 255}
-        # Only whole rows and columns at one side each are uncovered, white.
-        assert white.all(axis=1).sum() <= 2
-        assert white.all(axis=0).sum() <= 2
-        assert (~white).sum() == (32 - white.all(axis=1).sum()) * (32 - white.all(axis=0).sum())
-
-
 def test_a_batch_moves_to_a_device(products: TrainingSet) -> None:
-    batch = products.batch(np.array([0, 1]), np.random.default_rng(0), augment=True)
+    batch = products.batch(np.array([0, 1]), np.random.default_rng(0), Augmentation())
     moved = batch.to(torch.device("meta"))
     assert {moved.input_ids.device.type, moved.images["pixels"].device.type} == {"meta"}
     assert moved.text_numbers.shape == (2,)
@@ -264,7 +206,7 @@ def test_some_products_are_shown_by_their_title(
     shown = TrainingSet(learn, products.inputs, tokenizer, 48, "product_type", title_share=share)
     encoder = TextTokenizer(tokenizer, 48)
     rows = np.arange(64)
-    batch = shown.batch(rows, np.random.default_rng(0), augment=False)
+    batch = shown.batch(rows, np.random.default_rng(0))
     for row, titled in zip(rows, batch.titled.tolist(), strict=True):
         product = learn.products[row]
         wanted = encoder.encode([product.title if titled else product.text]).input_ids[0]
@@ -282,7 +224,7 @@ def test_who_is_nobodys_negative(learn: Catalogue, tokenizer: Path) -> None:
         for product, (text, title) in zip(learn.products, names, strict=False)
     ]
     products = training_set(replace(learn, products=chosen), tokenizer)
-    batch = products.batch(np.arange(5), np.random.default_rng(0), augment=False)
+    batch = products.batch(np.arange(5), np.random.default_rng(0))
     batch = replace(batch, titled=torch.tensor([False, False, False, True, True]))
     same = batch.same(lambda own: own)
     pairs = {(i, j) for i in range(5) for j in range(5) if i != j and same[i, j]}
@@ -307,7 +249,7 @@ def test_what_the_network_reads_alike_is_one_text(learn: Catalogue, tokenizer: P
     ]
     products = training_set(replace(learn, products=chosen), tokenizer)
     rows = np.arange(5)
-    batch = products.batch(rows, np.random.default_rng(0), augment=False)
+    batch = products.batch(rows, np.random.default_rng(0))
     alike = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1)
     assert alike.triu(1).nonzero().tolist() == [[0, 1], [2, 3]]
     assert torch.equal(batch.same(lambda own: own), alike)
@@ -356,7 +298,7 @@ def test_what_names_a_side_is_not_mirrored(kind: str, learn: Catalogue, tokenize
     products = training_set(replace(learn, products=chosen), tokenizer, array)
     rng = np.random.default_rng(0)
     seen = np.stack(
-        [products.batch(np.arange(4), rng, augment=True).images[kind].numpy() for _ in range(40)]
+        [products.batch(np.arange(4), rng, Augmentation()).images[kind].numpy() for _ in range(40)]
     )
     mirrored = seen[:, :, 16, 8, 0] > seen[:, :, 16, 24, 0]
     assert mirrored.any(axis=0).tolist() == [False, False, True, True]

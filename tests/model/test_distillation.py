@@ -75,7 +75,7 @@ def network(config: FashionBertConfig, seed: int = 0, **changes: Any) -> Fashion
 
 @pytest.fixture(scope="module")
 def batch(unseen_set: TrainingSet) -> Batch:
-    return unseen_set.batch(np.arange(6), np.random.default_rng(1), augment=False)
+    return unseen_set.batch(np.arange(6), np.random.default_rng(1))
 
 
 def loss_with(student: FashionBertModel, teacher: FashionBertModel, batch: Batch) -> float:

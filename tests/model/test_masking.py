@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from model.augmentation import Augmentation
 from model.catalogue import Catalogue
 from model.dataset import TrainingSet
 from model.errors import TrainingError
@@ -191,7 +192,7 @@ def test_each_epoch_hides_something_else_of_a_product(learn: Catalogue, tokenize
     words: dict[int, list[set[int]]] = {}
     patches: dict[int, list[set[int]]] = {}
     for epoch in range(100):
-        for batch in products.batches(epoch, batch_size=32, same_group=0.0, seed=3, augment=False):
+        for batch in products.batches(epoch, batch_size=32, same_group=0.0, seed=3):
             assert batch.masked_tokens is not None
             assert batch.masked_patches is not None
             for row, number in enumerate(batch.text_numbers.tolist()):
@@ -218,7 +219,7 @@ def test_batches_hide_anew_and_draw_the_rest_as_before(learn: Catalogue, tokeniz
     def batches(masking: Masking | None, epoch: int = 0, start: int = 0) -> list[list[Ids | None]]:
         products = TrainingSet(learn, inputs, tokenizer, 48, title_share=0.5, masking=masking)
         found = products.batches(
-            epoch, batch_size=32, same_group=0.0, seed=3, augment=True, start=start
+            epoch, batch_size=32, same_group=0.0, seed=3, augmentation=Augmentation(), start=start
         )
         return [
             [

@@ -28,7 +28,7 @@ def batch(unseen: Catalogue, tokenizer: Path) -> Batch:
     pixels = np.random.default_rng(0).integers(0, 256, (views, 64, 64, 3), np.uint8)
     masking = Masking(WordMasker(tokenizer), 64)
     products = TrainingSet(unseen, ImageInputs(pixels), tokenizer, 48, masking=masking)
-    return products.batch(np.arange(6), np.random.default_rng(1), augment=False)
+    return products.batch(np.arange(6), np.random.default_rng(1))
 
 
 def network(config: FashionBertConfig, **changes: Any) -> FashionBertModel:

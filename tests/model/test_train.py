@@ -104,7 +104,8 @@ def test_it_learns(shop: Shop, tmp_path: Path) -> None:
         same_group=0.0,
         hard_from=1.0,  # with hard negatives the match of so short a run stays at chance
         hard_until=1.0,
-        augment=False,
+        mirror=False,
+        shift=False,
         validate_every=100,
         overrides={**shop.small, "hidden_dropout_prob": 0.0},
     )

@@ -138,7 +138,7 @@ def test_every_option_is_a_setting(
     for name, value in (GIVEN | OVERRIDES).items():
         command += [f"--{SPELLED.get(name, name).replace('_', '-')}", value]
     command += ["--betas", 0.41, 0.42, "--fresh", "mlm", "--fresh", "match"]
-    for name in ("mlm", "mpm", "keep-maps", "augment"):
+    for name in ("mlm", "mpm", "keep-maps", "mirror", "shift"):
         command.append(f"--{'' if on else 'no-'}{name}")
     ran = shell(*command, "--train-cnn" if on else "--freeze-cnn")
     assert (ran.code, "seen enough" in ran.err) == (2, True), ran.err
@@ -146,7 +146,7 @@ def test_every_option_is_a_setting(
     assert {name: getattr(settings, name) for name in GIVEN} == GIVEN
     assert settings.overrides == {**OVERRIDES, "mlm": on, "mpm": on, "freeze_cnn": not on}
     assert (settings.betas, settings.fresh) == ((0.41, 0.42), ["mlm", "match"])
-    assert (settings.keep_maps, settings.augment) == (on, on)
+    assert (settings.keep_maps, settings.mirror, settings.shift) == (on, on, on)
 
 
 def test_a_share_is_held_out_without_valid(
