@@ -3,7 +3,8 @@
 With a frozen CNN the array holds the patch features, float16 [N, P, F]: nothing that trains comes
 before them, and they are by far the slow part. Otherwise it holds the pixels, uint8 [N, S, S, 3],
 so that no epoch decodes a JPEG again; or, where a CNN's first stages are frozen and disk is cheaper
-than computing, what these make of each picture and of its mirror image, float16 [N, 2, h, w, C].
+than computing, what these make of each picture and of its mirror image, float16 [N, 2, h, w, C],
+or of the picture alone, [N, 1, h, w, C].
 Written in order with a progress file: an interrupted run goes on where it was. Of several runs that
 want the same array one makes it, and the others wait.
 """
@@ -65,7 +66,7 @@ class ImageInputs:
 
         Args:
             rows: [B].
-            mirrored: bool [B], of maps: which pictures are shown mirrored; none by default.
+            mirrored: bool [B], of maps with mirror images: which are shown so; none by default.
         """
         if self.are_maps:
             sides = np.zeros(len(rows), np.int64) if mirrored is None else mirrored.astype(np.int64)
@@ -85,7 +86,7 @@ class _Kind:
     compute: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
-def _kind(model: FashionBertModel, maps: bool) -> _Kind:
+def _kind(model: FashionBertModel, maps: bool, mirror: bool) -> _Kind:
     config, network = model.config, model.patch_network
     if config.freeze_cnn:
         shape = (config.num_patches, config.patch_feature_size)
@@ -104,14 +105,15 @@ def _kind(model: FashionBertModel, maps: bool) -> _Kind:
             "train it with --no-keep-maps"
         )
 
-    def both(pixels: torch.Tensor) -> torch.Tensor:
-        return torch.stack([network.frozen_maps(each) for each in (pixels, pixels.flip(2))], 1)
+    def sides(pixels: torch.Tensor) -> torch.Tensor:
+        shown = (pixels, pixels.flip(2)) if mirror else (pixels,)
+        return torch.stack([network.frozen_maps(each) for each in shown], 1)
 
     device = next(model.parameters()).device
     blank = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
     with torch.inference_mode():
-        maps_shape = tuple(both(blank.to(device)).shape[1:])
-    return _Kind("maps of the frozen stages", maps_shape, np.float16, both)
+        maps_shape = tuple(sides(blank.to(device)).shape[1:])
+    return _Kind("maps of the frozen stages", maps_shape, np.float16, sides)
 
 
 def _key(model: FashionBertModel, catalogue: Catalogue, kind: _Kind) -> str:
@@ -122,7 +124,7 @@ def _key(model: FashionBertModel, catalogue: Catalogue, kind: _Kind) -> str:
         fields = ("patches", "patch_grid", "image_size", "cnn_image_size")
         digest.update(json.dumps([getattr(config, name) for name in fields]).encode())
         if any(parameter.requires_grad for parameter in model.patch_network.parameters()):
-            digest.update(f"maps {config.frozen_cnn_stages}".encode())
+            digest.update(f"maps {config.frozen_cnn_stages} of {kind.shape[0]}".encode())
         for name, value in frozen_state(model.patch_network).items():
             digest.update(name.encode())
             digest.update(value.cpu().numpy().tobytes())
@@ -151,6 +153,7 @@ def prepare_inputs(
     cache: Path,
     *,
     maps: bool = False,
+    mirror: bool = True,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> ImageInputs:
@@ -165,6 +168,7 @@ def prepare_inputs(
         cache: a folder, which runs may share; the array's name in it is a hash of what it
             depends on.
         maps: keep what the CNN's frozen stages put out, where only some of its stages are.
+        mirror: of maps, those of the mirror images too.
         progress: shows a bar.
         note: told, when the array is made, if more than 5 % of the pictures are equal to another.
 
@@ -177,7 +181,7 @@ def prepare_inputs(
     # must end as the one that was not interrupted.
     patch_network: Any = model.patch_network  # torch's stubs do not know memory_format here
     patch_network.to(memory_format=torch.channels_last)
-    kind = _kind(model, maps)
+    kind = _kind(model, maps, mirror)
     path = cache / f"{_key(model, catalogue, kind)}.npy"
     shape = (len(names), *kind.shape)
     try:

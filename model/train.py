@@ -177,8 +177,8 @@ class Trainer:
             prepare = partial(
                 prepare_inputs, maps=settings.keep_maps, progress=bars, note=self.note
             )
-            inputs = prepare(network, train, cache)
-            valid_inputs = None if valid is None else prepare(network, valid, cache)
+            inputs = prepare(network, train, cache, mirror=settings.mirror)
+            valid_inputs = None if valid is None else prepare(network, valid, cache, mirror=False)
         self.train_set = TrainingSet(
             train,
             inputs,

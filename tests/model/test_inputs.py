@@ -335,6 +335,17 @@ def test_maps_of_frozen_stages_and_their_mirror_images(
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
+def test_maps_without_mirror_images_take_half_the_room(
+    learn: Catalogue, resnet: Path, tmp_path: Path
+) -> None:
+    model = new_model(config_with(resnet, freeze_cnn=False, frozen_cnn_stages=1)).eval()
+    both = prepare_inputs(model, learn, tmp_path, maps=True)
+    one = prepare_inputs(model, learn, tmp_path, maps=True, mirror=False)
+    assert one.array.shape == (len(names_of(learn)), 1, 16, 16, 8)
+    assert np.array_equal(one.array[:, 0], both.array[:, 0])
+    assert torch.equal(one.batch([3, 1])["maps"], both.batch([3, 1])["maps"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"patches": "crop"}, "patches=grid"), ({"frozen_cnn_stages": 0}, "frozen_cnn_stages")],
