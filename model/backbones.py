@@ -31,6 +31,15 @@ _TEXT_FIELDS = (
 )
 
 
+#: Of these, what the shapes of a backbone's weights go by.
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+
 #: What `model.layers` computes, and those with a tanh, which differ from it by 5e-4 at most.
 _ACTIVATIONS = ("gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 
@@ -157,6 +166,7 @@ def new_config(
     if text_backbone is not None:
         bert = _load_bert_config(text_backbone)
         fields.update({name: getattr(bert, name) for name in _TEXT_FIELDS})
+        _check_sizes(preset, text_backbone, fields)
     elif vocab_size is not None:
         fields["vocab_size"] = vocab_size
     fields.update(start["config"])
@@ -181,6 +191,18 @@ def new_config(
     config = FashionBertConfig(**fields)
     check_config(config)
     return config
+
+
+def _check_sizes(preset: str, text_backbone: str, brought: dict[str, Any]) -> None:
+    """Refuse weights for a preset that is of another size, as `tiny` is of any BERT's."""
+    for name in _SIZES:
+        own = PRESETS[preset]["config"].get(name, brought[name])
+        if own != brought[name]:
+            raise TrainingError(
+                f"the preset {preset!r} is a network of its own size ({name}={own}), which the "
+                f"text backbone {text_backbone!r} does not fit ({brought[name]}): leave "
+                "--text-backbone out, or choose the preset small, which takes a backbone's size"
+            )
 
 
 def new_model(config: FashionBertConfig, text_backbone: str | None = None) -> FashionBertModel:

@@ -336,9 +336,13 @@ def train(
         if tells:
             _note_interrupted(run)
         raise
-    trainer.note(
-        f"the best checkpoint is {best}: `fashionbert export {best} --out BUNDLE` makes it a bundle"
-    )
+    use = f"`fashionbert export {best} --out BUNDLE` makes it a bundle"
+    if not trainer.network.config.recall_size:
+        use = (
+            f"`fashionbert evaluate FEED --checkpoint {best}` tells how it ranks; a preset without "
+            "a recall head cannot be searched with"
+        )
+    trainer.note(f"the best checkpoint is {best}: {use}")
 
 
 def _note_interrupted(run: Path) -> None:

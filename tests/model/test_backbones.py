@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,14 @@ def test_a_backbone_of_another_kind(bert: Path, resnet: Path, tmp_path: Path) ->
         new_config("small", text_backbone=str(bert), cnn=str(bert))
 
 
+def test_a_backbone_of_another_size_than_the_presets(bert: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        new_config("tiny", text_backbone=str(bert))
+    message = str(caught.value)
+    assert message.startswith("the preset 'tiny' is a network of its own size (hidden_size=128)")
+    assert f"{str(bert)!r} does not fit (32): leave --text-backbone out" in message
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -191,15 +200,16 @@ def test_a_backbone_of_another_kind(bert: Path, resnet: Path, tmp_path: Path) ->
     ],
 )
 def test_a_bert_that_computes_something_else(
-    changes: dict[str, str], told: str | None, bert: Path, tmp_path: Path
+    changes: dict[str, str], told: str | None, bert: Path, resnet: Path, tmp_path: Path
 ) -> None:
     config = json.loads((bert / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    make = partial(new_config, "small", text_backbone=str(tmp_path), cnn=str(resnet), joint_from=1)
     if told is None:
-        assert small_config(text_backbone=str(tmp_path), joint_from=1).vocab_size == 1000
+        assert make().vocab_size == 1000
         return
     with pytest.raises(TrainingError, match=told):
-        small_config(text_backbone=str(tmp_path))
+        make()
 
 
 def test_a_cnn_of_a_library_that_is_not_there(
@@ -323,10 +333,10 @@ def test_a_bert_without_a_pooler(bert: Path, resnet: Path) -> None:
     )
 
 
-def test_an_old_bert_by_its_name_only(bert: Path, tmp_path: Path) -> None:
+def test_an_old_bert_by_its_name_only(bert: Path, resnet: Path, tmp_path: Path) -> None:
     """A config.json of years ago says little more than what differs from BERT-base."""
     fields = json.loads((bert / "config.json").read_text())
     kept = {"model_type", "hidden_size", "num_hidden_layers", "num_attention_heads"}
     (tmp_path / "config.json").write_text(json.dumps({n: fields[n] for n in kept}))
-    config = new_config("tiny", text_backbone=str(tmp_path), image_size=64)
+    config = new_config("small", text_backbone=str(tmp_path), cnn=str(resnet), joint_from=1)
     assert config.vocab_size == BertConfig().vocab_size

@@ -93,6 +93,8 @@ def test_the_paper_is_trained_and_evaluated(
     ran = shell(*command)
     assert ran.code == 0, ran.err
     assert f"the best checkpoint is {run}/best" in ran.err
+    assert "cannot be searched with" in ran.err
+    assert "makes it a bundle" not in ran.err
 
     settings = json.loads((run / "run.json").read_text())
     optimiser = {"learning_rate": 2e-5, "betas": [0.95, 0.999], "weight_decay": 1e-4}
