@@ -166,11 +166,12 @@ def new_config(
     if text_backbone is not None:
         bert = _load_bert_config(text_backbone)
         fields.update({name: getattr(bert, name) for name in _TEXT_FIELDS})
-        _check_sizes(preset, text_backbone, fields)
     elif vocab_size is not None:
         fields["vocab_size"] = vocab_size
     fields.update(start["config"])
     fields.update(overrides)
+    if text_backbone is not None:
+        _check_sizes(preset, text_backbone, bert, fields)
     if fields["patches"] == "grid" and "image_size" in overrides:
         # The CNN sees the whole picture, as it is unless something else was asked for.
         fields["cnn_image_size"] = overrides.get("cnn_image_size", overrides["image_size"])
@@ -193,15 +194,15 @@ def new_config(
     return config
 
 
-def _check_sizes(preset: str, text_backbone: str, brought: dict[str, Any]) -> None:
+def _check_sizes(preset: str, text_backbone: str, bert: Any, fields: dict[str, Any]) -> None:
     """Refuse weights for a preset that is of another size, as `tiny` is of any BERT's."""
     for name in _SIZES:
-        own = PRESETS[preset]["config"].get(name, brought[name])
-        if own != brought[name]:
+        if fields[name] != getattr(bert, name):
             raise TrainingError(
-                f"the preset {preset!r} is a network of its own size ({name}={own}), which the "
-                f"text backbone {text_backbone!r} does not fit ({brought[name]}): leave "
-                "--text-backbone out, or choose the preset small, which takes a backbone's size"
+                f"the preset {preset!r} is a network of its own size ({name}={fields[name]}), "
+                f"which the text backbone {text_backbone!r} does not fit ({getattr(bert, name)}): "
+                "leave --text-backbone out, or choose the preset small, which takes a "
+                "backbone's size"
             )
 
 
