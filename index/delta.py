@@ -36,15 +36,20 @@ class GrowingRows:
         self._rows: NDArray[Any] = np.empty((_ROOM, *row_shape), dtype=dtype)
         self._count = 0
 
-    def append(self, rows: NDArray[Any]) -> None:
-        """Add rows [n, *row_shape]."""
-        needed = self._count + len(rows)
+    def make_room(self, count: int) -> None:
+        """See that `append` of so many rows needs no more memory."""
+        needed = self._count + count
         if needed > len(self._rows):
             grown = np.empty(
                 (max(needed, 2 * len(self._rows)), *self._rows.shape[1:]), self._rows.dtype
             )
             grown[: self._count] = self._rows[: self._count]
             self._rows = grown
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Add rows [n, *row_shape]."""
+        self.make_room(len(rows))
+        needed = self._count + len(rows)
         self._rows[self._count : needed] = rows
         self._count = needed
 
@@ -93,6 +98,10 @@ class PutRows:
     def append(self, put: StoredPut) -> int:
         """Add a put; returns its row."""
         row, views = len(self.puts), len(put.head.image_states)
+        # First, as each of them may find the memory full: then nothing was added to any.
+        self.text_embeddings.make_room(1)
+        self.image_embeddings.make_room(views)
+        self.product_of_image.make_room(views)
         self.text_embeddings.append(put.head.text_embedding[None])
         self.image_embeddings.append(put.head.image_embeddings)
         self.product_of_image.append(np.full(views, row, dtype=np.int32))

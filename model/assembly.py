@@ -130,6 +130,8 @@ def _collect(
             detail = f"nothing in {', '.join(template.columns)}"
             bad.append(BadRow(row.line, id, "empty_text", detail))
             continue
+        if draft is not None and draft.text != text and not draft.views:
+            draft = None  # of the row before nothing but its text was any good
         if draft is not None and draft.text != text:
             first = next(iter(draft.views.values()))
             shown = draft.text if len(draft.text) <= 80 else f"{draft.text[:79]}…"
@@ -138,9 +140,7 @@ def _collect(
             continue
         views, defects = _views(cells.get(columns.image), columns.separator, pictures)
         bad += [BadRow(row.line, id, str(error.code), str(error)) for error in defects]
-        if not views:
-            continue
-        if draft is None:
+        if draft is None:  # also without a picture: the next row may have one, and no text
             title = cell_text(cells.get(columns.title)) or text
             attributes = {
                 name: value
@@ -150,7 +150,7 @@ def _collect(
             draft = drafts[id] = _Draft(id, text, title, attributes)
         for view in views:
             draft.views.setdefault(view, row.line)
-    return list(drafts.values()), bad
+    return [draft for draft in drafts.values() if draft.views], bad
 
 
 def _id(cell: object) -> str:

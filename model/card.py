@@ -19,14 +19,14 @@ CARD = "README.md"
 #: Beside the card, in the bundle's folder: the figures it was made of.
 FIGURES = "figures.json"
 
-DIRECTIONS = {"text_to_image": "text → image", "image_to_text": "image → text"}
+WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 PROTOCOLS = ("sampled", "full")
 STAGES = {"recall": "recall alone", "two_stage": "two stages", "rerank": "rerank of all"}
 #: What two evaluations must have been asked alike to be compared.
 _ASKED = ("queries", "products", "candidates", "group_by")
 #: Likewise, where both say it: older ones do not.
 _DRAWN = ("seed", "feed_fingerprint")
-_KEPT = ("precision", *_ASKED, *_DRAWN, *DIRECTIONS, "matching")
+_KEPT = ("precision", *_ASKED, *_DRAWN, *WAYS, "matching")
 
 Row = tuple[str, ...]
 
@@ -44,7 +44,7 @@ def read_evaluation(path: Path, model_id: str | None = None) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
         list(_rows(found)), list(_gains(found))  # all that the card will want of it is there
-        if not all(found[way]["sampled"] for way in DIRECTIONS):
+        if not all(found[way]["sampled"] for way in WAYS):
             raise ValueError("nothing was ranked")
         _asked(found)
     except OSError as error:
@@ -202,7 +202,7 @@ def _facts(bundle: Bundle) -> Iterator[Row]:
 
 def _ranked(found: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Direction, what the right one stood among, and the figures by stage."""
-    for way, shown in DIRECTIONS.items():
+    for way, shown in WAYS.items():
         for protocol in PROTOCOLS:
             if stages := found[way].get(protocol):
                 among = next(iter(stages.values()))["candidates"]
@@ -248,7 +248,7 @@ def _losses(
     figures: Mapping[str, dict[str, Any]], references: Mapping[str, dict[str, Any]]
 ) -> Iterator[Row]:
     for name, reference in references.items():
-        for way, shown in DIRECTIONS.items():
+        for way, shown in WAYS.items():
             before, after = (_served(found[way]) for found in (reference, figures[name]))
             yield name, shown, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"
 

@@ -136,6 +136,8 @@ class RunFolder:
         source = self.path / "run.json"
         if source.exists():
             before = self._read(source)
+            if "augment" in before:  # both at once, in an earlier version
+                before = dict.fromkeys(("mirror", "shift"), before["augment"]) | before
             before = {name: described[name] for name in _ADDED_LATER} | before
             changed = sorted(name for name in described if before.get(name) != described[name])
             if changed and (self.path / "checkpoints").exists():

@@ -50,6 +50,6 @@ class ChangeFeed:
             if version == self._index.latest.name.encode():
                 continue  # our own, or seen already
             try:
-                await anyio.to_thread.run_sync(self._index.refresh)
+                await anyio.to_thread.run_sync(self._index.catch_up)
             except Exception:  # the task must not end: nobody would notice
                 _logger.exception("the snapshots' folder cannot be followed")

@@ -95,7 +95,9 @@ class Settings(BaseSettings):
         30, gt=0, description="longest arrival of a request's body, and reading of its answer"
     )
 
-    max_queue: int = Field(64, ge=0, description="requests that may wait to be computed")
+    max_queue: int = Field(
+        64, ge=0, description="searches, matches and writes, each, that may wait to be computed"
+    )
     queue_seconds: float = Field(10, gt=0, description="longest wait before a request is refused")
     rerank_seconds: float = Field(
         10, gt=0, description="budget of the reranker; past it the order of the recall is answered"

@@ -21,7 +21,8 @@ ANONYMOUS = "anonymous"
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 _SELF_REPORTS = frozenset({"/metrics", "/v1/status"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_SEARCHES = ("/v1/search/", "/v1/match")
+_SEARCHES = "/v1/search/"
+_MATCH = "/v1/match"
 _REALM = 'Bearer realm="fashionbert"'
 
 
@@ -29,7 +30,9 @@ def required_scope(method: str, path: str, *, open_metrics: bool = False) -> sec
     """What a request needs: nothing, `search` to read and to search, `admin` for all else."""
     if path in _OPEN or (open_metrics and path in _SELF_REPORTS):
         return None
-    if method in _READING or (method == "POST" and path.startswith(_SEARCHES)):
+    if method in _READING:
+        return "search"
+    if method == "POST" and (path.startswith(_SEARCHES) or path == _MATCH):
         return "search"
     return "admin"
 

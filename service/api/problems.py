@@ -189,7 +189,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(MemoryError, _on_memory)
-    app.add_exception_handler(Exception, _on_failure)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -271,11 +270,6 @@ async def _on_memory(request: Request, error: Exception) -> Response:
     _logger.error("%s %s: %s", request.method, request.url.path, error or "out of memory")
     detail = "the request does not fit into the memory that is left: try again a little later"
     return problem("out_of_memory", detail, headers={"Retry-After": "1"})
-
-
-async def _on_failure(request: Request, error: Exception) -> Response:
-    # Starlette raises the exception again after this answer, and the server logs it.
-    return internal()
 
 
 def internal() -> Response:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from model.card import CARD, DIRECTIONS, FIGURES
+from model.card import CARD, FIGURES, WAYS
 from model.errors import FashionBertError, SnapshotError
 from model.pretrained import pretrained
 from service.cli import options
@@ -148,7 +148,7 @@ def _released(bundle: Path) -> None:
 
 
 def _two_stage(figures: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [(shown, figures[way]["sampled"]["two_stage"]) for way, shown in DIRECTIONS.items()]
+    return [(shown, figures[way]["sampled"]["two_stage"]) for way, shown in WAYS.items()]
 
 
 def _rank1(sampled: dict[str, Any]) -> str:

@@ -92,6 +92,24 @@ def test_later_rows_may_leave_out_what_the_first_has_said(feed_folder: Path) -> 
     assert product.attributes == {"size": "S"}
 
 
+def test_a_first_row_without_its_picture_still_says_what_the_product_is(feed_folder: Path) -> None:
+    feed = feed_folder / "other.csv"
+    rows = ["id,image,title,size", "a,lost.jpg,Top,S", "a,1.jpg,,M", "b,lost.jpg,Hat,S"]
+    rows += ["c,lost.jpg,Coat,S", "c,2.jpg,Cape,M", "c,3.jpg,Coat,L"]
+    feed.write_text("\n".join(rows))
+    with read_catalogue(feed, max_bad=1) as catalogue:
+        assert [(row.line, row.code) for row in catalogue.report.bad] == [
+            (2, "missing_picture"),
+            (4, "missing_picture"),
+            (5, "missing_picture"),
+            (7, "repeated_id"),
+        ]
+        a, c = catalogue.products
+    assert (a.id, a.text, a.images, a.attributes) == ("a", "Top", ("1.jpg",), {"size": "S"})
+    # Where the next row says what it is by itself, that counts.
+    assert (c.id, c.text, c.images, c.attributes) == ("c", "Cape", ("2.jpg",), {"size": "M"})
+
+
 def test_every_bad_row_is_left_out_and_reported_with_its_line(feed_folder: Path) -> None:
     feed = feed_folder / "feed.csv"
     feed.write_bytes(BAD_FEED)

@@ -31,9 +31,19 @@ def test_as_many_as_fit_are_served_at_once() -> None:
 
 def test_more_than_all_is_all() -> None:
     shares = Shares(10)
-    for _ in range(2):  # what was taken is given back
-        with shares.take(100):
-            pass
+    taken = threading.Event()
+
+    def take(share: int) -> None:
+        with shares.take(share):
+            taken.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(2):  # what was taken is given back
+            taken.clear()
+            with shares.take(100):
+                waiting = threads.submit(take, 1)
+                assert not taken.wait(0.1)
+            waiting.result(timeout=30)
 
 
 def test_who_needs_much_is_not_passed_by() -> None:

@@ -147,6 +147,21 @@ def test_another_number_of_processes_is_refused(
     assert json.loads((out / "run.json").read_text())["processes"] == 1
 
 
+def test_a_run_of_before_mirrors_and_shifts_were_apart_goes_on(
+    interrupted_run: Path, straight_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(interrupted_run, tmp_path / "run"))
+    described = json.loads((out / "run.json").read_text())
+    both = {name: described.pop(name) for name in ("mirror", "shift")}
+    assert both == {"mirror": True, "shift": True}
+    (out / "run.json").write_text(json.dumps({**described, "augment": False}))
+    with pytest.raises(TrainingError, match=r"other settings \(mirror, shift\)"):
+        shop.trainer(out)
+    (out / "run.json").write_text(json.dumps({**described, "augment": True}))
+    shop.trainer(out).run()
+    shop.assert_same_run(out, straight_run)
+
+
 def test_a_start_that_has_changed_is_refused(
     straight_run: Path, shop: Shop, tmp_path: Path
 ) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
+from index.live_index import LiveIndex
 from index.snapshot import Snapshot
 from service.change_feed import CHANNEL
 
@@ -57,6 +60,23 @@ def test_the_others_are_told(serve: Any, redis: Any, root: Path, snapshot: Snaps
         one.client.delete(f"/v1/items/{snapshot.ids[22]}")
         until(lambda: version(other) == f"{snapshot.name}+3")
     until_heard(redis, 0)
+
+
+def test_the_others_are_told_while_they_open_a_snapshot(
+    serve: Any, redis: Any, root: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = threading.Event()
+    with (
+        serve(**shared(redis, root), watch=NEVER) as one,
+        serve(**shared(redis, root), watch=NEVER) as other,
+    ):
+        until_heard(redis, 2)
+        monkeypatch.setattr(LiveIndex, "_look_for_snapshot", lambda index: opened.wait(90))
+        one.client.delete(f"/v1/items/{snapshot.ids[20]}")
+        try:
+            until(lambda: version(other) == f"{snapshot.name}+1")
+        finally:
+            opened.set()
 
 
 def test_without_redis_they_find_it(serve: Any, redis: Any, root: Path, snapshot: Snapshot) -> None:
