@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
@@ -43,6 +42,7 @@ from model.catalogue import Catalogue
 from model.engine import Engine
 from model.errors import CatalogueError, SnapshotError
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
+from model.processor import cores
 
 CHUNK = 256
 #: Pictures: eight passes on a CPU, for eight cores at a time. More cores are for several processes.
@@ -276,7 +276,7 @@ class _Job:
                 chunks,
                 batch_size=batch_size,
                 limits=limits,
-                threads=os.cpu_count() or 1,
+                threads=cores(),
                 advance=bars.advance_to,
             )
         started = EncodingProcesses(

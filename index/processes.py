@@ -31,6 +31,7 @@ from model.fashiongen import SUFFIXES as FASHION_GEN
 from model.fashiongen import FashionGenPictures
 from model.pictures import Pictures, open_pictures
 from model.preprocess import ImageLimits
+from model.processor import cores
 
 #: Chunks that a process is given before the first is done: it has up to two batches ahead
 #: (`encode_chunks`), which may be the next chunks', and waits for them.
@@ -91,7 +92,7 @@ class EncodingProcesses:
                 bundle=engine.bundle.path.resolve(),
                 pictures=pictures.path.resolve(),
                 threads=max(1, engine.threads // count),
-                decoders=max(1, (os.cpu_count() or 1) // count),
+                decoders=max(1, cores() // count),
                 device=engine.device,
                 gpu=gpu,
                 batch_size=batch_size,

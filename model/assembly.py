@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from model.feed import Feed, cell_text
 from model.feed_report import BadRow, FeedReport
 from model.pictures import Pictures
 from model.preprocess import ImageLimits, is_written, verify_image
+from model.processor import cores
 from model.product import MAX_ID_CHARACTERS, Attribute, Catalogue, ColumnMapping, Product
 from model.template import TextTemplate
 
@@ -211,7 +211,7 @@ def _of_each(names: Iterable[str], look: Callable[[str], _Found], title: str) ->
     batches = [names[at : at + _BATCH] for at in range(0, len(names), _BATCH)]
     found: dict[str, _Found] = {}
     with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
+        ThreadPoolExecutor(cores()) as threads,
         Progress(console=Console(stderr=True), disable=not title) as bar,
     ):
         task = bar.add_task(title, total=len(names))

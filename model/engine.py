@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from model.native.choice import open_native
 from model.passes import UNLIMITED, Limits, PassPool, Together
 from model.pinned import host_memory
 from model.preprocess import TextTokenizer
+from model.processor import cores
 from model.row_matcher import Pairs, RowMatcher, takes_rows
 from model.sessions import open_session, prepare, providers
 from model.states import QuantisedStates, quantise
@@ -104,7 +104,7 @@ class Engine:
         self.recall_size = manifest.recall_size
         self.image_size = manifest.image_size
         self.tokenizer = TextTokenizer(bundle.path / "tokenizer.json", manifest.max_text_tokens)
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or cores()
         self.workers = workers or (self.threads if device == "cpu" else 1)
         self._encode_batch = ENCODE_BATCH[device]
         self.encoder_workers = encoder_workers
@@ -346,7 +346,7 @@ def offline_engine(bundle: Bundle, *, threads: int | None = None, device: str = 
         threads: processor cores.
         device: `cpu` or `cuda`.
     """
-    threads = threads or os.cpu_count() or 1
+    threads = threads or cores()
     workers = threads if device == "cpu" else 1
     return Engine(bundle, threads=threads, device=device, encoder_workers=workers, native=False)
 

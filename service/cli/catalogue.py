@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +33,7 @@ def demo(
       fashionbert catalogue demo demo/ --products 2400 --held-out 400
     """
     from model.demo import write_demo_catalogue
+    from model.processor import cores
 
     write_demo_catalogue(
         folder,
@@ -41,7 +41,7 @@ def demo(
         held_out=held_out,
         seed=seed,
         held_out_only=held_out_only,
-        processes=os.cpu_count() or 1,
+        processes=cores(),
         progress=True,
     )
     drawn = "" if held_out_only else f"{products:,} products and "

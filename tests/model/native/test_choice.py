@@ -34,6 +34,31 @@ def test_it_is_taken_for_every_form(form_bundle: Bundles, form: str) -> None:
     assert compare(matcher, session_of(bundle), bundle.manifest.patches) < choice.TOLERANCE
 
 
+def test_one_change_that_moves_nothing_is_not_all_that_rounding_does() -> None:
+    """In a small int8 network it may fall on no step, where another order of sums does."""
+    base = np.random.default_rng(0).standard_normal(48).astype(np.float32)
+
+    class Steps:
+        moved = iter([0.0] * 3 + [0.0] * 3 + [0.002] * 6)
+
+        def run(self, names: object, feeds: dict[str, Any]) -> list[Any]:
+            return [base + np.float32(next(self.moved))]
+
+    class Matcher:
+        hidden_size = 32
+        by = 0.002
+
+        def match(self, *given: Any) -> Any:
+            return base + np.float32(self.by)
+
+    matcher: Any = Matcher()
+    assert compare(matcher, Steps(), 4) == pytest.approx(1, rel=0.01)
+    # And no number of changes explains what a misread graph gives.
+    matcher.by = 0.02
+    Steps.moved = iter([0.0] * 6 + [0.002] * 9)
+    assert compare(matcher, Steps(), 4) == pytest.approx(10, rel=0.01)
+
+
 @pytest.mark.usefixtures("compiled")
 def test_an_engine_scores_the_same_with_it(form_bundle: Bundles) -> None:
     bundle = form_bundle("released")
