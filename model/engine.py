@@ -67,7 +67,7 @@ class Engine:
     Args:
         bundle: the exported model. One without a recall head, as the paper's, has `recall_size`
             E = 0: it encodes and matches, but nothing can be searched with it.
-        threads: processor cores to compute with; all by default.
+        threads: processor cores to compute with; by default all that the process may use.
         device: `cpu` or `cuda`.
         workers: passes of the matcher that run at the same time, with `threads` / `workers` cores
             each; by default on a CPU as many as threads, and on a GPU one.

@@ -32,7 +32,9 @@ Snapshots = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        help="Threads of the model; all cores by default.", envvar="FASHIONBERT_THREADS", min=1
+        help="Threads of the model; by default as many as the process may use cores.",
+        envvar="FASHIONBERT_THREADS",
+        min=1,
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda.", envvar="FASHIONBERT_DEVICE")]
