@@ -29,7 +29,6 @@ from index.recall import Rule, choose_rule
 from index.snapshot import Snapshot
 from index.snapshot_folder import (
     BUILDING,
-    current,
     list_snapshots,
     locate,
     locked,
@@ -185,11 +184,10 @@ class _Job:
         Either it is what the job would make, or the newest one is, and was rolled back.
         """
         try:
-            now = current(self._root)
-            newest = list_snapshots(self._root)[-1]
-            locate(self._root, now)
+            now = locate(self._root).name
         except SnapshotError:
             return None
+        newest = list_snapshots(self._root)[-1]
         return now if self._is_this(now, recall) or self._is_this(newest, recall) else None
 
     def _is_this(self, name: str, recall: str) -> bool:

@@ -224,6 +224,20 @@ def test_one_that_was_gone_back_from_stays_aside(
         assert made.name == current(own_root) == "00000003"
 
 
+@pytest.mark.parametrize("left", [[], ["00000001"]])
+def test_a_current_one_that_was_removed_is_made_anew(
+    own_root: Path, demo_catalogue: Path, engine: Engine, left: list[str]
+) -> None:
+    with read_catalogue(demo_catalogue / "val.csv") as catalogue:
+        build(catalogue, engine, own_root, progress=False)
+        for name in {"00000001", "00000002"} - set(left):
+            shutil.rmtree(own_root / name)
+        made = build(catalogue, engine, own_root, progress=False, if_changed=True)
+    assert [*left, made.name] == list_snapshots(own_root)
+    assert current(own_root) == made.name
+    Snapshot.open(own_root, verify=True)
+
+
 def test_two_builds_at_once(own_root: Path, catalogue: Catalogue, engine: Engine) -> None:
     with (
         locked(own_root),
