@@ -92,8 +92,14 @@ def _unreadable(path: Path, error: OSError) -> SnapshotError:
 
 
 def next_name(root: Path) -> str:
-    """The name after the newest snapshot's."""
-    return f"{int((list_snapshots(root) or ['0'])[-1]) + 1:08d}"
+    """The name after the newest snapshot's, and after the one in `CURRENT` though it be gone.
+
+    A service that has opened that one knows snapshots by their names, and so do stored answers.
+    """
+    names = list_snapshots(root)
+    with contextlib.suppress(SnapshotError):
+        names.append(current(root))
+    return f"{int(max(names, default='0')) + 1:08d}"
 
 
 def publish(root: Path, part: Path, name: str, *, instead_of: str | None = None) -> None:

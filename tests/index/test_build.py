@@ -233,8 +233,8 @@ def test_a_current_one_that_was_removed_is_made_anew(
         for name in {"00000001", "00000002"} - set(left):
             shutil.rmtree(own_root / name)
         made = build(catalogue, engine, own_root, progress=False, if_changed=True)
-    assert [*left, made.name] == list_snapshots(own_root)
-    assert current(own_root) == made.name
+    assert list_snapshots(own_root) == [*left, "00000003"]
+    assert made.name == current(own_root) == "00000003"  # as a service may have the second open
     Snapshot.open(own_root, verify=True)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,16 @@ def test_names_count_up_and_the_last_one_is_current(tmp_path: Path) -> None:
     assert list_snapshots(tmp_path) == ["00000001", "00000002", "00000003"]
     assert (locate(tmp_path) / "file").read_text() == "c"
     assert not (tmp_path / ".building-abc").exists()
+
+
+def test_the_name_of_a_current_one_that_was_removed_is_not_given_again(tmp_path: Path) -> None:
+    for text in "ab":
+        _publish(tmp_path, text)
+    shutil.rmtree(tmp_path / "00000002")
+    assert _publish(tmp_path) == current(tmp_path) == "00000003"
+    shutil.rmtree(tmp_path / "00000003")
+    (tmp_path / "CURRENT").write_text("junk")
+    assert _publish(tmp_path) == current(tmp_path) == "00000002"
 
 
 def test_a_snapshot_gets_its_name_once_it_is_stored_and_is_served_once_that_is(

@@ -135,6 +135,10 @@ def test_build_if_changed(
     assert "unchanged, still current" in told[-1]
     assert "snapshot 00000005, which is of this feed, was rolled back" in told[-1]
     assert build(other_bundle, "--if-changed", "--max-bad", "0.2") == "00000006"
+    for folder in root.glob("0*"):
+        shutil.rmtree(folder)  # but not what names the current one
+    assert build(bundle, *other) == "00000007"
+    assert "now current" in told[-1]
     assert not any("warning: texts are" in each for each in told)
 
 
