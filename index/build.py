@@ -84,7 +84,8 @@ def build(
         chunk: products between two records of the progress.
         if_changed: keep the current snapshot where this model made it from this very catalogue,
             its recall is what is asked for, and it is whole; or where the newest one is that, and
-            was rolled back.
+            was rolled back. That one is made current again where this model cannot open the
+            current one.
         supersede: the catalogue has the writes to the service up to this number (`last_written`),
             so that they are dropped; by default they are put on top of it, as the later ones
             always are.
@@ -181,14 +182,26 @@ class _Job:
     def unchanged(self, recall: str) -> str | None:
         """The current snapshot, if this job has nothing to make.
 
-        Either it is what the job would make, or the newest one is, and was rolled back.
+        Either it is what the job would make, or the newest one is, and was rolled back. Where the
+        current one cannot be opened with this model, the newest is made current again.
         """
         try:
             now = locate(self._root).name
         except SnapshotError:
             return None
+        if self._is_this(now, recall):
+            return now
         newest = list_snapshots(self._root)[-1]
-        return now if self._is_this(now, recall) or self._is_this(newest, recall) else None
+        if not self._is_this(newest, recall):
+            return None
+        try:
+            Snapshot.open(self._root, now, model_id=self._engine.model_id)
+        except SnapshotError:
+            # A service with this model cannot be started on it: it was gone back to with another
+            # bundle, or is damaged.
+            make_current(self._root, newest)
+            return newest
+        return now
 
     def _is_this(self, name: str, recall: str) -> bool:
         """Whether a snapshot is what this job would make, and whole."""

@@ -224,6 +224,31 @@ def test_one_that_was_gone_back_from_stays_aside(
         assert made.name == current(own_root) == "00000003"
 
 
+@pytest.mark.parametrize("gone_back_to", ["another model's", "damaged"])
+def test_one_that_was_gone_back_from_is_current_again_where_the_other_cannot_be_opened(
+    gone_back_to: str,
+    own_root: Path,
+    demo_catalogue: Path,
+    catalogue: Catalogue,
+    engine: Engine,
+    other_bundle: Bundle,
+) -> None:
+    if gone_back_to == "damaged":
+        os.truncate(own_root / "00000001" / "images.bin", 1000)
+        with read_catalogue(demo_catalogue / "val.csv") as feed:
+            build(feed, engine, own_root, progress=False)
+            make_current(own_root, "00000001")
+            kept = build(feed, engine, own_root, progress=False, if_changed=True)
+    else:
+        other = Engine(other_bundle, threads=2)
+        build(catalogue, other, own_root, progress=False)
+        make_current(own_root, "00000001")
+        kept = build(catalogue, other, own_root, progress=False, if_changed=True)
+    assert kept.name == current(own_root) == list_snapshots(own_root)[-1] == "00000002"
+    with pytest.raises(SnapshotError):
+        Snapshot.open(own_root, "00000001", model_id=kept.model_id)
+
+
 @pytest.mark.parametrize("left", [[], ["00000001"]])
 def test_a_current_one_that_was_removed_is_made_anew(
     own_root: Path, demo_catalogue: Path, engine: Engine, left: list[str]
