@@ -25,14 +25,14 @@ from index.columns import (
     kind_of,
 )
 
-_ARROW_TYPES: Mapping[Kind, pa.DataType] = {"string": pa.string(), "bool": pa.bool_()}
+_ARROW_TYPES: Mapping[Kind, pa.DataType] = {"string": pa.large_string(), "bool": pa.bool_()}
 
 
 def plain_column(array: pa.Array) -> Column:
     """A column whose values have one type: string, int64, double, bool, or a list of strings."""
     if pa.types.is_list(array.type):
         return _list_column(array)
-    type = str(array.type)
+    type = str(array.type).removeprefix("large_")
     (kind,) = KINDS[type]
     if kind == "number":
         present = array.is_valid().to_numpy(zero_copy_only=False)
@@ -42,7 +42,7 @@ def plain_column(array: pa.Array) -> Column:
     return Column(type, {kind: Coded.of(codes, dictionary)})
 
 
-def mixed_column(array: pa.StringArray) -> Column:
+def mixed_column(array: pa.Array) -> Column:
     """A column of several types, each value as JSON."""
     codes, dictionary = _encode(array)
     distinct = [json.loads(cell) for cell in dictionary.to_pylist()]
@@ -85,7 +85,7 @@ def _lists(codes: NDArray[np.int64], values: Sequence[str | list[str]]) -> Liste
     counts = lengths[codes]
     rows = np.repeat(np.arange(len(codes), dtype=np.int32), counts)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    entries, dictionary = _encode(pa.array(chain.from_iterable(lists), pa.string()))
+    entries, dictionary = _encode(pa.array(chain.from_iterable(lists), pa.large_string()))
     return Listed(
         Coded.of(entries[starts[codes].repeat(counts) + within], dictionary), rows, len(codes)
     )

@@ -104,7 +104,7 @@ class Items:
             # which `read_table` starts whatever it is told: one that lets go of the buffer while
             # Python ends aborts the process (Arrow's issue 39862).
             with pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False) as file:
-                table = file.read(use_threads=False).combine_chunks()
+                table = file.read(use_threads=False)
             self.ids: list[str] = table.column("id").to_pylist()
             self._titles, self._texts, self._images = (
                 _contiguous(table.column(name)) for name in ("title", "text", "images")
@@ -193,6 +193,13 @@ def _types(schema: pa.Schema) -> dict[str, str]:
 
 
 def _contiguous(column: pa.ChunkedArray) -> pa.Array:
-    """One array: indexing a chunked one looks for the chunk each time."""
-    combined = column.combine_chunks()
-    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+    """One array: indexing a chunked one looks for the chunk each time.
+
+    Strings come as large ones, as one array of the others has 2 GiB at most, and a file may have
+    more in several.
+    """
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())
+    elif pa.types.is_list(column.type):
+        column = column.cast(pa.list_(pa.large_string()))
+    return column.combine_chunks()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.items import Item, Items, write_items
+from index.items import Item, Items, _contiguous, write_items
 from model.errors import SnapshotError
 
 ITEMS = [
@@ -72,6 +74,27 @@ def test_many_products_are_the_same_file_each_time(tmp_path: Path) -> None:
     read = Items(tmp_path / "a")
     assert read[4321] == many[4321]
     assert read.row_of("id-4999") == 4999
+
+
+def test_a_file_in_several_groups_of_rows_reads_the_same(items: Items, tmp_path: Path) -> None:
+    pq.write_table(pq.read_table(tmp_path / "items.parquet"), tmp_path / "groups", row_group_size=1)
+    read = Items(tmp_path / "groups")
+    assert list(read) == ITEMS
+    assert read.attribute_types == items.attribute_types
+
+
+@pytest.mark.parametrize("make", [str, lambda value: [value, value]])
+def test_strings_in_several_chunks_become_an_array_that_may_pass_2_gib(
+    make: Callable[[str], object],
+) -> None:
+    """Which is what Arrow splits strings at: of more it makes chunks that no array has room for."""
+    chunks = [[make("a"), None], [make("b")]]
+    column = pa.chunked_array([pa.array(chunk) for chunk in chunks])
+    for one in (column, column.slice(0, 1), column.slice(0, 0)):
+        array = _contiguous(one)
+        assert array.to_pylist() == one.to_pylist()
+        strings = array.flatten() if pa.types.is_list(array.type) else array
+        assert strings.type == pa.large_string()
 
 
 def test_what_is_no_items_file_is_refused(tmp_path: Path) -> None:
