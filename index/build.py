@@ -323,23 +323,28 @@ class _Job:
         )
         name = next_name(self._root)
         writes = self._progress.writes
-        finish_snapshot(
-            self._folder,
-            name,
-            sizes,
-            _rules(sizes, recall),
-            kept_items(self._catalogue.products, progress.skipped),
-            bars.start_step,
-            model_id=engine.model_id,
-            text_template=text_template,
-            catalogue=self._catalogue.fingerprint,
-            key=self._key,
-            truncated_texts=progress.truncated_texts,
-            skipped_pictures=len(progress.skipped),
-            dropped_products=len(self._catalogue.products) - progress.products,
-            folded=writes,
-            superseded=writes,
-        )
+        try:
+            finish_snapshot(
+                self._folder,
+                name,
+                sizes,
+                _rules(sizes, recall),
+                kept_items(self._catalogue.products, progress.skipped),
+                bars.start_step,
+                model_id=engine.model_id,
+                text_template=text_template,
+                catalogue=self._catalogue.fingerprint,
+                key=self._key,
+                truncated_texts=progress.truncated_texts,
+                skipped_pictures=len(progress.skipped),
+                dropped_products=len(self._catalogue.products) - progress.products,
+                folded=writes,
+                superseded=writes,
+            )
+        except SnapshotError:
+            # What was encoded may be what is wrong: started again it would end here again.
+            self._discard()
+            raise
         bars.start_step(f"Publishing snapshot {name}")
         publish(self._root, self._folder, name)
         return name

@@ -1,4 +1,4 @@
-"""The last steps of making a snapshot: recall indexes, items, checksums, manifest."""
+"""The last steps of making a snapshot: recall indexes, items, checksums, manifest, a first look."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from index.items import Item, write_items
-from index.manifest import Manifest, Sizes, describe_files, write_manifest
+from index.manifest import Manifest, Sizes, describe_files, read_manifest, write_manifest
 from index.recall import Rule, write_index
+from index.snapshot import Snapshot
 from index.states import open_array
+from model.errors import SnapshotError
 
 
 def finish_snapshot(
@@ -32,6 +34,9 @@ def finish_snapshot(
         items: the products, in the order of the rows.
         step: told what is done next.
         fields: the rest of the manifest.
+
+    Raises:
+        SnapshotError: what was written cannot be opened; it must not be published.
     """
     for modality, rule in rules.items():
         step(f"Building the {modality} recall index")
@@ -50,3 +55,12 @@ def finish_snapshot(
         **fields,
     )
     write_manifest(folder, manifest)
+    step("Opening it")
+    try:
+        # As a service opens it, but for the checksums, which were just made.
+        Snapshot(folder, read_manifest(folder)).check_canaries()
+    except SnapshotError as error:
+        raise SnapshotError(
+            f"the new snapshot {name} cannot be opened, so it is not published, and what was "
+            f"served is served: {error}"
+        ) from error

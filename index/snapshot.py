@@ -121,7 +121,7 @@ class Snapshot:
             check_hashes(path, manifest)
         snapshot = cls(path, manifest, recall_device)
         if verify:
-            snapshot._check_canaries()
+            snapshot.check_canaries()
         return snapshot
 
     def __len__(self) -> int:
@@ -216,10 +216,14 @@ class Snapshot:
         """
         check_sizes(self.path, read_manifest(self.path))
         check_hashes(self.path, self.manifest)
-        self._check_canaries()
+        self.check_canaries()
 
-    def _check_canaries(self) -> None:
-        """That the files belong to each other: what a checksum of each alone cannot tell."""
+    def check_canaries(self) -> None:
+        """See that the files belong to each other: what a checksum of each alone cannot tell.
+
+        Raises:
+            SnapshotError: naming one that does not.
+        """
         sizes = self.manifest.sizes
         for name, offsets, end in (
             ("image_offsets.npy", self._image_offsets, len(self._images)),

@@ -8,14 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from index.build import build
+from index.compact import compact
+from index.delta_records import Put
+from index.items import Item, write_items
+from index.live_index import LiveIndex
 from index.manifest import FILES
+from index.recall import Embeddings, Rule, write_index
 from index.snapshot import Snapshot
 from index.snapshot_folder import current, list_snapshots, locked, make_current
 from model.bundle import Bundle
@@ -261,6 +267,42 @@ def test_a_current_one_that_was_removed_is_made_anew(
     assert list_snapshots(own_root) == [*left, "00000003"]
     assert made.name == current(own_root) == "00000003"  # as a service may have the second open
     Snapshot.open(own_root, verify=True)
+
+
+def _write_fewer(items: Iterable[Item], path: Path) -> None:
+    write_items(list(items)[1:], path)
+
+
+def _write_others(embeddings: Embeddings, rule: Rule, path: Path) -> None:
+    write_index(np.ascontiguousarray(embeddings[::-1]), rule, path)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [(_write_fewer, "the manifest says"), (_write_others, r"image\.faiss does not find")],
+)
+def test_what_cannot_be_opened_is_not_published(
+    own_root: Path,
+    demo_catalogue: Path,
+    engine: Engine,
+    make_put: Callable[..., Put],
+    monkeypatch: pytest.MonkeyPatch,
+    step: Callable[..., None],
+    message: str,
+) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.write([make_put("a")])
+    message = f"snapshot 00000002 cannot be opened, so it is not published.*{message}"
+    with monkeypatch.context() as patched, read_catalogue(demo_catalogue / "val.csv") as catalogue:
+        replaced = "write_items" if step is _write_fewer else "write_index"
+        patched.setattr(f"index.finish.{replaced}", step)
+        with pytest.raises(SnapshotError, match=message):
+            build(catalogue, engine, own_root, progress=False)
+        with pytest.raises(SnapshotError, match=message):
+            compact(own_root)
+    assert (current(own_root), list_snapshots(own_root)) == ("00000001", ["00000001"])
+    # Nor gone on with: it may be what was encoded that is wrong.
+    assert not list(own_root.glob(".building-*"))
 
 
 def test_two_builds_at_once(own_root: Path, catalogue: Catalogue, engine: Engine) -> None:
