@@ -112,19 +112,20 @@ def publish(root: Path, part: Path, name: str, *, instead_of: str | None = None)
         instead_of: serve it only if this one still is.
 
     Raises:
-        SnapshotError: another one is served by now; the new one is there all the same.
+        SnapshotError: another one is served by now; the folder has no name.
     """
     sync_tree(part)
     crash_point("publish-synced")
-    os.rename(part, root / name)
-    sync_folder(root)
-    crash_point("publish-renamed")
     with _switching(root):
+        # Before it has a name: a rollback goes to what has one.
         if instead_of is not None and (now := current(root)) != instead_of:
             raise SnapshotError(
-                f"snapshot {name} was made from {instead_of}, but {now} was published meanwhile, "
-                "so it is not served: start again"
+                f"the new snapshot was made from {instead_of}, but {now} was published meanwhile, "
+                "so it is not kept: start again"
             )
+        os.rename(part, root / name)
+        sync_folder(root)
+        crash_point("publish-renamed")
         _set_current(root, name)
     crash_point("publish-current")
 
