@@ -11,7 +11,8 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     """A snapshot as a JSON object.
 
     `recall` names the rule of each modality (see `index.recall`), `attributes` the type of each,
-    and `files` the bytes of each.
+    and `files` the bytes of each. `truncated_texts` are at most so many where writes were folded in
+    since the last build (`compacted`); `skipped_pictures` and `dropped_products` are that build's.
     """
     manifest = snapshot.manifest
     return {
@@ -23,6 +24,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "text_template": manifest.text_template,
         "recall": dict(manifest.recall),
         "attributes": dict(snapshot.items.attribute_types),
+        "compacted": manifest.compacted,
         "truncated_texts": manifest.truncated_texts,
         "skipped_pictures": manifest.skipped_pictures,
         "dropped_products": manifest.dropped_products,

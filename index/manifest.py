@@ -88,8 +88,9 @@ class Manifest:
     `created` is ISO 8601 in UTC. `recall` names the rule of each modality. `key` is a hash of all
     that the build was made from. Of the log of writes (`index.delta_log`) the snapshot has those up
     to number `folded` in it; those up to `superseded` were dropped for the feed, and the others
-    are put on top of every later build, too. `truncated_texts` were longer than the model reads;
-    `skipped_pictures` could not be decoded, and `dropped_products` had no other.
+    are put on top of every later build, too. `truncated_texts` were longer than the model reads:
+    at most so many where the snapshot is `compacted`. Of the last build `skipped_pictures` could
+    not be decoded, and `dropped_products` had no other.
     """
 
     name: str
@@ -107,6 +108,11 @@ class Manifest:
     folded: int = 0
     superseded: int = 0
     format: int = FORMAT
+
+    @property
+    def compacted(self) -> bool:
+        """Whether writes were folded in since the last build."""
+        return self.folded > self.superseded
 
     @property
     def bytes(self) -> int:

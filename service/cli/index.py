@@ -273,15 +273,24 @@ def info(
     if as_json:
         typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
         return
-    shown = {
-        key: ", ".join(f"{name} {one}" for name, one in value.items())
-        if isinstance(value, dict)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else value
-        for key, value in described.items()
-    }
+    shown = {key: _in_words(value) for key, value in described.items()}
+    if described["compacted"]:
+        shown["truncated_texts"] = f"at most {shown['truncated_texts']}"
+        for key in ("skipped_pictures", "dropped_products"):
+            shown[key] = f"{shown[key]}, by the last build"
     out().print(facts(shown))
+
+
+def _in_words(value: object) -> object:
+    match value:
+        case dict():
+            return ", ".join(f"{name} {one}" for name, one in value.items())
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case _:
+            return value
 
 
 for command in (

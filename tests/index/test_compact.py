@@ -173,6 +173,7 @@ def test_a_build_may_supersede_the_writes_before_it(
     live.write([make_put("later")])  # while the feed is read
     made = build(catalogue, engine, own_root, progress=False, supersede=written)
     assert made.manifest.superseded == written == 6
+    assert not made.manifest.compacted
     live.refresh()
     assert live.latest.name == "00000002+7"
     assert set(contents(live.latest)) == {*snapshot.ids, "later"}
@@ -208,6 +209,8 @@ def test_what_was_left_out_of_the_feed_is_still_told_after_a_compaction(
     assert made is not None
     told = asdict(made.manifest)
     assert {name: told[name] for name in left_out} == {**left_out, "truncated_texts": 3}
+    # One that was too long may have been replaced since, and no picture was looked at.
+    assert (snapshot.manifest.compacted, made.manifest.compacted) == (False, True)
 
 
 def test_recall_is_as_its_user_chose_it(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from index.encoding import Draft, encode_drafts
 from index.images import prepare_image
 from index.items import Item
 from index.live_index import LiveIndex
+from index.manifest import write_manifest
 from index.snapshot import Snapshot
 from index.snapshot_folder import current, list_snapshots
 from model.bundle import Bundle
@@ -67,6 +69,28 @@ def test_compact_rollback_publish_prune(
     gone = shell("index", "prune", "--keep", "1", *where)
     assert (gone.code, gone.err) == (0, "removed: 00000002\n")
     assert list_snapshots(root) == ["00000001"]
+
+
+def test_info_says_what_a_compaction_knows_no_more(
+    root: Path, engine: Engine, photo: bytes, snapshot: Snapshot, shell: Shell
+) -> None:
+    left_out = {"truncated_texts": 1200, "skipped_pictures": 5, "dropped_products": 3}
+    write_manifest(root / snapshot.name, replace(snapshot.manifest, **left_out))  # type: ignore[arg-type]
+
+    def told() -> dict[str, str]:
+        lines = shell("index", "info", "--snapshots", root).out.splitlines()
+        words = {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
+        return {name: words[name] for name in ("compacted", *left_out)}
+
+    assert list(told().values()) == ["no", "1,200", "5", "3"]
+    write(root, engine, photo, "a", delete="nobody")
+    shell("index", "compact", "--snapshots", root)
+    assert list(told().values()) == [
+        "yes",
+        f"at most {len(snapshot) + 1}",  # there are no more
+        "5, by the last build",
+        "3, by the last build",
+    ]
 
 
 def test_a_damaged_snapshot_is_not_published(
