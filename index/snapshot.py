@@ -206,18 +206,6 @@ class Snapshot:
         data = self._images[start:end].tobytes()
         return data, media_type(data)
 
-    def verify(self) -> None:
-        """Compare every file with its checksum, and let stored rows find themselves.
-
-        A snapshot that may be damaged is better opened with `verify=True`, which hashes first.
-
-        Raises:
-            SnapshotError: naming what is wrong.
-        """
-        check_sizes(self.path, read_manifest(self.path))
-        check_hashes(self.path, self.manifest)
-        self.check_canaries()
-
     def check_canaries(self) -> None:
         """See that the files belong to each other: what a checksum of each alone cannot tell.
 

@@ -23,6 +23,7 @@ from index.build import build
 from index.chunks import Chunk, chunks_of
 from index.manifest import FILES
 from index.processes import EncodingProcesses, visible_gpus
+from index.snapshot import Snapshot
 from model.catalogue import Catalogue, read_catalogue
 from model.engine import Engine
 from model.errors import SnapshotError
@@ -75,7 +76,7 @@ def test_the_snapshot_is_the_one_of_a_single_process(
     given = {"progress": False, "text_template": "{title}", "chunk": 16}
     snapshot = build(catalogue, engine, tmp_path / "index", processes=3, **given)  # type: ignore[arg-type]
     _assert_same_arrays(snapshot.path, root / "00000001")
-    snapshot.verify()
+    Snapshot.open(tmp_path / "index", verify=True)
     assert multiprocessing.active_children() == []
 
 
