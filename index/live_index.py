@@ -222,13 +222,13 @@ class LiveIndex:
         """The writes, encoded again where another model has encoded them."""
         return of_model(writes, base, self._engine, self._encode_again_limit)
 
-    def write(
+    def exchange(
         self,
         records: Sequence[Put | Delete],
         *,
         unchanged: Collection[str] = (),
         since: LiveSnapshot | None = None,
-    ) -> LiveSnapshot:
+    ) -> tuple[LiveSnapshot, LiveSnapshot]:
         """Add writes to the log, all or none; when this returns they are durable and in `latest`.
 
         A new snapshot is not looked for here, as opening one may take minutes.
@@ -238,23 +238,6 @@ class LiveIndex:
             unchanged: products of which the records keep something, and which must therefore still
                 be what they were in `since`.
             since: the version that the records were made from; without one nothing is looked at.
-
-        Returns:
-            The version with them.
-
-        Raises:
-            ChangedError, WriteError: as of `exchange`.
-        """
-        return self.exchange(records, unchanged=unchanged, since=since)[1]
-
-    def exchange(
-        self,
-        records: Sequence[Put | Delete],
-        *,
-        unchanged: Collection[str] = (),
-        since: LiveSnapshot | None = None,
-    ) -> tuple[LiveSnapshot, LiveSnapshot]:
-        """As `write`, for who wants to know what the writes have changed.
 
         Returns:
             The version right before them, in which all writes of others stand, and the one with

@@ -291,7 +291,7 @@ def test_what_cannot_be_opened_is_not_published(
     message: str,
 ) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a")])
+        live.exchange([make_put("a")])
     message = f"snapshot 00000002 cannot be opened, so it is not published.*{message}"
     with monkeypatch.context() as patched, read_catalogue(demo_catalogue / "val.csv") as catalogue:
         replaced = "write_items" if step is _write_fewer else "write_index"

@@ -57,8 +57,8 @@ def opened(root: Path) -> dict[str, tuple[object, ...]]:
 
 def write_some(root: Path, snapshot: Snapshot, make_put: MakePut) -> None:
     with LiveIndex.open(root) as live:
-        live.write([make_put("a", views=2), Delete(snapshot.ids[0]), make_put("b")])
-        live.write([make_put(snapshot.ids[1], 1), Delete("b"), Delete("nobody")])
+        live.exchange([make_put("a", views=2), Delete(snapshot.ids[0]), make_put("b")])
+        live.exchange([make_put(snapshot.ids[1], 1), Delete("b"), Delete("nobody")])
 
 
 def test_a_compacted_snapshot_is_the_view(
@@ -95,10 +95,10 @@ def test_writes_go_on_meanwhile_and_after(
 
     def write_meanwhile(step: str) -> None:
         if step.startswith(("Copying", "Publishing")):
-            live.write([make_put(step[:4]), Delete(snapshot.ids[5]), make_put("a", 5)])
+            live.exchange([make_put(step[:4]), Delete(snapshot.ids[5]), make_put("a", 5)])
 
     compact(own_root, step=write_meanwhile)
-    live.write([make_put("after"), Delete("Copy")])
+    live.exchange([make_put("after"), Delete("Copy")])
     assert live.refresh()
     before = contents(live.latest)
     assert live.latest.base.name == "00000002"
@@ -135,13 +135,13 @@ def test_a_compaction_may_be_killed(
     write_some(own_root, snapshot, make_put)
     with LiveIndex.open(own_root) as live:
         live.rotate()
-        live.write([make_put("a", 7)])
+        live.exchange([make_put("a", 7)])
         before = contents(live.latest)
         crash(point, CODE, own_root)
         live.refresh()
         assert contents(live.latest) == before == opened(own_root)
         Snapshot.open(own_root, verify=True)
-        latest = live.write([make_put("later")])
+        latest = live.exchange([make_put("later")])[1]
         compact(own_root)
         assert contents(latest) == opened(own_root)
     assert not [path for path in own_root.iterdir() if path.name.startswith(".compacting")]
@@ -170,7 +170,7 @@ def test_a_build_may_supersede_the_writes_before_it(
     write_some(own_root, snapshot, make_put)
     live = LiveIndex.open(own_root)
     written = last_written(own_root)
-    live.write([make_put("later")])  # while the feed is read
+    live.exchange([make_put("later")])  # while the feed is read
     made = build(catalogue, engine, own_root, progress=False, supersede=written)
     assert made.manifest.superseded == written == 6
     assert not made.manifest.compacted
@@ -192,7 +192,7 @@ def test_what_a_build_superseded_does_not_come_back_after_a_compaction(
     write_some(own_root, snapshot, make_put)
     build(catalogue, engine, own_root, progress=False, supersede=last_written(own_root))
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("later")])
+        live.exchange([make_put("later")])
     compact(own_root)
     build(catalogue, engine, own_root, progress=False)
     assert set(opened(own_root)) == {*snapshot.ids, "later"}
@@ -204,7 +204,7 @@ def test_what_was_left_out_of_the_feed_is_still_told_after_a_compaction(
     left_out = {"truncated_texts": 2, "skipped_pictures": 5, "dropped_products": 3}
     write_manifest(own_root / snapshot.name, replace(snapshot.manifest, **left_out))
     with LiveIndex.open(own_root) as live:
-        live.write([replace(make_put("a"), truncated=True), make_put("b")])
+        live.exchange([replace(make_put("a"), truncated=True), make_put("b")])
     made = compact(own_root)
     assert made is not None
     told = asdict(made.manifest)
@@ -219,7 +219,7 @@ def test_recall_is_as_its_user_chose_it(
     chosen: dict[str, Rule] = {"image": "hnsw", "text": "exact"}
     write_manifest(own_root / snapshot.name, replace(snapshot.manifest, recall=chosen))
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a")])
+        live.exchange([make_put("a")])
     made = compact(own_root)
     assert made is not None
     assert made.manifest.recall == chosen
@@ -247,7 +247,7 @@ def test_beside_a_damaged_log_no_snapshot_is_removed(
     compact(own_root)
     live = LiveIndex.open(own_root)
     for name in ("a", "b"):
-        live.write([make_put(name)])
+        live.exchange([make_put(name)])
     log = list_segments(own_root / FOLDER)[-1]
     with log.open("r+b") as file:
         file.seek(60)
@@ -296,7 +296,7 @@ def test_writes_of_another_model_are_folded_in(
     prepared = (prepare_image(snapshot.image(3)[0], engine.image_size),)
     item = Item("a", "A hat", "A hat", ("sha256:0",), {})
     with LiveIndex.open(own_root) as live:
-        live.write(encode_drafts(engine, [Draft(item, prepared)]))
+        live.exchange(encode_drafts(engine, [Draft(item, prepared)]))
     other = Engine(other_bundle, threads=1)
     build(catalogue, other, own_root, progress=False)
     with pytest.raises(SnapshotError, match="--bundle"):
@@ -312,7 +312,7 @@ def test_writes_of_another_model_are_folded_in(
 
 def test_what_cannot_be_compacted(own_root: Path, snapshot: Snapshot) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([Delete(id) for id in snapshot.ids])
+        live.exchange([Delete(id) for id in snapshot.ids])
     with pytest.raises(SnapshotError, match="every product of the catalogue was deleted"):
         compact(own_root)
     with (
@@ -329,7 +329,7 @@ def test_a_rollback_meanwhile_is_not_undone(
     write_some(own_root, snapshot, make_put)
     compact(own_root)
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("c")])
+        live.exchange([make_put("c")])
 
     def roll_back(step: str) -> None:
         if step == "Writing the items":
@@ -343,7 +343,7 @@ def test_a_rollback_meanwhile_is_not_undone(
     assert list_snapshots(own_root) == ["00000001", "00000002"]
     assert not list(own_root.glob(".compacting-*"))
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("d")])
+        live.exchange([make_put("d")])
     compact(own_root)
     assert (current(own_root), previous(own_root)) == ("00000003", "00000002")
 
@@ -351,7 +351,7 @@ def test_a_rollback_meanwhile_is_not_undone(
 def test_pruning(own_root: Path, make_put: MakePut) -> None:
     for number in range(3):
         with LiveIndex.open(own_root) as live:
-            live.write([make_put("a", number)])
+            live.exchange([make_put("a", number)])
         compact(own_root)
     del live
     before = opened(own_root)
@@ -374,7 +374,7 @@ def test_a_rollback_during_a_pruning_waits_for_it(
     own_root: Path, make_put: MakePut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a")])
+        live.exchange([make_put("a")])
     del live  # it holds the snapshot
     compact(own_root)
     refused: list[SnapshotError] = []
@@ -401,7 +401,7 @@ def test_a_rollback_during_a_pruning_waits_for_it(
 
 def test_a_pruning_may_be_killed(own_root: Path, make_put: MakePut, crash: Crash) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a")])
+        live.exchange([make_put("a")])
     del live  # it holds the snapshot
     compact(own_root)
     before = opened(own_root)
@@ -418,7 +418,7 @@ def test_the_log_does_not_grow_with_every_price(own_root: Path, make_put: MakePu
     for _ in range(3):
         with LiveIndex.open(own_root) as live:
             for seed in range(10):
-                live.write([make_put("a", seed)])
+                live.exchange([make_put("a", seed)])
         compact(own_root)
         sizes.append(sum(path.stat().st_size for path in list_segments(own_root / "delta")))
     assert sizes[0] == sizes[1] == sizes[2]
@@ -430,7 +430,7 @@ def test_a_log_that_went_missing(own_root: Path, snapshot: Snapshot, make_put: M
     shutil.rmtree(own_root / "delta")
     with LiveIndex.open(own_root) as live:
         assert live.latest.name == "00000002"
-        live.write([make_put("z")])
+        live.exchange([make_put("z")])
         assert live.latest.name == "00000002+7"
     make_current(own_root, "00000001")
     with pytest.raises(SnapshotError, match="begins at write 7"):

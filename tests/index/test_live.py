@@ -89,7 +89,7 @@ def test_puts_replacements_and_deletions(
     old = live.latest
     new, second = make_put("new", views=2), make_put("second", colour="red")
     replaced = make_put(snapshot.ids[3], 1)
-    latest = live.write([new, replaced, Delete(snapshot.ids[0]), Delete("nobody"), second])
+    latest = live.exchange([new, replaced, Delete(snapshot.ids[0]), Delete("nobody"), second])[1]
     puts = {put.id: put for put in (new, replaced, second)}
     deleted = {snapshot.ids[0]}
     assert latest.name == f"{snapshot.name}+5"
@@ -98,7 +98,7 @@ def test_puts_replacements_and_deletions(
 
     again = make_put("new", 2, views=3)
     back = make_put(snapshot.ids[0], 2)
-    latest = live.write([Delete("second"), again, back, Delete(snapshot.ids[3])])
+    latest = live.exchange([Delete("second"), again, back, Delete(snapshot.ids[3])])[1]
     check_against(latest, snapshot, {"new": again, snapshot.ids[0]: back}, {snapshot.ids[3]})
     check_against(live.latest, snapshot, {"new": again, back.id: back}, {snapshot.ids[3]})
 
@@ -108,15 +108,15 @@ def test_one_batch_may_write_a_product_twice(
 ) -> None:
     id = snapshot.ids[7]
     last = make_put("a", 3)
-    latest = live.write(
+    latest = live.exchange(
         [make_put("a"), Delete("a"), make_put(id), make_put("a", 2), Delete(id), last]
-    )
+    )[1]
     check_against(latest, snapshot, {"a": last}, {id})
 
 
 def test_masks_are_of_all_rows(live: LiveIndex, snapshot: Snapshot, make_put: MakePut) -> None:
-    gone = live.write([make_put("a", views=2), make_put("b")]).row_of("b")
-    latest = live.write([Delete("b"), Delete(snapshot.ids[1])])
+    gone = live.exchange([make_put("a", views=2), make_put("b")])[1].row_of("b")
+    latest = live.exchange([Delete("b"), Delete(snapshot.ids[1])])[1]
     vector = query(latest)
     among = np.zeros(latest.rows, dtype=np.bool_)
     among[[0, 1, 2, latest.row_of("a"), gone]] = True
@@ -132,7 +132,7 @@ def test_states_of_both_sides_are_padded_alike(
     live: LiveIndex, snapshot: Snapshot, make_put: MakePut
 ) -> None:
     put = make_put("a", 1)
-    latest = live.write([put])
+    latest = live.exchange([put])[1]
     rows = [5, latest.row_of("a"), 0]
     states = latest.text_states(rows)
     for place, row in enumerate(rows):
@@ -149,16 +149,16 @@ def test_states_of_both_sides_are_padded_alike(
 def test_every_product_may_be_deleted(
     live: LiveIndex, snapshot: Snapshot, make_put: MakePut
 ) -> None:
-    latest = live.write([Delete(id) for id in snapshot.ids])
+    latest = live.exchange([Delete(id) for id in snapshot.ids])[1]
     assert len(latest) == 0
     assert len(latest.search_images(query(latest), 5)[0]) == 0
     assert len(latest.search_texts(query(latest), 5)[0]) == 0
     put = make_put("a")
-    check_against(live.write([put]), snapshot, {"a": put}, set(snapshot.ids))
+    check_against(live.exchange([put])[1], snapshot, {"a": put}, set(snapshot.ids))
 
 
 def test_picture_rows_end(live: LiveIndex, make_put: MakePut) -> None:
-    latest = live.write([make_put("a", views=2)])
+    latest = live.exchange([make_put("a", views=2)])[1]
     with pytest.raises(IndexError):
         latest.image(len(latest.product_of_image))
 
@@ -170,7 +170,7 @@ def test_columns_have_the_rows_that_count(
     values = [item.attributes.get(name) for item in snapshot.items]
     common = max(set(values), key=values.count)
     gone = values.index(common)
-    latest = live.write(
+    latest = live.exchange(
         [
             Delete(snapshot.ids[gone]),
             make_put("a", **{name: common, "price": 7, "new": True}),
@@ -178,7 +178,7 @@ def test_columns_have_the_rows_that_count(
             make_put("c", **{name: common}),
             Delete("c"),
         ]
-    )
+    )[1]
     column = latest.items.column(name)
     assert column is not None
     part = column.parts["string"]
@@ -208,6 +208,6 @@ def test_rows_of_replaced_puts_are_given_up(
     put = make_put("a", 0)
     for seed in range(80):
         put = make_put("a", seed)
-        live.write([put])
+        live.exchange([put])
     assert live.latest.rows < len(snapshot) + 40
     check_against(live.latest, snapshot, {"a": put}, set())

@@ -25,7 +25,7 @@ def written(own_root: Path, snapshot: Snapshot, make_put: MakePut) -> LiveSnapsh
     with LiveIndex.open(own_root) as live:
         ids = snapshot.ids
         writes = [make_put("new", colour="brass"), make_put("gone"), make_put(ids[3], 1)]
-        return live.write([*writes, Delete(ids[0]), Delete("gone"), Delete(ids[5])])
+        return live.exchange([*writes, Delete(ids[0]), Delete("gone"), Delete(ids[5])])[1]
 
 
 @pytest.mark.parametrize(

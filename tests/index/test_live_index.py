@@ -39,8 +39,8 @@ def test_a_restart_finds_all_that_was_written(
     own_root: Path, snapshot: Snapshot, make_put: MakePut
 ) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a"), Delete(snapshot.ids[0])])
-        live.write([make_put("b"), make_put("a", 1)])
+        live.exchange([make_put("a"), Delete(snapshot.ids[0])])
+        live.exchange([make_put("b"), make_put("a", 1)])
         first = live.latest
     with LiveIndex.open(own_root, verify=True) as live:
         assert live.latest.name == first.name
@@ -52,12 +52,12 @@ def test_two_readers_of_a_folder_see_the_same(
     own_root: Path, snapshot: Snapshot, make_put: MakePut
 ) -> None:
     one, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
-    one.write([make_put("a")])
+    one.exchange([make_put("a")])
     assert "a" not in {item.id for item in other.latest.items}
     assert other.refresh()
     assert not other.refresh()
     assert other.latest.name == one.latest.name
-    other.write([Delete("a"), make_put("b")])
+    other.exchange([Delete("a"), make_put("b")])
     assert one.refresh()
     with pytest.raises(KeyError):
         one.latest.row_of("a")
@@ -73,10 +73,10 @@ def test_another_process_is_followed(own_root: Path, make_put: MakePut) -> None:
         "from index.live_index import LiveIndex\n"
         "live = LiveIndex.open(pathlib.Path(sys.argv[1]))\n"
         "print(live.latest.row_of('a'), len(live.latest), flush=True)\n"
-        "live.write([Delete(sys.argv[2])])\n"
+        "live.exchange([Delete(sys.argv[2])])\n"
     )
     with LiveIndex.open(own_root) as live:
-        latest = live.write([make_put("a")])
+        latest = live.exchange([make_put("a")])[1]
         live.watch(0.05)
         id = latest.item(5).id
         ran = subprocess.run(
@@ -99,7 +99,7 @@ from pathlib import Path
 from index.live_index import LiveIndex
 live = LiveIndex.open(Path(sys.argv[1]))
 for record in pickle.loads(Path(sys.argv[2]).read_bytes()):
-    live.write([record])
+    live.exchange([record])
     print(record.id, flush=True)
 """
 
@@ -125,7 +125,7 @@ def test_no_write_that_was_answered_for_is_lost_to_a_kill(
     with LiveIndex.open(own_root) as live:
         assert all(live.latest.row_of(id) >= len(snapshot) for id in answered)
         assert len(live.latest) - len(snapshot) - len(answered) in (0, 1)
-        live.write([make_put("later")])
+        live.exchange([make_put("later")])
     assert LiveIndex.open(own_root).latest.row_of("later") >= 0
 
 
@@ -139,7 +139,7 @@ def test_threads_write_and_read_at_once(
 
     def write(name: str) -> None:
         for number in range(15):
-            live.write([make_put(f"{name}-{number}-1"), make_put(f"{name}-{number}-2")])
+            live.exchange([make_put(f"{name}-{number}-1"), make_put(f"{name}-{number}-2")])
 
     def read() -> None:
         while not done.is_set():
@@ -171,16 +171,16 @@ def test_threads_write_and_read_at_once(
 
 def test_a_limit_on_what_differs(own_root: Path, snapshot: Snapshot, make_put: MakePut) -> None:
     live = LiveIndex.open(own_root, limit=3)
-    live.write([make_put("a"), make_put("b"), Delete(snapshot.ids[0])])
+    live.exchange([make_put("a"), make_put("b"), Delete(snapshot.ids[0])])
     with pytest.raises(WriteError, match="fashionbert index compact") as caught:
-        live.write([make_put("c")])
+        live.exchange([make_put("c")])
     assert caught.value.code == "delta_full"
-    live.write([make_put("a", 1), make_put(snapshot.ids[0], 1)])  # no more differ than before
-    live.write([Delete(snapshot.ids[1])])  # deletions always pass
+    live.exchange([make_put("a", 1), make_put(snapshot.ids[0], 1)])  # no more differ than before
+    live.exchange([Delete(snapshot.ids[1])])  # deletions always pass
     for seed in range(9):
-        live.write([make_put("a", seed)])
+        live.exchange([make_put("a", seed)])
     with pytest.raises(WriteError, match="after 15 writes"):
-        live.write([make_put("a", 99)])
+        live.exchange([make_put("a", 99)])
     assert LiveIndex.open(own_root, limit=3).latest.name == live.latest.name
 
 
@@ -188,7 +188,7 @@ def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
     own_root: Path, snapshot: Snapshot, make_put: MakePut
 ) -> None:
     live = LiveIndex.open(own_root, verify=True)
-    live.write([make_put("a")])
+    live.exchange([make_put("a")])
     old = live.latest
     second = own_root / "00000002"
     shutil.copytree(own_root / snapshot.name, second)
@@ -196,7 +196,7 @@ def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
     assert not live.refresh()  # its manifest is another's
     assert live.latest is old
     assert live.problem is not None
-    live.write([make_put("b")])  # and what is served can be written to
+    live.exchange([make_put("b")])  # and what is served can be written to
     assert live.latest.row_of("b") >= 0
     make_current(own_root, snapshot.name)
     live.refresh()
@@ -237,7 +237,7 @@ def test_a_snapshot_that_there_is_no_memory_for_is_a_problem_too(
     own_root: Path, make_put: MakePut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = LiveIndex.open(own_root)
-    live.write([make_put("a")])
+    live.exchange([make_put("a")])
     compact(own_root)
     with monkeypatch.context() as patch:
         patch.setattr(Snapshot, "open", Mock(side_effect=MemoryError))
@@ -256,7 +256,7 @@ def test_the_log_tells_what_is_served(
     own_root: Path, make_put: MakePut, caplog: pytest.LogCaptureFixture
 ) -> None:
     live = LiveIndex.open(own_root)
-    live.write([make_put("a")])
+    live.exchange([make_put("a")])
     compact(own_root)
     with caplog.at_level(logging.INFO):
         live.refresh()
@@ -274,8 +274,8 @@ def test_while_a_snapshot_is_opened_writes_go_on(
     opening = threading.Thread(target=live.refresh)
     opening.start()
     try:
-        assert live.write([make_put("a")]).name == f"{snapshot.name}+1"
-        other.write([make_put("b")])
+        assert live.exchange([make_put("a")])[1].name == f"{snapshot.name}+1"
+        other.exchange([make_put("b")])
         assert live.refresh()
         assert live.latest.name == f"{snapshot.name}+2"
         assert opening.is_alive()
@@ -297,9 +297,9 @@ def test_while_a_watcher_opens_a_snapshot_writes_are_followed(
     live.watch(0.01)
     with manifest.open("w") as pipe:  # it is open once the watcher reads it, which now waits
         try:
-            other.write([make_put("a")])
+            other.exchange([make_put("a")])
             _wait_until(lambda: live.latest.name == f"{snapshot.name}+1")
-            other.write([Delete("a")])
+            other.exchange([Delete("a")])
             _wait_until(lambda: live.latest.name == f"{snapshot.name}+2")
             assert live.problem is None
         finally:
@@ -315,13 +315,13 @@ def test_a_watched_view_never_goes_back_while_snapshots_are_switched(
 ) -> None:
     """Writes are read on by one thread while another takes them over to the next snapshot."""
     live = LiveIndex.open(own_root)
-    live.write([make_put("n1")])
+    live.exchange([make_put("n1")])
     compact(own_root)
     other = LiveIndex.open(own_root)
     other.watch(0.001)
     shown: list[LiveSnapshot] = [other.latest]
     for number in range(2, 61):
-        live.write([make_put(f"n{number}")])
+        live.exchange([make_put(f"n{number}")])
         if number % 5 == 0:
             make_current(own_root, ("00000002", snapshot.name)[number % 2])
         shown.append(other.latest)
@@ -354,7 +354,7 @@ def test_writes_of_another_model_are_encoded_again(
     foreign = _written(other, snapshot, "a")
     assert foreign.model_id != snapshot.model_id
     with pytest.raises(WriteError, match="restart it with the new bundle"):
-        LiveIndex.open(own_root).write([foreign])
+        LiveIndex.open(own_root).exchange([foreign])
     with LogWriter(own_root) as log:
         log.append(LogReader(own_root, 0), [foreign, Delete(snapshot.ids[0])])
     with pytest.raises(SnapshotError, match=r"compact --bundle"):

@@ -82,7 +82,7 @@ def test_large_integers_stay_what_they_are(
     values: list[Any], type: str, own_root: Path, make_put: MakePut
 ) -> None:
     with LiveIndex.open(own_root) as live:
-        latest = live.write([make_put(f"n{n}", code=value) for n, value in enumerate(values)])
+        latest = live.exchange([make_put(f"n{n}", code=value) for n, value in enumerate(values)])[1]
         check(latest, type)
         before = {item.id: item.attributes for item in latest.items}
         assert [before[f"n{n}"]["code"] for n in range(len(values))] == values
@@ -100,38 +100,38 @@ def test_one_value_is_a_list_where_another_product_has_several(
         return {id: snapshot.item(snapshot.row_of(id)).attributes.get("fit") for id in ("a", "b")}
 
     with LiveIndex.open(own_root) as live:
-        assert fits(live.write([make_put("a", fit="slim"), make_put("b", fit="wide")])) == {
+        assert fits(live.exchange([make_put("a", fit="slim"), make_put("b", fit="wide")])[1]) == {
             "a": "slim",
             "b": "wide",
         }
-        latest = live.write([make_put("b", fit=("wide", "long"))])
+        latest = live.exchange([make_put("b", fit=("wide", "long"))])[1]
         assert latest.items.attribute_types["fit"] == "strings"
         lists = {"a": ("slim",), "b": ("wide", "long")}
         assert fits(latest) == lists
         compact(own_root)
         live.refresh()
         assert fits(live.latest) == lists
-        gone = live.write([Delete("b"), make_put("a", fit="slim")])
+        gone = live.exchange([Delete("b"), make_put("a", fit="slim")])[1]
         assert gone.item(gone.row_of("a")).attributes["fit"] == ("slim",)  # as the snapshot has it
 
 
 def test_a_list_that_is_gone_makes_none_of_others(own_root: Path, make_put: MakePut) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a", fit="slim"), make_put("b", fit=("wide", "long"))])
-        latest = live.write([Delete("b")])
+        live.exchange([make_put("a", fit="slim"), make_put("b", fit=("wide", "long"))])
+        latest = live.exchange([Delete("b")])[1]
         assert latest.items.attribute_types["fit"] == "string"
         assert latest.item(latest.row_of("a")).attributes["fit"] == "slim"
 
 
 def test_what_was_deleted_makes_no_mixture(own_root: Path, make_put: MakePut) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a", code=LONG), make_put("b", code=7), make_put("gone", code="s")])
+        live.exchange([make_put("a", code=LONG), make_put("b", code=7), make_put("gone", code="s")])
         check(live.latest, "mixed")
-        check(live.write([Delete("gone")]), "int64")
-        live.write([make_put("b", code=1.5)])
+        check(live.exchange([Delete("gone")])[1], "int64")
+        live.exchange([make_put("b", code=1.5)])
         check(live.latest, "mixed")
-        check(live.write([make_put("a", code=3)]), "double")
-        latest = live.write([Delete("a"), Delete("b")])
+        check(live.exchange([make_put("a", code=3)])[1], "double")
+        latest = live.exchange([Delete("a"), Delete("b")])[1]
         assert "code" not in latest.items.attribute_types
         assert latest.items.column("code") is None
 
@@ -147,9 +147,9 @@ def test_types_are_of_what_a_write_changes_and_not_of_all_writes_again(
 
     monkeypatch.setattr("index.delta.value_type", look)
     with LiveIndex.open(own_root) as live:
-        live.write([make_put(f"n{n}", code=n) for n in range(20)])
+        live.exchange([make_put(f"n{n}", code=n) for n in range(20)])
         looked_at.clear()
-        latest = live.write([make_put("n0", code="s"), Delete("n1")])
+        latest = live.exchange([make_put("n0", code="s"), Delete("n1")])[1]
         assert latest.items.attribute_types["code"] == "mixed"
         assert looked_at == [0, "s", 1]
 
@@ -159,16 +159,16 @@ def test_integers_of_the_snapshot_and_a_fraction_on_top(
     long: int, own_root: Path, make_put: MakePut
 ) -> None:
     with LiveIndex.open(own_root) as live:
-        live.write([make_put("a", code=long), make_put("b", code=7)])
+        live.exchange([make_put("a", code=long), make_put("b", code=7)])
         compact(own_root)
         live.refresh()
         check(live.latest, "int64")
-        check(live.write([make_put("c", code=1.5)]), "mixed")
-        check(live.write([Delete("a")]), "double")
+        check(live.exchange([make_put("c", code=1.5)])[1], "mixed")
+        check(live.exchange([Delete("a")])[1], "double")
         compact(own_root)
         live.refresh()
         check(live.latest, "double")
-        check(live.write([make_put("d", code=-LONG)]), "mixed")
+        check(live.exchange([make_put("d", code=-LONG)])[1], "mixed")
         compact(own_root)
         live.refresh()
         check(live.latest, "mixed")

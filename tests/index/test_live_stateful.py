@@ -52,7 +52,7 @@ def test_a_catalogue_is_what_was_written_to_it(
 
         @rule(batch=st.lists(writes, min_size=1, max_size=4), by_other=st.booleans())
         def write(self, batch: list[Put | Delete], by_other: bool) -> None:
-            (self.other if by_other else self.one).write(batch)
+            (self.other if by_other else self.one).exchange(batch)
             for record in batch:
                 if isinstance(record, Delete):
                     self.titles.pop(record.id, None)

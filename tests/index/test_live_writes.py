@@ -27,11 +27,11 @@ MakePut = Callable[..., Put]
 
 def test_a_damaged_log(own_root: Path, make_put: MakePut) -> None:
     live, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
-    live.write([make_put("a")])
+    live.exchange([make_put("a")])
     (path,) = list_segments(own_root / "delta")
     end = path.stat().st_size
-    live.write([make_put("b")])
-    live.write([make_put("c")])
+    live.exchange([make_put("b")])
+    live.exchange([make_put("c")])
     data = bytearray(path.read_bytes())
     data[end + 3000] ^= 1
     path.write_bytes(data)
@@ -42,7 +42,7 @@ def test_a_damaged_log(own_root: Path, make_put: MakePut) -> None:
     assert "damaged" in problem
     assert not other.refresh()
     with pytest.raises(WriteError, match="damaged"):
-        other.write([make_put("d")])
+        other.exchange([make_put("d")])
     data[end + 3000] ^= 1
     path.write_bytes(data)
     assert other.refresh()
@@ -56,7 +56,7 @@ from index.delta_records import Delete
 from index.live_index import LiveIndex
 live = LiveIndex.open(Path(sys.argv[1]))
 for id in sys.argv[2:]:
-    print(live.write([Delete(id)]).name)
+    print(live.exchange([Delete(id)])[1].name)
 """
 
 
@@ -66,7 +66,7 @@ def test_a_log_that_is_damaged_in_its_middle_is_neither_written_to_nor_opened(
     """What another process was answered for stays in it, whoever writes, restarts or prunes."""
     ids = snapshot.ids
     live = LiveIndex.open(own_root)
-    live.write([Delete(ids[0])])
+    live.exchange([Delete(ids[0])])
     (path,) = list_segments(own_root / "delta")
     frame = path.stat().st_size
     ran = subprocess.run(
@@ -82,7 +82,7 @@ def test_a_log_that_is_damaged_in_its_middle_is_neither_written_to_nor_opened(
     data[2 * frame + 40] ^= 1  # in the third
     path.write_bytes(data)
     with pytest.raises(WriteError, match=f"damaged at byte {2 * frame}") as caught:
-        live.write([Delete(ids[10])])
+        live.exchange([Delete(ids[10])])
     assert caught.value.code == "write_failed"
     assert (live.latest.sequence, live.latest.row_of(ids[10]) >= 0) == (2, True)
     for refused in (
@@ -96,7 +96,7 @@ def test_a_log_that_is_damaged_in_its_middle_is_neither_written_to_nor_opened(
     assert [path.read_bytes() for path in list_segments(own_root / "delta")] == [data]
     data[2 * frame + 40] ^= 1
     path.write_bytes(data)
-    live.write([Delete(ids[10])])
+    live.exchange([Delete(ids[10])])
     assert live.latest.sequence == 5
     assert not {*ids[:4], ids[10]} & {item.id for item in live.latest.items}
 
@@ -106,7 +106,7 @@ def test_who_waits_to_write_does_not_keep_others_from_reading(
 ) -> None:
     live = LiveIndex.open(own_root)
     with LogWriter(own_root) as log:
-        waiting = threading.Thread(target=live.write, args=([Delete(snapshot.ids[0])],))
+        waiting = threading.Thread(target=live.exchange, args=([Delete(snapshot.ids[0])],))
         waiting.start()
         until_waiting(own_root)
         log.append(LogReader(own_root, 0), [Delete(snapshot.ids[1])])
@@ -136,24 +136,24 @@ def test_a_write_made_from_what_was_changed_since_is_refused(
     live, other = LiveIndex.open(own_root), LiveIndex.open(own_root)
     kept, deleted, replaced = snapshot.ids[:3]
     since = live.latest
-    live.write([make_put(kept, 1)], unchanged={kept}, since=since)
+    live.exchange([make_put(kept, 1)], unchanged={kept}, since=since)
     since = other.catch_up()
-    live.write([Delete(deleted), make_put(replaced, 1), make_put("new")])
+    live.exchange([Delete(deleted), make_put(replaced, 1), make_put("new")])
     for id in (deleted, replaced, "new"):
         with pytest.raises(ChangedError) as caught:
-            other.write([make_put(id, 2)], unchanged={kept, id}, since=since)
+            other.exchange([make_put(id, 2)], unchanged={kept, id}, since=since)
         assert (caught.value.ids, caught.value.code) == ({id}, "write_busy")
         assert caught.value.latest.sequence == live.latest.sequence
-    other.write([make_put(replaced, 2)], unchanged={kept, replaced}, since=other.latest)
+    other.exchange([make_put(replaced, 2)], unchanged={kept, replaced}, since=other.latest)
     since = other.latest
-    live.write([make_put(replaced, 2)])  # the same once more is another write
+    live.exchange([make_put(replaced, 2)])  # the same once more is another write
     with pytest.raises(ChangedError):
-        other.write([make_put(replaced, 3)], unchanged={replaced}, since=since)
+        other.exchange([make_put(replaced, 3)], unchanged={replaced}, since=since)
     assert compact(own_root) is not None
     since = other.latest
     other.refresh()
     with pytest.raises(ChangedError):
-        other.write([make_put(kept, 4)], unchanged={kept}, since=since)
+        other.exchange([make_put(kept, 4)], unchanged={kept}, since=since)
 
 
 def test_a_fingerprint_tells_writes_that_have_the_same_numbers(
@@ -162,18 +162,18 @@ def test_a_fingerprint_tells_writes_that_have_the_same_numbers(
     one, two, three, *_ = snapshot.ids
     live = LiveIndex.open(own_root)
     seen = {live.latest.delta.fingerprint}
-    live.write([Delete(one)])
+    live.exchange([Delete(one)])
     backup = shutil.copytree(own_root / "delta", own_root / "backup")
-    live.write([Delete(two), make_put("a")])
-    live.write([Delete(three)])
+    live.exchange([Delete(two), make_put("a")])
+    live.exchange([Delete(three)])
     assert LiveIndex.open(own_root).latest.delta.fingerprint == live.latest.delta.fingerprint
     seen |= {live.latest.delta.fingerprint}
     for record in (make_put("a", 1), Delete("a"), Delete("b")):
         shutil.rmtree(own_root / "delta")
         shutil.copytree(backup, own_root / "delta")
         again = LiveIndex.open(own_root)
-        again.write([Delete(two), record])
-        again.write([Delete(three)])  # the last frame is the same, byte by byte
+        again.exchange([Delete(two), record])
+        again.exchange([Delete(three)])  # the last frame is the same, byte by byte
         assert again.latest.name == live.latest.name
         assert again.latest.delta.fingerprint not in seen
         seen.add(again.latest.delta.fingerprint)

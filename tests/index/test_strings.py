@@ -180,7 +180,7 @@ def test_lists_on_top_of_lists(sized_root: Path, make_put: MakePut, engine: Engi
             make_put(ids[3], sizes=("new",)),
             make_put(ids[5]),
         ]
-        latest = live.write([*puts, Delete(ids[7])])
+        latest = live.exchange([*puts, Delete(ids[7])])[1]
         assert latest.item(latest.row_of("a")).attributes == {"sizes": ("XL", "M")}
         assert latest.item(latest.row_of("b")).attributes == {"sizes": ("M",)}
         check(latest.items, "sizes", [*ASKED, "new", "size 7"])
@@ -206,7 +206,7 @@ def test_lists_on_top_of_a_catalogue_without(
 ) -> None:
     with LiveIndex.open(own_root) as live:
         puts = [make_put(f"n{n}", sizes=value) for n, value in enumerate(values)]
-        latest = live.write([*puts, make_put("c", colour=("brass", "red"))])
+        latest = live.exchange([*puts, make_put("c", colour=("brass", "red"))])[1]
         for name, wanted in (("sizes", type), ("colour", "strings")):
             assert latest.items.attribute_types[name] == wanted
             check(latest.items, name, [*ASKED, "red", "brass"])

@@ -152,7 +152,7 @@ def test_what_was_deleted_counts_no_more(
     engine: Engine, snapshot: Snapshot, root: Path, attributes: list[dict[str, Any]]
 ) -> None:
     with LiveIndex.open(root) as live:
-        live.write([Delete(id) for id in snapshot.ids[:5]])
+        live.exchange([Delete(id) for id in snapshot.ids[:5]])
         searcher = Searcher(engine, live.latest)
     left = Counter(row["colour"] for row in attributes[5:])
     whole = searcher.search_text(QUERY, k=1, selection=Selection(None, ("colour",), 100))

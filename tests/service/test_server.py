@@ -166,7 +166,7 @@ def test_the_snapshot_it_began_with_may_go(
         if asked:
             answer = httpx.post(f"{address}/v1/search/text", json={"query": "hat"}, timeout=60)
             assert answer.status_code == 200
-        LiveIndex.open(root, engine=engine).write([Delete(snapshot.ids[0])])
+        LiveIndex.open(root, engine=engine).exchange([Delete(snapshot.ids[0])])
         compact(root)
         while ask(f"{address}/v1/index").json()["snapshot"] != "00000002":
             time.sleep(0.02)

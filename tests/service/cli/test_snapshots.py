@@ -33,7 +33,7 @@ def write(root: Path, engine: Engine, photo: bytes, *ids: str, delete: str) -> N
     prepared = (prepare_image(photo, engine.image_size),)
     drafts = [Draft(Item(id, "A hat", "A hat", ("sha256:0",), {}), prepared) for id in ids]
     with LiveIndex.open(root, engine=engine) as live:
-        live.write([*encode_drafts(engine, drafts), Delete(delete)])
+        live.exchange([*encode_drafts(engine, drafts), Delete(delete)])
 
 
 def test_compact_rollback_publish_prune(
