@@ -109,7 +109,7 @@ def build(
         root.mkdir(parents=True, exist_ok=True)
         with locked(root):
             job = _Job(catalogue, engine, root, limits, max_bad, report_path, supersede)
-            name = job.published(recall)
+            name = job.publish_renamed(recall)
             if name is None and if_changed:
                 name = job.unchanged(recall)
             if name is None:
@@ -166,11 +166,11 @@ class _Job:
         self._record = root / f"{part}.json"
         self._progress = Progress(self._key)
 
-    def published(self, recall: str) -> str | None:
-        """The snapshot that a run killed between its renaming and `CURRENT` left, now current.
+    def publish_renamed(self, recall: str) -> str | None:
+        """Make current what a run left that was killed between its renaming and `CURRENT`.
 
         Its record tells it from one that was rolled back; a folder that is still there, from
-        an earlier one of the same catalogue.
+        an earlier one of the same catalogue. Returns its name, None if there is no such snapshot.
         """
         names = list_snapshots(self._root)
         renamed = self._record.exists() and not self._folder.exists()
