@@ -38,6 +38,7 @@ def bearer(secret: str) -> dict[str, str]:
         ("OPTIONS", "/v1/items/a", "search"),
         ("POST", "/v1/search/text", "search"),
         ("POST", "/v1/match", "search"),
+        ("POST", "/v1/matchx", "admin"),
         ("PUT", "/v1/items/a", "admin"),
         ("DELETE", "/v1/items/a", "admin"),
         ("POST", "/v1/items:batch", "admin"),
