@@ -341,10 +341,12 @@ class _Job:
                 folded=writes,
                 superseded=writes,
             )
-        except SnapshotError:
-            # What was encoded may be what is wrong: started again it would end here again.
-            self._discard()
-            raise
+        except SnapshotError as error:
+            # What was encoded is hours of work, and likely sound: all else is made anew of it.
+            raise SnapshotError(
+                f"{error}. Started again, it goes on from what was encoded; if it ends here again, "
+                f"remove {self._folder} first"
+            ) from error
         bars.start_step(f"Publishing snapshot {name}")
         publish(self._root, self._folder, name)
         return name

@@ -296,13 +296,20 @@ def test_what_cannot_be_opened_is_not_published(
     with monkeypatch.context() as patched, read_catalogue(demo_catalogue / "val.csv") as catalogue:
         replaced = "write_items" if step is _write_fewer else "write_index"
         patched.setattr(f"index.finish.{replaced}", step)
-        with pytest.raises(SnapshotError, match=message):
+        with pytest.raises(SnapshotError, match=message) as refused:
             build(catalogue, engine, own_root, progress=False)
         with pytest.raises(SnapshotError, match=message):
             compact(own_root)
     assert (current(own_root), list_snapshots(own_root)) == ("00000001", ["00000001"])
-    # Nor gone on with: it may be what was encoded that is wrong.
+    # What was encoded stays, and is gone on from.
+    (parts,) = (path for path in own_root.glob(".building-*") if path.is_dir())
+    assert f"remove {parts} first" in str(refused.value)
+    with monkeypatch.context() as patched, read_catalogue(demo_catalogue / "val.csv") as catalogue:
+        for encode in ("encode_texts", "encode_images"):
+            patched.delattr(Engine, encode)
+        assert build(catalogue, engine, own_root, progress=False).name == "00000002"
     assert not list(own_root.glob(".building-*"))
+    Snapshot.open(own_root, verify=True)
 
 
 def test_two_builds_at_once(own_root: Path, catalogue: Catalogue, engine: Engine) -> None:
