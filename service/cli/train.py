@@ -190,7 +190,8 @@ def train(
         bool,
         typer.Option(
             "--mirror/--no-mirror",
-            help="Show pictures mirrored at random, but for those whose text names a side.",
+            help="Show pictures mirrored at random, but for those whose text names a side. "
+            "Features of a frozen CNN stay as they are.",
         ),
     ] = True,
     shift: Annotated[
