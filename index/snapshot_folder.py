@@ -1,4 +1,8 @@
-"""The folder that snapshots live in: numbered folders, and `CURRENT`, which names one of them."""
+"""The folder that snapshots live in: numbered folders, and `CURRENT`, which names one of them.
+
+Each holds a file `previous`, which names the one that was current when it was published: a rollback
+goes there, and not to the next lower number, which may be what was gone back from before.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ _NAME = re.compile(r"[0-9]{8}")
 BUILDING = ".building-"
 COMPACTING = ".compacting-"
 _REMOVING = ".removing-"
+_PREVIOUS = "previous"
 
 
 def list_snapshots(root: Path) -> list[str]:
@@ -117,12 +122,14 @@ def publish(root: Path, part: Path, name: str, *, instead_of: str | None = None)
     sync_tree(part)
     crash_point("publish-synced")
     with _switching(root):
-        # Before it has a name: a rollback goes to what has one.
+        # Before it has a name, so that it is not kept.
         if instead_of is not None and (now := current(root)) != instead_of:
             raise SnapshotError(
                 f"the new snapshot was made from {instead_of}, but {now} was published meanwhile, "
                 "so it is not kept: start again"
             )
+        with contextlib.suppress(SnapshotError):  # the first has none before it
+            write_atomically(part / _PREVIOUS, f"{current(root)}\n".encode())
         os.rename(part, root / name)
         sync_folder(root)
         crash_point("publish-renamed")
@@ -147,19 +154,42 @@ def make_current(root: Path, name: str) -> None:
 
 
 def previous(root: Path) -> str:
-    """The snapshot before the current one.
+    """The snapshot that was current before the current one was published.
 
     Raises:
         SnapshotError: there is none.
     """
     now = current(root)
-    older = [name for name in list_snapshots(root) if name < now]
-    if not older:
+    before = _before(root, now)
+    if before is None:
         raise SnapshotError(
             f"there is no snapshot before {now} in {root} to go back to: "
             "they were pruned, or it is the first"
         )
-    return older[-1]
+    return before
+
+
+def _before(root: Path, name: str) -> str | None:
+    """The snapshot that was current when this one was published, or the newest before that if it is
+    gone; the newest before this one if nothing says which it was."""
+    older = [one for one in list_snapshots(root) if one < name]
+    try:
+        before = (root / name / _PREVIOUS).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        before = ""
+    if _NAME.fullmatch(before):
+        older = [one for one in older if one <= before]
+    return older[-1] if older else None
+
+
+def _ways_back(root: Path, name: str) -> list[str]:
+    """The snapshots that one rollback after the other leads to, from this one on."""
+    ways = []
+    before = _before(root, name)
+    while before is not None:
+        ways.append(before)
+        before = _before(root, before)
+    return ways
 
 
 def _set_current(root: Path, name: str) -> None:
@@ -211,7 +241,8 @@ def _in_use(path: Path) -> bool:
 
 
 def prune(root: Path, keep: int) -> tuple[list[str], list[str]]:
-    """Remove old snapshots, but the current one and the newest of the others, `keep` together.
+    """Remove snapshots, but the current one, those before it, and the newest others, `keep`
+    together.
 
     To be called with the folder locked.
 
@@ -226,8 +257,9 @@ def prune(root: Path, keep: int) -> tuple[list[str], list[str]]:
     removed, in_use = [], []
     with _switching(root):  # or one that is to go could become the current one
         now = current(root)
-        others = [name for name in reversed(list_snapshots(root)) if name != now]
-        for name in others[keep - 1 :]:
+        ways = _ways_back(root, now)
+        others = [name for name in reversed(list_snapshots(root)) if name not in (now, *ways)]
+        for name in [*ways, *others][keep - 1 :]:
             if _in_use(root / name):
                 in_use.append(name)
                 continue

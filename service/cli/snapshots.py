@@ -41,7 +41,7 @@ def publish(
 
 
 def rollback(snapshots: options.Snapshots = None, no_verify: NoVerify = False) -> None:
-    """Serve the snapshot before the current one again.
+    """Serve the snapshot again that was served when the current one was published.
 
     What was written to the service since stays: products that were deleted do not come back.
 
@@ -84,7 +84,11 @@ def prune(
     snapshots: options.Snapshots = None,
     keep: Annotated[
         int,
-        typer.Option(help="How many stay: the current one, and the newest of the others.", min=1),
+        typer.Option(
+            help="How many stay: the current one, those that `rollback` goes back to, and "
+            "the newest others.",
+            min=1,
+        ),
     ] = 2,
 ) -> None:
     """Remove old snapshots, but none that is current or being read.

@@ -19,6 +19,7 @@ from index.snapshot_folder import (
     locked,
     make_current,
     next_name,
+    previous,
     prune,
     publish,
     remove_parts,
@@ -176,6 +177,62 @@ def test_what_is_read_is_kept_on_nfs_too(tmp_path: Path, monkeypatch: pytest.Mon
     assert prune(tmp_path, 1) == (["00000002"], ["00000001"])
     os.close(reader)
     assert prune(tmp_path, 1) == (["00000001"], [])
+
+
+def _go_back(root: Path) -> str:
+    make_current(root, previous(root))
+    return current(root)
+
+
+def test_a_rollback_does_not_lead_to_what_was_gone_back_from(tmp_path: Path) -> None:
+    for _ in range(3):
+        _publish(tmp_path)
+    assert _go_back(tmp_path) == "00000002"
+    assert _publish(tmp_path) == "00000004"
+    assert _go_back(tmp_path) == "00000002"
+    assert _go_back(tmp_path) == "00000001"
+    with pytest.raises(SnapshotError, match="no snapshot before 00000001"):
+        previous(tmp_path)
+    make_current(tmp_path, "00000003")
+    assert previous(tmp_path) == "00000002"
+
+
+@pytest.mark.parametrize("said", [None, b"", b"\xff", b"00000009x"])
+def test_a_rollback_from_an_older_versions_snapshot_leads_to_the_next_lower_number(
+    tmp_path: Path, said: bytes | None
+) -> None:
+    for _ in range(3):
+        _publish(tmp_path)
+    file = tmp_path / "00000003" / "previous"
+    if said is None:
+        file.unlink()
+    else:
+        file.write_bytes(said)
+    assert previous(tmp_path) == "00000002"
+
+
+def test_what_a_rollback_goes_to_is_pruned_last(tmp_path: Path) -> None:
+    for _ in range(2):
+        _publish(tmp_path)
+    _go_back(tmp_path)
+    assert _publish(tmp_path) == "00000003"
+    assert prune(tmp_path, 2) == (["00000002"], [])
+    assert previous(tmp_path) == "00000001"
+    _publish(tmp_path)
+    _go_back(tmp_path)
+    # Three is the way back, and four what a publish could go forward to again.
+    assert (current(tmp_path), list_snapshots(tmp_path)[-1]) == ("00000003", "00000004")
+    assert prune(tmp_path, 2) == (["00000004"], [])
+    assert prune(tmp_path, 1) == (["00000001"], [])
+    with pytest.raises(SnapshotError, match="they were pruned"):
+        previous(tmp_path)
+
+
+def test_a_rollback_past_a_pruned_one_leads_to_what_was_there_before_it(tmp_path: Path) -> None:
+    for _ in range(3):
+        _publish(tmp_path)
+    shutil.rmtree(tmp_path / "00000002")
+    assert previous(tmp_path) == "00000001"
 
 
 def test_what_unfinished_builds_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
