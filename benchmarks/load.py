@@ -5,10 +5,10 @@ A process of its own: `run` starts it, and `python -m benchmarks.load JSON` is w
 
 from __future__ import annotations
 
-import http.client
 import itertools
 import json
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -88,26 +88,61 @@ def _queries(given: dict[str, Any]) -> Iterator[str]:
 class _Client:
     """One caller with one connection, which is kept.
 
-    The standard library's client and no other: it takes a fifth of the time of httpx, on the very
-    cores that the server is measured on.
+    A socket and no library: what a client's own code takes comes from the very cores that the
+    server is measured on, and is not the server's (docs/EXPERIMENTS.md).
     """
 
     def __init__(self, address: str, method: str, path: str) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=600)
-        self._method, self._path = method, path
+        url = urlsplit(address)
+        assert url.hostname is not None
+        self._socket = socket.create_connection((url.hostname, url.port or 80), timeout=600)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._head = (
+            f"{method} {path} HTTP/1.1\r\nhost: {url.netloc}\r\n"
+            "content-type: application/json\r\ncontent-length: "
+        )
+        self._has_body = method == "POST"
 
-    def ask(self, body: dict[str, Any]) -> tuple[int, float]:
-        """The status, and the seconds to wait before another try where it is no answer."""
-        content = json.dumps(body) if self._method == "POST" else None
-        headers = {"content-type": "application/json"}
-        self._connection.request(self._method, self._path, content, headers)
-        answer = self._connection.getresponse()
-        answer.read()
-        return answer.status, float(answer.getheader("retry-after", "0.1"))
+    def request(self, body: dict[str, Any]) -> bytes:
+        """What is sent for a body."""
+        content = json.dumps(body) if self._has_body else ""
+        return f"{self._head}{len(content)}\r\n\r\n{content}".encode("ascii")
+
+    def ask(self, request: bytes) -> tuple[int, float]:
+        """The status, and the seconds to wait before another try where it is no answer.
+
+        Raises:
+            ConnectionError: the server closed the connection.
+            ValueError: it answered without saying how long the answer is.
+        """
+        self._socket.sendall(request)
+        answer = self._received(b"")
+        while (end := answer.find(b"\r\n\r\n")) < 0:
+            answer = self._received(answer)
+        head = answer[:end].lower() + b"\r\n"
+        size = _field(head, b"content-length")
+        if size is None:
+            raise ValueError(f"an answer of unknown length: {head.decode('latin-1')}")
+        whole = end + 4 + int(size)
+        while len(answer) < whole:
+            answer = self._received(answer)
+        return int(head[9:12]), float(_field(head, b"retry-after") or 0.1)
+
+    def _received(self, before: bytes) -> bytes:
+        data = self._socket.recv(1 << 18)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        return before + data
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._socket.close()
+
+
+def _field(head: bytes, name: bytes) -> bytes | None:
+    """The value of a field of a head in small letters, whose last line ends like all others."""
+    _, found, rest = head.partition(b"\r\n" + name + b":")
+    return rest[: rest.index(b"\r\n")].strip() if found else None
 
 
 def _load(given: dict[str, Any]) -> dict[str, Any]:
@@ -124,9 +159,9 @@ def _load(given: dict[str, Any]) -> dict[str, Any]:
         milliseconds: list[float] = []
         failed: Counter[str] = Counter()
         while True:  # at least once, however late a slow machine comes to it
-            asked = next_body()
+            request = client.request(next_body())
             start = time.perf_counter()
-            status, wait = client.ask(asked)
+            status, wait = client.ask(request)
             if status == 200:
                 milliseconds.append(1000 * (time.perf_counter() - start))
             else:
@@ -139,7 +174,7 @@ def _load(given: dict[str, Any]) -> dict[str, Any]:
         for client in clients:
             stack.callback(client.close)
         for _ in range(2):  # the first connection, the first batch of its length
-            clients[0].ask(next_body())
+            clients[0].ask(clients[0].request(next_body()))
         start = time.perf_counter()
         with ThreadPoolExecutor(len(clients)) as pool:
             ends = [start + given["seconds"]] * len(clients)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -84,3 +85,49 @@ def test_refusals_are_no_answers(recorder: _Recorder) -> None:
 def test_a_server_that_is_not_there_is_told() -> None:
     with pytest.raises(RuntimeError, match="ConnectionRefusedError"):
         load.run("http://127.0.0.1:9", "match", 1, 0.1, ids=["1"], **GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n", "unknown length"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", "closed the connection"),
+        (b"", "closed the connection"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_told(answer: bytes, told: str) -> None:
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=[listening])
+        thread.start()
+        with pytest.raises(RuntimeError, match=told):
+            load.run(f"http://127.0.0.1:{listening.getsockname()[1]}", "health", 1, 0.1, **GIVEN)
+        thread.join()
+
+
+def test_an_answer_in_pieces_is_read_whole() -> None:
+    answered = 0
+
+    def serve(listening: socket.socket) -> None:
+        nonlocal answered
+        connection, _ = listening.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection:
+            while connection.recv(1 << 16):
+                for piece in (b"HTTP/1.1 200 OK\r\nContent-Le", b"ngth: 4\r\n\r\n{ ", b" }"):
+                    connection.sendall(piece)
+                    time.sleep(0.002)
+                answered += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=[listening])
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        found = load.run(address, "health", 1, 0.1, **GIVEN)
+        thread.join()
+    assert found["requests"] == answered - 2
