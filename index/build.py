@@ -18,9 +18,11 @@ from pathlib import Path
 
 from index.chunks import Chunk, EncodedChunk, chunks_of, encode_chunks
 from index.console import BuildProgress
-from index.delta_log import first_write, last_write
+from index.delta_log import LogReader, first_write, last_write
+from index.delta_records import PutHead
 from index.filling import Filling
 from index.finish import finish_snapshot
+from index.items import Item
 from index.left_out import count_pictures, kept_items, refuse_too_bad, write_report
 from index.manifest import FORMAT, Sizes, read_manifest
 from index.parts import Parts, Progress
@@ -138,6 +140,27 @@ def last_written(root: Path) -> int:
     except SnapshotError:
         folded = 0  # nothing is current
     return last_write(root, folded)
+
+
+def folded_in(root: Path, superseded: int | None) -> dict[str, Item | None]:
+    """What the current snapshot has, or lacks, by writes that stay on top of a build: of each
+    product the last one, None of a deletion. Without a compaction it has none of them.
+
+    Args:
+        root: the folder of all snapshots.
+        superseded: what `build` takes.
+
+    Raises:
+        SnapshotError: there is no snapshot, or the log is damaged.
+    """
+    manifest = read_manifest(locate(root))
+    if not manifest.compacted:
+        return {}
+    log = LogReader(root, max(superseded or 0, manifest.superseded))
+    return {
+        write.record.id: write.record.item if isinstance(write.record, PutHead) else None
+        for write in log.read()
+    }
 
 
 class _Job:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,18 @@ def stored_types(path: Path) -> dict[str, str]:
         OSError, pyarrow.ArrowException: it cannot be read.
     """
     return _types(pq.read_schema(path))
+
+
+def others_have(path: Path, attribute: str, ids: Collection[str]) -> bool:
+    """Whether a file's products other than these have an attribute; what `stored_types` lists.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it cannot be read.
+    """
+    column = _PREFIX + attribute
+    with pq.ParquetFile(path) as file:  # for which a dot in a name is a part of it
+        table = file.read(columns=["id", column])
+    return any(id not in ids for id in table["id"].filter(table[column].is_valid()).to_pylist())
 
 
 def _types(schema: pa.Schema) -> dict[str, str]:

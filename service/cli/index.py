@@ -137,7 +137,9 @@ def build(
         before = _current(settings.snapshots)
         template = None if text is None else catalogue.text_template
         if before is not None:
-            differences = list(_differences(settings.snapshots / before, template, catalogue))
+            differences = list(
+                _differences(settings.snapshots / before, template, catalogue, superseded)
+            )
             for line in differences:
                 note(str(plain(f"warning: {line}")))
             if strict and differences:
@@ -184,12 +186,16 @@ def build(
 _PLAIN = frozenset((None, "{title}. {description}", "{title}", "{description}"))
 
 
-def _differences(before: Path, template: str | None, catalogue: Catalogue) -> Iterator[str]:
+def _differences(
+    before: Path, template: str | None, catalogue: Catalogue, superseded: int | None
+) -> Iterator[str]:
     """How a build makes other texts and attributes than the snapshot before: by an option that was
-    forgotten, perhaps."""
+    forgotten, perhaps. What a compaction brought into that one stays on top, whatever the feed has.
+    """
     from pyarrow import ArrowException
 
-    from index.items import stored_types
+    from index.build import folded_in
+    from index.items import others_have, stored_types
     from index.manifest import read_manifest
     from model.attributes import attribute_types
 
@@ -197,7 +203,13 @@ def _differences(before: Path, template: str | None, catalogue: Catalogue) -> It
         manifest, old_types = read_manifest(before), stored_types(before / "items.parquet")
     except (SnapshotError, OSError, ArrowException):  # damaged: the build mends that
         return
-    had, has = manifest.sizes.products, len(catalogue.products)
+    try:
+        written = folded_in(before.parent, superseded)
+    except SnapshotError:  # the log is damaged, which is told where it is needed
+        written = {}
+    put = {id: item for id, item in written.items() if item is not None}
+    had = manifest.sizes.products
+    has = len({product.id for product in catalogue.products} - written.keys()) + len(put)
     if 2 * has < had:
         yield f"there are {has:,} products now, and were {had:,} in {before.name}"
     old_template = manifest.text_template
@@ -210,6 +222,9 @@ def _differences(before: Path, template: str | None, catalogue: Catalogue) -> It
     for name, old in old_types.items():
         now = types.get(name)
         if now is None:
+            with contextlib.suppress(OSError, ArrowException):  # damaged, as above
+                if put and not others_have(before / "items.parquet", name, put):
+                    continue
             yield f"{name} is in no row of the feed now, and was {old} in {before.name}"
         elif now != old and {now, old} != {"int64", "double"}:
             hint = " (--list-column)" if old == "strings" else ""

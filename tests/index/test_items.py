@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.items import Item, Items, _contiguous, write_items
+from index.items import Item, Items, _contiguous, others_have, write_items
 from model.errors import SnapshotError
 
 ITEMS = [
@@ -44,6 +44,14 @@ def test_every_attribute_keeps_its_type(items: Items) -> None:
         "the.dotted": "string",
         "size ": "string",
     }
+
+
+def test_whether_others_have_an_attribute(items: Items, tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    assert others_have(path, "colour", {"a-1"})
+    assert not others_have(path, "colour", {"a-1", "ü|2"})
+    assert not others_have(path, "the.dotted", {"4"})
+    assert others_have(path, "the.dotted", {"3"})
 
 
 def test_rows_by_id(items: Items) -> None:

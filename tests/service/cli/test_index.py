@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from index.delta_records import Delete
+from index.encoding import Draft, encode_drafts
+from index.images import prepare_image
+from index.items import Item
 from index.live_index import LiveIndex
 from index.snapshot import Snapshot
 from model.bundle import Bundle
@@ -173,6 +177,47 @@ def test_a_build_of_other_texts_or_types_is_told(
     assert ran.code == 0, ran.err
     assert "warning: there are 1 products now, and were 4 in 00000003" in ran.err
     assert "warning: sizes is in no row of the feed now, and was string in 00000003" in ran.err
+
+
+def test_what_was_written_to_the_service_is_not_missed_in_the_feed(
+    bundle: Bundle,
+    demo_catalogue: Path,
+    engine: Engine,
+    photo: bytes,
+    shell: Shell,
+    tmp_path: Path,
+) -> None:
+    """A compaction brings it into the snapshot, and it stays on top of each later build."""
+    head, *rows = (demo_catalogue / "val.csv").read_text().splitlines()[:5]
+    feed, root = tmp_path / "feed.csv", tmp_path / "s"
+    feed.write_text("\n".join([f"{head},season", *[f"{row},spring" for row in rows]]))
+    command = ["index", "build", feed, "--bundle", bundle.path, "--out", root]
+    command += ["--images", demo_catalogue / "images.tar"]
+    assert shell(*command).code == 0
+    prepared = (prepare_image(photo, engine.image_size),)
+    attributes: dict[str, Attribute] = {"sale": True, "season": "autumn"}
+    drafts = [
+        Draft(Item(f"new-{n}", "A hat", "A hat", ("sha256:0",), attributes), prepared)
+        for n in range(6)
+    ]
+    with LiveIndex.open(root, engine=engine) as live:
+        live.exchange([*encode_drafts(engine, drafts), Delete(rows[0].split(",")[0])])
+    assert shell("index", "compact", "--snapshots", root).code == 0
+    ran = shell(*command, "--strict")
+    assert ran.code == 0, ran.err
+    assert "warning: " not in ran.err
+
+    assert shell("index", "compact", "--snapshots", root).code == 0
+    feed.write_text("\n".join([head, *rows]))  # others had a season
+    ran = shell(*command, "--strict")
+    assert ran.code == 2, ran.err
+    assert [line for line in ran.err.splitlines() if line.startswith("warning: ")] == [
+        "warning: season is in no row of the feed now, and was string in 00000004"
+    ]
+    ran = shell(*command, "--strict", "--supersede")
+    assert ran.code == 2, ran.err
+    assert "warning: there are 4 products now, and were 9 in 00000004" in ran.err
+    assert "warning: sale is in no row of the feed now, and was bool in 00000004" in ran.err
 
 
 def test_verify_finds_a_flipped_byte(shell: Shell, snapshot_root: Path, tmp_path: Path) -> None:
