@@ -2,6 +2,7 @@
 
 python client.py http://localhost:8080 feed.csv "navy striped shirt" photo.jpg
 
+Pictures are files beside the feed or in images/ there; of a tar unpack them first.
 FASHIONBERT_KEY is an API key with the scope admin. Needs httpx and nothing else.
 """
 
@@ -17,7 +18,8 @@ import httpx
 
 TRIES, BATCH = 30, 20  # 20 products with pictures of 500 KB are 13 MB, and 16 are taken
 FIELDS = "id", "title", "description"
-CELLS = {"int64": int, "double": float, "strings": lambda cell: cell.split("|")}
+CELLS = {"double": float, "strings": lambda cell: cell.split("|")}
+CELLS["int64"] = lambda cell: float(cell) if "." in cell else int(cell)
 CELLS["bool"] = lambda cell: {"true": True, "false": False}.get(cell.lower(), cell)
 
 
@@ -47,8 +49,9 @@ def typed(cell, kind):
 def puts(feed, kinds):
     """An operation for each row: id, image, title, description if any; the rest are attributes."""
     for row in csv.DictReader(feed.open(newline="", encoding="utf-8")):
-        files = [feed.parent / name for name in row.pop("image").split("|")]
-        images = [base64.b64encode(file.read_bytes()).decode() for file in files]
+        names = row.pop("image").split("|")
+        folder = feed.parent if (feed.parent / names[0]).exists() else feed.parent / "images"
+        images = [base64.b64encode((folder / name).read_bytes()).decode() for name in names]
         fields = {name: row.pop(name) for name in FIELDS if name in row}
         attributes = {name: typed(cell, kinds.get(name)) for name, cell in row.items()}
         yield {"op": "put", **fields, "attributes": attributes, "images": images}
