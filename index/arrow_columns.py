@@ -21,9 +21,9 @@ from index.columns import (
     NumberPart,
     Numbers,
     Part,
-    is_exact_as_float,
     kind_of,
 )
+from model.attributes import is_exact_as_float
 
 _ARROW_TYPES: Mapping[Kind, pa.DataType] = {"string": pa.large_string(), "bool": pa.bool_()}
 

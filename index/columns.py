@@ -20,8 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from model.attributes import type_of
-from model.catalogue import Attribute, Scalar
+from model.catalogue import Scalar
 
 Mask = NDArray[np.bool_]
 NumberValues = NDArray[np.int64] | NDArray[np.float64]
@@ -51,8 +50,6 @@ _OF_NUMBERS: Mapping[Operator, Callable[..., Any]] = {
 }
 #: Integers that a column can hold.
 INT64 = range(-(1 << 63), 1 << 63)
-#: Beside the types, see `value_type`.
-LONG = "long"
 
 
 def kind_of(value: object) -> Kind | None:
@@ -66,16 +63,6 @@ def kind_of(value: object) -> Kind | None:
             return "string"
         case _:
             return None
-
-
-def is_exact_as_float(value: int) -> bool:
-    """Whether float64 has this integer: all up to 2**53 are there, and fewer beyond."""
-    return int(float(value)) == value
-
-
-def value_type(value: Attribute) -> str:
-    """The type of one value; `LONG` of an integer that float64 does not have."""
-    return LONG if type(value) is int and not is_exact_as_float(value) else type_of(value)
 
 
 class Part(Protocol):

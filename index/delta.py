@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from index.columns import value_type
 from index.delta_frames import Segment
 from index.delta_log import Write
 from index.delta_records import Delete, PutHead, decode_states
 from index.recall import Embeddings
 from index.snapshot import Snapshot
+from model.attributes import value_type
 from model.states import QuantisedStates
 
 Mask = NDArray[np.bool_]

@@ -1,9 +1,10 @@
 """The products of a snapshot as one Parquet file: id, title, text, pictures, attributes.
 
 Each attribute is a column of its own, `attributes.<name>`, of the type its values have: string,
-int64, double, bool, or a list of strings (`strings`), among which a string alone is a list of one.
-Where a catalogue mixes other types under one name (sizes "M" and 42), the column holds them as JSON
-and says so in its metadata, so every value comes back with the type it had.
+int64, double, bool, or a list of strings (`strings`), among which a string alone is a list of one;
+integers among fractions are doubles. Where a catalogue mixes other types under one name (sizes "M"
+and 42), the column holds them as JSON and says so in its metadata, so every value comes back with
+the type it had.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from index.arrow_columns import mixed_column, plain_column
 from index.columns import Column, Mask
-from model.attributes import column_type, type_of
+from model.attributes import column_type, value_type
 from model.catalogue import Attribute
 from model.errors import SnapshotError
 
@@ -66,7 +67,7 @@ def write_items(items: Iterable[Item], path: Path) -> None:
     names = dict.fromkeys(name for item in items for name in item.attributes)
     for name in names:
         values = [item.attributes.get(name) for item in items]
-        type = column_type({type_of(value) for value in values if value is not None})
+        type = column_type({value_type(value) for value in values if value is not None})
         array = attribute_array(values, type)
         arrays.append(array)
         metadata = _JSON if type == "mixed" else None
@@ -81,6 +82,8 @@ def attribute_array(values: Sequence[Attribute | None], type: str) -> pa.Array:
         return pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
     if type == "strings":
         values = [(value,) if isinstance(value, str) else value for value in values]
+    if type == "double":  # as pyarrow takes no integer that is beyond 2**53 for a float
+        values = [float(value) if isinstance(value, int) else value for value in values]
     return pa.array(values, ARROW_TYPES[type])
 
 

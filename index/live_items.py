@@ -19,7 +19,6 @@ import numpy as np
 from index.arrow_columns import mixed_column, plain_column
 from index.columns import (
     KINDS,
-    LONG,
     Column,
     Kind,
     Mask,
@@ -27,11 +26,10 @@ from index.columns import (
     NumberValues,
     Operator,
     Part,
-    is_exact_as_float,
 )
 from index.delta import Delta
 from index.items import Item, Items, attribute_array
-from model.attributes import column_type
+from model.attributes import LONG, column_type, is_exact_as_float
 from model.catalogue import Attribute, Scalar
 
 
@@ -163,7 +161,7 @@ class LiveItems:
                 there.add(types[name])
                 if there >= {"int64", "double"} and self._has_long(name):
                     there.add(LONG)
-            types[name] = _joined(there)
+            types[name] = column_type(there)
         return types
 
     @cached_property
@@ -211,17 +209,6 @@ class LiveItems:
             put.head.item.attributes.get(name) if counts else None
             for put, counts in zip(self._puts, self._delta.live.tolist(), strict=True)
         ]
-        type = _joined(self._own_types[name])
-        if type == "double":  # as pyarrow takes no integer that is beyond 2**53 for a float
-            values = [float(value) if isinstance(value, int) else value for value in values]
+        type = column_type(self._own_types[name])
         array = attribute_array(values, type)
         return mixed_column(array) if type == "mixed" else plain_column(array)
-
-
-def _joined(types: Set[str]) -> str:
-    """The type of a column that has values of these."""
-    if types <= {"int64", LONG}:
-        return "int64"
-    if types == {"int64", "double"}:
-        return "double"
-    return column_type(types)

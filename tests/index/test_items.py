@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.items import Item, Items, _contiguous, others_have, write_items
+from model.attributes import attribute_types
 from model.errors import SnapshotError
 
 ITEMS = [
@@ -44,6 +45,30 @@ def test_every_attribute_keeps_its_type(items: Items) -> None:
         "the.dotted": "string",
         "size ": "string",
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "type"),
+    [
+        ([20, 19.99], "double"),
+        ([20, 2**53], "int64"),
+        ([19.99, 2**53 + 1], "mixed"),
+        ([2**53 + 2, 19.99], "double"),
+        ([20, 19.99, "n/a"], "mixed"),
+    ],
+)
+def test_whole_numbers_among_fractions(
+    values: list[int | float | str], type: str, tmp_path: Path
+) -> None:
+    """As a feed of JSON has prices; a column of writes is typed the same."""
+    rows = [
+        Item(str(row), "t", "t", ("1.jpg",), {"price": value}) for row, value in enumerate(values)
+    ]
+    write_items(rows, tmp_path / "items.parquet")
+    read = Items(tmp_path / "items.parquet")
+    assert read.attribute_types == attribute_types(row.attributes for row in rows)
+    assert read.attribute_types == {"price": type}
+    assert [item.attributes["price"] for item in read] == values
 
 
 def test_whether_others_have_an_attribute(items: Items, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.columns import value_type
 from index.compact import compact
 from index.delta_records import Delete, Put
 from index.facets import count_facet
@@ -17,6 +16,7 @@ from index.filter_parser import parse_filter
 from index.filters import evaluate
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
+from model.attributes import value_type
 
 MakePut = Callable[..., Put]
 
