@@ -10,12 +10,14 @@ hidden word can be told only from a picture that it describes.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.dataset import Batch
 from model.distil import Teacher
 from model.network import FashionBertModel
 from model.tasks import (
+    NO_TOKEN,
     Negatives,
     alignment_loss,
     contrastive_loss,
@@ -26,6 +28,10 @@ from model.tasks import (
     mlm_loss,
     mpm_loss,
 )
+
+#: The hidden words of a batch are made up to multiples of so many, for the same reason as its
+#: tokens are (`model.dataset`): their logits are the largest blocks of a step.
+_WORDS = 128
 
 
 class TrainingModel(nn.Module):
@@ -171,8 +177,11 @@ class TrainingModel(nn.Module):
         length = texts.shape[1]
         if network.masked_language_head is not None and tokens is not None:
             words = network.text_embeddings.word.weight
-            logits = network.masked_language_head(_rows(states[:, :length], tokens), words)
-            losses["mlm"] = mlm_loss(logits, batch.input_ids[tokens])
+            hidden_words = _rows(states[:, :length], tokens)
+            missing = -len(hidden_words) % _WORDS
+            logits = network.masked_language_head(F.pad(hidden_words, (0, 0, 0, missing)), words)
+            wanted = F.pad(batch.input_ids[tokens], (0, missing), value=NO_TOKEN)
+            losses["mlm"] = mlm_loss(logits, wanted)
         if network.masked_patch_head is not None and patches is not None:
             predictions = network.masked_patch_head(_rows(states[:, length:], patches))
             losses["mpm"] = mpm_loss(predictions, features[patches])

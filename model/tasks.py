@@ -19,6 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: In place of a token, where a row is none.
+NO_TOKEN = -100
+
 
 def contrastive_loss(
     texts: Tensor, images: Tensor, scale: Tensor, same: Tensor, offset: int = 0
@@ -208,13 +211,14 @@ def distillation_loss(
 
 
 def mlm_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Masked language modelling: the mean cross-entropy of M hidden tokens; 0 where M = 0.
+    """Masked language modelling: the mean cross-entropy of the hidden tokens; 0 without any.
 
     Args:
         logits: [M, V].
-        tokens: int64 [M], what they were.
+        tokens: int64 [M], what they were; `NO_TOKEN` where a row is none.
     """
-    return F.cross_entropy(logits, tokens, reduction="sum") / max(1, len(tokens))
+    count = (tokens != NO_TOKEN).sum().clamp(min=1)
+    return F.cross_entropy(logits, tokens, reduction="sum", ignore_index=NO_TOKEN) / count
 
 
 def mpm_loss(predictions: Tensor, features: Tensor) -> Tensor:

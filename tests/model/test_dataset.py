@@ -136,7 +136,9 @@ def test_a_batch_holds_what_belongs_together(products: TrainingSet, learn: Catal
         texts = [learn.products[row].text for row in rows]
         assert batch.text_numbers.tolist() == products.text_numbers[rows].tolist()
         lengths = batch.attention_mask.sum(1)
-        assert batch.input_ids.shape == batch.attention_mask.shape == (6, int(lengths.max()))
+        assert batch.input_ids.shape == batch.attention_mask.shape
+        assert len(batch.input_ids) == 6
+        assert batch.input_ids.shape[1] >= int(lengths.max())
         assert [len(set(texts[:i])) for i in range(7)] == [
             len(set(batch.text_numbers[:i].tolist())) for i in range(7)
         ]
@@ -151,6 +153,20 @@ def test_tokens_are_the_tokenizers(
     length = alone.input_ids.shape[1]
     assert batch.input_ids[0, :length].tolist() == alone.input_ids[0].tolist()
     assert int(batch.attention_mask[0].sum()) == length
+
+
+def test_batches_have_few_lengths(products: TrainingSet) -> None:
+    """Of which none is much more than its longest text, or more than the network reads."""
+    widths, longest = set(), set()
+    for row in range(len(products.lengths)):
+        batch = products.batch(np.array([row]), np.random.default_rng(0))
+        width, length = batch.input_ids.shape[1], int(batch.attention_mask.sum())
+        assert length <= width < length + 16
+        widths.add(width)
+        longest.add(length)
+    most = int(products.lengths.max())
+    assert widths <= {16, 32, 48, most}
+    assert len(longest) > len(widths)
 
 
 def test_a_run_that_goes_on_sees_the_same(products: TrainingSet) -> None:
@@ -214,7 +230,6 @@ def test_some_products_are_shown_by_their_title(
         assert batch.input_ids[row, :length].tolist() == wanted.tolist()
         assert not batch.input_ids[row, length:].any()
     assert batch.titled.sum().item() == pytest.approx(64 * share, abs=12 if share == 0.5 else 0)
-    assert batch.attention_mask.shape[1] == int(batch.attention_mask.sum(1).max())
 
 
 def test_who_is_nobodys_negative(learn: Catalogue, tokenizer: Path) -> None:

@@ -14,6 +14,7 @@ import model.objective as module
 from model.catalogue import Catalogue
 from model.config import FashionBertConfig
 from model.dataset import Batch, TrainingSet
+from model.heads import MaskedLanguageHead
 from model.inputs import ImageInputs
 from model.masking import Masking, WordMasker
 from model.network import FashionBertModel
@@ -91,6 +92,28 @@ def test_masked_losses_by_hand(k: int, given: str, small: FashionBertConfig, bat
     assert set(plain) == {"recall", "match", "match_accuracy"}
     for task, loss in plain.items():
         assert torch.equal(found[task], loss)
+
+
+def test_hidden_words_are_made_up_to_few_numbers(
+    small: FashionBertConfig, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert batch.masked_tokens is not None
+    hidden = int(batch.masked_tokens.sum())
+    model = network(small, mlm=True)
+    rows = []
+    forward = MaskedLanguageHead.forward
+
+    def watched(head: MaskedLanguageHead, states: Tensor, words: Tensor) -> Tensor:
+        rows.append(len(states))
+        return forward(head, states, words)
+
+    monkeypatch.setattr(MaskedLanguageHead, "forward", watched)
+    exact = losses(model, batch)["mlm"]
+    assert 0 < hidden < 128
+    assert rows == [128]
+    monkeypatch.setattr("model.objective._WORDS", 1)
+    torch.testing.assert_close(losses(model, batch)["mlm"], exact)
+    assert rows == [128, hidden]
 
 
 def test_one_task_alone(small: FashionBertConfig, batch: Batch) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.tasks import (
+    NO_TOKEN,
     contrastive_loss,
     distillation_loss,
     draw_negatives,
@@ -251,6 +252,9 @@ def test_mlm_loss_by_hand() -> None:
     wanted = -np.log(softmax(logits)[np.arange(4), tokens]).mean()
     found = mlm_loss(torch.from_numpy(logits), torch.tensor(tokens))
     assert float(found) == pytest.approx(wanted, rel=1e-9)
+    more = np.concatenate([logits, [logits[0], logits[2]]])
+    made_up = mlm_loss(torch.from_numpy(more), torch.tensor([*tokens, NO_TOKEN, NO_TOKEN]))
+    assert float(made_up) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_mlm_loss_of_nothing_hidden() -> None:
