@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from model.errors import CatalogueError
 from service.cli import options
 from service.cli.output import note, out, plain
 
@@ -35,15 +36,21 @@ def demo(
     from model.demo import write_demo_catalogue
     from model.processor import cores
 
-    write_demo_catalogue(
-        folder,
-        products=products,
-        held_out=held_out,
-        seed=seed,
-        held_out_only=held_out_only,
-        processes=cores(),
-        progress=True,
-    )
+    try:
+        write_demo_catalogue(
+            folder,
+            products=products,
+            held_out=held_out,
+            seed=seed,
+            held_out_only=held_out_only,
+            processes=cores(),
+            progress=True,
+        )
+    except OSError as error:
+        raise CatalogueError(
+            f"the demo catalogue cannot be written into {folder} ({error.strerror or error}): "
+            "make room, or name another folder"
+        ) from error
     drawn = "" if held_out_only else f"{products:,} products and "
     note(f"wrote {drawn}{held_out:,} held out into {folder}")
 

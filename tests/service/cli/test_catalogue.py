@@ -17,6 +17,14 @@ def test_demo_and_check(shell: Shell, tmp_path: Path) -> None:
     assert checked.out.startswith("train.csv: 6 rows, 6 products")
 
 
+def test_a_demo_that_cannot_be_written(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = shell("catalogue", "demo", tmp_path / "file" / "demo", "--products", "1")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.count("\n") == 1
+    assert "file/demo (Not a directory): make room, or name another folder" in ran.err
+
+
 def test_bad_rows_go_to_the_report(shell: Shell, demo_catalogue: Path, tmp_path: Path) -> None:
     feed, report = tmp_path / "feed.csv", tmp_path / "bad.jsonl"
     feed.write_text("id,image,title\n1,images/000001.jpg,hat\n2,images/none.jpg,scarf\n")
