@@ -145,7 +145,8 @@ def evaluate(
         "feed_fingerprint": catalogue.fingerprint,
         "group_by": group_by,
         "seed": seed,
-        "candidates": candidates,
+        # Here in the order, if there are two stages.
+        **({"candidates": candidates} if model.has_recall else {}),
         **({} if only is None else {"only": only.name}),
         **result.figures,
     }

@@ -132,6 +132,7 @@ def test_the_paper_is_trained_and_evaluated(
     )  # fmt: skip
     assert ran.code == 0, ran.err
     told = json.loads(figures.read_text())
+    assert "candidates" not in told  # of two stages, which there are not
     for way in ("text_to_image", "image_to_text"):
         assert list(told[way]["sampled"]) == ["rerank"]
         assert told[way]["sampled"]["rerank"]["rank_last"] == 100
