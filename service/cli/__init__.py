@@ -6,6 +6,7 @@ instant and serving never sees torch.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -75,14 +76,26 @@ for _panel, _name, _command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    """Run the command line; a user's mistake or a full disk is one line on standard error and exit
+    code 2."""
     try:
         app()
     except FashionBertError as error:
-        message = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-        Console(stderr=True, soft_wrap=True).print(
-            f"error: {message}", style="red", markup=False, highlight=False
-        )
+        _tell(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # Standard output may be a file there too.
+        where = "" if error.filename is None else f"{error.filename}: "
+        _tell(f"{where}{error.strerror}, so what was to be written is not whole: make room")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _tell(error: str) -> None:
+    message = " ".join("".join(c if c.isprintable() else " " for c in error).split())
+    Console(stderr=True, soft_wrap=True).print(
+        f"error: {message}", style="red", markup=False, highlight=False
+    )

@@ -64,6 +64,22 @@ def test_a_wrong_option_is_told(shell: Shell) -> None:
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize("command", [["key", "new"], ["--help"]], ids=" ".join)
+def test_a_full_disk_is_told(command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [*MAIN, *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ran.returncode == 2
+    assert "Traceback" not in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("error: No space left on device")
+
+
 @contextmanager
 def served(bundle: Bundle, snapshots: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     environment = {
