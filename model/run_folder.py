@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, load
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -296,6 +296,7 @@ class RunFolder:
         self._check_processes(state)
         with _loading(state):
             self.accelerator.load_state(str(state))
+            self._check_generators(state)
         if self.accelerator.is_main_process:
             self._trim_log(progression.step)
 
@@ -309,6 +310,15 @@ class RunFolder:
                 f"and here are {count}): start as many as before; if files are missing, remove it "
                 "to start again"
             )
+
+    def _check_generators(self, state: Path) -> None:
+        """See that the generators stand where they stood: accelerate swallows what it cannot load.
+
+        Torch's is the last one that it sets, but for those of devices.
+        """
+        file = state / f"random_states_{self.accelerator.process_index}.pkl"
+        if not torch.equal(torch.get_rng_state(), load(file)["torch_manual_seed"]):
+            raise ValueError(f"{file.name} was not taken")
 
     def _trim_log(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""

@@ -67,7 +67,10 @@ def test_a_run_at_its_end_stays_as_it_is(straight_run: Path, shop: Shop, tmp_pat
         shop.trainer(out).run()
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "custom_checkpoint_1.pkl"])
+@pytest.mark.parametrize(
+    "file",
+    ["model.safetensors", "optimizer.bin", "custom_checkpoint_1.pkl", "random_states_0.pkl"],
+)
 @pytest.mark.parametrize("damage", ["cut", "emptied", "removed"])
 def test_a_damaged_state_is_told(
     file: str, damage: str, interrupted_run: Path, shop: Shop, tmp_path: Path
