@@ -46,7 +46,7 @@ def read_evaluation(path: Path, model_id: str | None = None) -> dict[str, Any]:
         list(_rows(found)), list(_gains(found))  # all that the card will want of it is there
         if not all(found[way]["sampled"] for way in WAYS):
             raise ValueError("nothing was ranked")
-        _asked(found)
+        _asked(found), _matching(found), [_served(found[way]) for way in WAYS]
     except OSError as error:
         raise _wrong(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -145,11 +145,8 @@ def render_card(
                 "Points of Rank@1 by which two stages stand above, query by query:",
                 _table(("", "among", "recall alone", "rerank of all"), gains),
             ]
-        if matching := found.get("matching"):
-            parts.append(
-                f"A pair told from a mismatch: accuracy {_share(matching, 'accuracy')} %, AUC "
-                f"{_share(matching, 'auc')} %."
-            )
+        if matching := _matching(found):
+            parts.append(matching)
     if references:
         parts += [
             f"## What {bundle.manifest.precision} costs",
@@ -177,6 +174,15 @@ def _asked(found: dict[str, Any]) -> str:
     if (candidates := found.get("candidates")) is not None:
         told += f", {candidates} candidates reranked"
     return f"{told}."
+
+
+def _matching(found: dict[str, Any]) -> str | None:
+    if not (matching := found.get("matching")):
+        return None
+    return (
+        f"A pair told from a mismatch: accuracy {_share(matching, 'accuracy')} %, AUC "
+        f"{_share(matching, 'auc')} %."
+    )
 
 
 def _facts(bundle: Bundle) -> Iterator[Row]:
@@ -256,7 +262,7 @@ def _losses(
 def _served(found: dict[str, Any]) -> float:
     """Sampled Rank@1 of the two stages, or of the rerank where there is no recall head."""
     stages = found["sampled"]
-    rank1: float = stages.get("two_stage", stages.get("rerank"))["rank1"]
+    rank1: float = stages["two_stage" if "two_stage" in stages else "rerank"]["rank1"]
     return rank1
 
 

@@ -183,3 +183,16 @@ def test_half_an_evaluation(missing: str, tmp_path: Path) -> None:
     del figures[missing]
     with pytest.raises(FashionBertError, match=missing):
         read_evaluation(saved(tmp_path / "figures.json", figures))
+
+
+def test_what_the_end_of_the_card_wants_is_looked_at_first(tmp_path: Path) -> None:
+    figures = evaluation("fb-a", 60.0)
+    recall = {"sampled": {"recall": stage(60.0)}}
+    for changed, told in (
+        ({"matching": {"accuracy": 93.2}}, "auc"),
+        ({"matching": 93.2}, "float"),
+        ({"image_to_text": recall}, "rerank"),
+    ):
+        path = saved(tmp_path / "figures.json", {**figures, **changed})
+        with pytest.raises(FashionBertError, match=rf"is no evaluation \(.*{told}"):
+            read_evaluation(path)
