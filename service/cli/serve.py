@@ -12,7 +12,7 @@ from service import logs
 from service.cli import options
 from service.cli.output import note
 from service.security import Policy
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # it brings FAISS, for which no --help should wait
     from index.live import LiveSnapshot
@@ -52,13 +52,15 @@ def serve(
         bundle=bundle, snapshots=snapshots, host=host, port=port, threads=threads, device=device
     )
     Policy.of(settings)  # an open network is refused before a model is loaded for it
-    # Bound before the model is loaded and listened on after: a taken port is told at once.
+    # Bound before the model is loaded: a taken port is told at once.
     with _bound(settings.host, settings.port) as listener:
         logs.configure(settings.log_level)  # first, for opening them has things to say
         live = open_live_search(settings)
+        server = make_server(create_app(settings, live), settings)
+        _listen(listener, settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         note(f"{_described(live.index.latest)}: http://{shown}:{listener.getsockname()[1]}/")
-        make_server(create_app(settings, live), settings).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 def _described(snapshot: LiveSnapshot) -> str:
@@ -82,8 +84,20 @@ def _bound(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise FashionBertError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with "
-            "--host and --port"
-        ) from error
+        raise _no_port(host, port, error) from error
     return listener
+
+
+def _listen(listener: socket.socket, settings: Settings) -> None:
+    """Listen here already: of several that start at once each can bind, and one can listen."""
+    try:
+        listener.listen()
+    except OSError as error:
+        raise _no_port(settings.host, settings.port, error) from error
+
+
+def _no_port(host: str, port: int, error: OSError) -> FashionBertError:
+    return FashionBertError(
+        f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with "
+        "--host and --port"
+    )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ import typer
 
 from model.bundle import Bundle
 from service.cli import COMMANDS, app
+from service.live_search import LiveSearch, open_live_search
+from service.settings import Settings
 
 Shell = Callable[..., Any]
 MAIN = [sys.executable, "-c", "from service.cli import main; main()"]
@@ -123,3 +126,23 @@ def test_serve(bundle: Bundle, snapshot_root: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
         assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_of_two_services_that_start_at_once_one_is_told(
+    bundle: Bundle, snapshot_root: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both can bind the port, as long as neither listens."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+
+        def opened(settings: Settings) -> LiveSearch:
+            other.listen()
+            return open_live_search(settings)
+
+        monkeypatch.setattr("service.live_search.open_live_search", opened)
+        options = ["--bundle", bundle.path, "--snapshots", snapshot_root, "--threads", "1"]
+        ran = shell("serve", "--port", port, *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"error: cannot listen on 127.0.0.1 port {port}: Address already" in ran.err
