@@ -162,3 +162,8 @@ def test_what_was_deleted_counts_no_more(
     for colour, count in left.items():
         some = searcher.search_text(QUERY, k=1, selection=Selection({"colour": colour}))
         assert some.matching == count
+        # A filter that what is gone would match too.
+        others = Selection({"not": {"colour": colour}}, ("colour",), 100)
+        rest = searcher.search_text(QUERY, k=1, selection=others)
+        assert rest.matching == len(attributes) - 5 - count
+        assert rest.facets["colour"].distinct == len(left) - 1

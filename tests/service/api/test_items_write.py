@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
+from index.compact import compact
 from index.snapshot import Snapshot
 
 Make = Callable[..., Any]
@@ -160,3 +162,19 @@ def test_attributes_with_several_values(batch: Make, product: Make, writing: htt
     }
     values = {each["value"]: each["count"] for each in answer["facets"]["sizes"]["values"]}
     assert values == {"M": 2, "S": 1, "XL": 1}
+
+
+def test_attributes_are_of_the_types_that_the_snapshot_has(
+    product: Make, found: Make, worker: Make, root: Path
+) -> None:
+    """Once `sizes` are in a snapshot: one string is a list, and a whole number a double."""
+    with worker() as client:
+        sizes = product(attributes={"sizes": ["S", "M"]})
+        assert client.put("/v1/items/new", json=sizes).status_code == 201
+    compact(root)
+    with worker() as client:
+        one = product(attributes={"sizes": "XL", "price": 3})
+        assert client.put("/v1/items/one", json=one).status_code == 201
+        # As it was sent: to Python 3 is 3.0.
+        assert '"attributes":{"sizes":["XL"],"price":3.0}' in client.get("/v1/items/one").text
+        assert found(client, rerank=False, filters={"sizes": "XL", "price": 3}) == ["one"]
