@@ -186,6 +186,13 @@ def test_processes_share_an_epoch(products: TrainingSet) -> None:
         assert rows_of(products, first) + rows_of(products, second) == rows.tolist()
 
 
+def test_processes_draw_each_for_itself(products: TrainingSet) -> None:
+    products.title_share = 0.5
+    parts = [all_batches(products, process=process, processes=2) for process in range(2)]
+    titled = [torch.stack([batch.titled for batch in part]) for part in parts]
+    assert not torch.equal(*titled)
+
+
 def test_views_are_drawn(products: TrainingSet) -> None:
     views = np.diff(products.first_image)
     several = np.flatnonzero(views > 1)[:4]
