@@ -119,7 +119,7 @@ class Engine:
         self._matcher: Any = open_session(file, using, each)
         self._native = None
         if native and device == "cpu" and manifest.precision in ("int8", "fp32"):
-            self._native = open_native(file, self._matcher, self.patches)
+            self._native = open_native(file, self._matcher, self.patches, self.workers)
         if self._native is not None:
             self._matcher = None  # it was there to compare with, and takes memory
             if self.workers < self.threads:
