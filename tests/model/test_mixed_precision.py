@@ -76,6 +76,7 @@ def test_a_run_says_what_it_computes_in(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("model.mixed_precision.processor_computes_bf16", lambda: computes)
     settings = dataclasses.replace(shop.settings, mixed_precision=asked)
     told: list[str] = []
