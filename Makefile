@@ -25,10 +25,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 \
 	--annotation-style line
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-train test check format bench lock clean
+.PHONY: help setup demo demo-train test test-device check format bench lock clean
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Install everything into .venv
 
@@ -57,6 +57,13 @@ demo-train: setup ## The same with a model of its own, trained in a few minutes
 WORKERS ?= $(shell expr 1 + `getconf _NPROCESSORS_ONLN`)
 test: setup check ## Run all checks and tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+# Beside the suite, as it wants a C++ compiler: CXX, or c++.
+ON_DEVICE := $(addprefix tests/model/test_,train.py train_failures.py train_resume.py \
+	train_start.py train_tasks.py validate.py evaluate_checkpoint.py distillation.py inputs.py \
+	inputs_shared.py)
+test-device: setup ## Run training's tests on a pretended GPU (tests/pretended_gpu)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.pretended_gpu.plugin $(ON_DEVICE)
 
 check: setup ## Lint, formatting and types
 	$(BIN)/ruff check .
