@@ -86,6 +86,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**_ALIGNED, **_END_TO_END},
         _HARD,
     ),
+    "+ alignment, random negatives": (_ALIGNED, _RANDOM),
 }
 
 
