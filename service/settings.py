@@ -167,20 +167,20 @@ class Settings(BaseSettings):
     def _limits_agree(self) -> Self:
         if self.candidates > self.max_candidates:
             raise ValueError(
-                f"candidates ({self.candidates}) is more than max_candidates "
-                f"({self.max_candidates})"
+                f"{PREFIX}CANDIDATES ({self.candidates}) is more than "
+                f"{PREFIX}MAX_CANDIDATES ({self.max_candidates})"
             )
         if self.threads is not None and (self.workers or 1) > self.threads:
             raise ValueError(
-                f"workers ({self.workers}) is more than threads ({self.threads}), and each pass "
-                "takes a core or more"
+                f"{PREFIX}WORKERS ({self.workers}) is more than {PREFIX}THREADS "
+                f"({self.threads}), and each pass takes a core or more"
             )
         needed = self.max_upload_bytes * 4 // 3 + _BODY_MARGIN
         if self.max_body_bytes < needed:
             raise ValueError(
-                f"max_body_bytes ({self.max_body_bytes:,}) has no room for a picture of "
-                f"max_upload_bytes ({self.max_upload_bytes:,}) in base64: set it to {needed:,} "
-                "or more"
+                f"{PREFIX}MAX_BODY_BYTES ({self.max_body_bytes:,}) has no room for a picture of "
+                f"{PREFIX}MAX_UPLOAD_BYTES ({self.max_upload_bytes:,}) in base64: set it to "
+                f"{needed:,} or more"
             )
         return self
 

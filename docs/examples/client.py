@@ -41,7 +41,8 @@ def call(client, path, method="POST", **request):
 def typed(cell, kind):
     """A cell as the catalogue has its column; as text where it is new, or reads as nothing else."""
     try:
-        return CELLS.get(kind, str)(cell) if cell else None
+        value = CELLS.get(kind, str)(cell) if cell else None
+        return cell if str(value) in ("nan", "inf", "-inf") else value  # JSON has none of them
     except ValueError:
         return cell
 

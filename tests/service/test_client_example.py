@@ -195,6 +195,7 @@ def test_types_cells_as_the_catalogue_does_and_fails_where_one_is_refused(
         {**first, "stock": "3", "sale": "true", "size": "38", "fits": "S|M"},
         {**second, "stock": "", "sale": "False", "size": "M", "fits": "", "price": "cheap"},
         {**first, "id": "half", "stock": "1.5", "sale": "", "size": "", "fits": ""},
+        {**first, "id": "gap", "stock": "", "sale": "", "size": "", "fits": "", "price": "nan"},
     ]
     with (shop / "typed.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -219,7 +220,9 @@ def test_types_cells_as_the_catalogue_does_and_fails_where_one_is_refused(
     assert half["attributes"]["stock"] == 1.5
     assert f"{second['id']} refused" in out
     assert "'cheap'" in out
-    assert (process.returncode, errors) == (1, "1 products were refused, see above\n")
+    assert "gap refused" in out
+    assert "'nan'" in out
+    assert (process.returncode, errors) == (1, "2 products were refused, see above\n")
 
 
 def test_a_feed_without_descriptions_whose_pictures_lie_in_images(
