@@ -135,6 +135,7 @@ def build(
         for line in options.about_columns(catalogue):
             note(str(plain(line)))
         before = _current(settings.snapshots)
+        model_before = snapshot_commands.model_of_current(settings.snapshots)
         template = None if text is None else catalogue.text_template
         if before is not None:
             differences = list(
@@ -168,6 +169,7 @@ def build(
         f"{manifest.sizes.pictures:,} pictures, {manifest.bytes / 1e6:,.1f} MB, {kept} current in "
         f"{settings.snapshots}"
     )
+    snapshot_commands.note_of_model(manifest.model_id, model_before)
     newest = list_snapshots(settings.snapshots)[-1]
     if newest > snapshot.name:
         note(

@@ -60,17 +60,23 @@ def _serve(root: Path, name: str, *, verify: bool) -> None:
     from index.snapshot_folder import current, make_current
 
     chosen = Snapshot.open(root, name, verify=verify)
-    before = _model_of_current(root)
+    before = model_of_current(root)
     make_current(root, name)
     note(f"snapshot {current(root)} is current: {len(chosen):,} products")
-    if before is not None and before != chosen.model_id:
+    note_of_model(chosen.model_id, before)
+
+
+def note_of_model(model_id: str, before: str | None) -> None:
+    """Say that services do not take a snapshot which is of another model than the one before."""
+    if before is not None and before != model_id:
         note(
-            f"it is of model {chosen.model_id}, the one before is of {before}: services stay with "
+            f"it is of model {model_id}, the one before is of {before}: services stay with "
             "that one until they are restarted with the other bundle"
         )
 
 
-def _model_of_current(root: Path) -> str | None:
+def model_of_current(root: Path) -> str | None:
+    """The model of the current snapshot; None where none can be read."""
     from index.manifest import read_manifest
     from index.snapshot_folder import locate
 

@@ -155,11 +155,14 @@ def test_a_build_with_writes_on_top(
         assert ran.code == 0, ran.err
         return str(ran.err)
 
-    assert "2 products that were written to the service stand on top" in build(bundle)
+    unchanged = build(bundle)
+    assert "2 products that were written to the service stand on top" in unchanged
+    assert "restarted with the other bundle" not in unchanged
     with LiveIndex.open(root) as live:
         assert live.latest.name == "00000002+2"
     told = build(other_bundle)
     assert "1 products that another model has encoded are encoded again" in told
+    assert "restarted with the other bundle" in told
     assert current(root) == "00000004"
     folded = Snapshot.open(root, model_id=other_bundle.model_id)
     assert folded.row_of("a") >= 0
