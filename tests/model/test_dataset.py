@@ -239,6 +239,31 @@ def test_some_products_are_shown_by_their_title(
     assert batch.titled.sum().item() == pytest.approx(64 * share, abs=12 if share == 0.5 else 0)
 
 
+def test_a_text_shorter_than_another_products_title_is_padded(
+    learn: Catalogue, tokenizer: Path
+) -> None:
+    """As where a feed's own template leaves the title out."""
+    names = [("red", "a red dress with long sleeves and a belt"), ("blue", "coat")]
+    chosen = [
+        replace(product, text=text, title=title)
+        for product, (text, title) in zip(learn.products, names, strict=False)
+    ]
+    pictures = training_set(learn, tokenizer).inputs
+    own = replace(learn, products=chosen)
+    shown = TrainingSet(own, pictures, tokenizer, 48, "product_type", title_share=0.5)
+    encoder = TextTokenizer(tokenizer, 48)
+    seen = set()
+    for seed in range(9):
+        ids, mask, titled = shown.batch_texts(np.arange(2), np.random.default_rng(seed))
+        seen.add(tuple(titled.tolist()))
+        for row, name in enumerate(names):
+            wanted = encoder.encode([name[int(titled[row])]])
+            length = wanted.input_ids.shape[1]
+            assert ids[row, :length].tolist() == wanted.input_ids[0].tolist()
+            assert mask[row].tolist() == [1] * length + [0] * (mask.shape[1] - length)
+    assert (True, False) in seen, "the text beside the longer title"
+
+
 def test_who_is_nobodys_negative(learn: Catalogue, tokenizer: Path) -> None:
     names = [("a", "t"), ("a", "t"), ("b", "t"), ("c", "u"), ("d", "t")]
     chosen = [

@@ -105,6 +105,14 @@ def test_the_same_text_is_never_drawn(hardness: float, count: int) -> None:
         torch.testing.assert_close(found.sum(1), torch.full((5,), float(count)))
 
 
+@pytest.mark.parametrize("hardness", [0.0, 1.0])
+def test_no_negative_is_drawn_twice_where_there_are_enough(hardness: float) -> None:
+    similarity = 5 * torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    same = torch.eye(4, dtype=torch.bool)
+    for found in draws(similarity, same, hardness, count=3, repeats=20):
+        assert torch.equal(found, (~same).float()), "all three others, each time"
+
+
 def test_easy_negatives_are_uniform() -> None:
     same = same_texts([0, 1, 2, 3, 0])
     similarity = 20 * torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
