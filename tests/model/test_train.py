@@ -82,6 +82,16 @@ def test_the_log_has_a_line_a_step(straight_run: Path, shop: Shop) -> None:
     assert [line["lr"] for line in steps] == pytest.approx([peak * rate for rate in rates])
 
 
+def test_a_run_may_end_within_an_epoch(shop: Shop, tmp_path: Path) -> None:
+    """At its last step: beyond it the learning rate is 0, and the log says what never counted."""
+    shop.trainer(tmp_path, epochs=1.2).run()
+    steps = [line["step"] for line in shop.lines(tmp_path) if "validation" not in line]
+    assert steps == [0, 1, 2, 3]
+    training = json.loads((tmp_path / "best" / "training.json").read_text())
+    assert training["step"] <= 4
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+
+
 def test_two_products_are_enough(shop: Shop, tmp_path: Path) -> None:
     products = shop.learn.products[:2]
     few = dataclasses.replace(shop.learn, products=products, fingerprint="two")

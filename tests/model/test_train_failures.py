@@ -186,6 +186,20 @@ def test_a_full_disk_leaves_what_was_saved(
     shop.assert_same_run(out, straight_run)
 
 
+def test_a_full_disk_as_a_run_goes_on(
+    interrupted_run: Path, shop: Shop, tmp_path: Path, files_up_to: FilesUpTo
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(interrupted_run, out)
+    before = (out / "log.jsonl").read_bytes()
+    # Steps that will be done again have to go from the log first.
+    told = r"log\.jsonl cannot be written .*: make room and start again with the same command"
+    trainer = shop.trainer(out)
+    with trainer, pytest.raises(TrainingError, match=told), files_up_to(len(before) // 4):
+        trainer.run()
+    assert (out / "log.jsonl").read_bytes() == before
+
+
 def test_a_full_disk_before_anything_was_saved(
     straight_run: Path, shop: Shop, tmp_path: Path, files_up_to: FilesUpTo
 ) -> None:
