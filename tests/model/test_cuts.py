@@ -42,6 +42,9 @@ def test_all_workers_end_at_about_the_same_time(workers: int) -> None:
     passes = cut(mixed, 25, 512, workers=workers)
     assert sorted(np.concatenate(passes).tolist()) == list(range(300))
     assert max(padded(passes, mixed, 25)) <= 512
+    assert len(passes) == {1: 27, 2: 28, 3: 27, 8: 32}[workers]
+    tokens = [int((mixed[part] + 25).sum()) for part in passes]
+    assert min(tokens) > 0.8 * max(tokens)
     assert [part.tolist() for part in cut(alike[:2], 25, 512, workers=workers)] == [[0, 1]]
 
 

@@ -186,6 +186,18 @@ def test_an_engine_for_the_offline_job_encodes_the_same(
         assert np.abs(difference).max() < 0.05
 
 
+@pytest.mark.parametrize(
+    ("threads", "passes", "each"), [(4, 1, 4), (4, 2, 2), (3, 2, 1), (1, 2, 1)]
+)
+def test_encoders_share_the_cores_between_their_passes(
+    threads: int, passes: int, each: int, bundle: Bundle
+) -> None:
+    """More threads than cores would keep one another waiting."""
+    engine = Engine(bundle, threads=threads, encoder_workers=passes)
+    for session in (engine._text_encoder, engine._image_encoder):
+        assert session.get_session_options().intra_op_num_threads == each
+
+
 def test_the_offline_job_stops_at_what_is_raised_before_a_pass(
     bundle: Bundle, sentences: list[str]
 ) -> None:
