@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.catalogue import Product
+from model.catalogue import Product, read_catalogue
 from model.errors import CatalogueError, TrainingError
 from model.evaluate import groups_of
 from model.fashiongen import FashionGenPictures, read_fashiongen
@@ -89,6 +89,12 @@ def write(path: Path, rows: Rows, *, numbers_for_ids: bool = False, **images: An
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write(tmp_path / "fashiongen_256_256_train.h5", GOOD)
+
+
+@pytest.mark.parametrize("name", ["train.h5", "TRAIN.HDF5"])
+def test_it_is_told_by_its_name(name: str, tmp_path: Path) -> None:
+    with read_catalogue(write(tmp_path / name, GOOD)) as catalogue:
+        assert [product.id for product in catalogue.products] == ["86", "87", "97"]
 
 
 def test_rows_become_products_with_their_views(path: Path) -> None:

@@ -279,6 +279,18 @@ def test_the_crops_of_few_pictures_are_read_at_once(
     torch.testing.assert_close(features, wanted, rtol=0.05, atol=0.05)
 
 
+def test_the_room_is_taken_before_all_of_it_is_needed(
+    pixels_model: FashionBertModel, learn: Catalogue, tar: Path, tmp_path: Path
+) -> None:
+    """On a disk that fills up later, a mapped page without any would kill the process."""
+    broken, _ = fragile(learn, tar, breaks_at=80)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_inputs(pixels_model, broken, tmp_path)
+    begun = [next(tmp_path.glob(f"*.{kind}")).stat() for kind in ("part", "sums")]
+    assert begun[0].st_size > len(names_of(learn)) * 64 * 64 * 3
+    assert all(512 * file.st_blocks >= file.st_size for file in begun)
+
+
 def test_a_full_disk_is_told(
     learn: Catalogue, pixels_model: FashionBertModel, tmp_path: Path, files_up_to: FilesUpTo
 ) -> None:
