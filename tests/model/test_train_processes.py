@@ -34,9 +34,15 @@ settings = TrainSettings(
 learn = read_catalogue(feed / "train.csv", check_images=False)
 unseen = read_catalogue(feed / "val.csv", check_images=False)
 trainer = Trainer(settings, learn, unseen, out)
+steps = []
+trainer.model.register_forward_pre_hook(lambda _, given: steps.append(given))
 trainer.run()
 rank = trainer.accelerator.process_index
 state = {name: value.detach().contiguous() for name, value in trainer.network.named_parameters()}
+state["all products"] = torch.as_tensor(trainer.train_set.text_numbers)
+state["learnt"] = torch.stack([batch.text_numbers for batch, *_ in steps])
+state["seeds"] = torch.tensor([generator.initial_seed() for _, _, generator, _ in steps])
+state["offsets"] = torch.tensor([offset for *_, offset in steps])
 
 generator = torch.Generator().manual_seed(0)
 texts, images = torch.nn.functional.normalize(torch.randn(2, 8, 5, generator=generator), dim=-1)
@@ -102,6 +108,13 @@ def test_two_processes_train_one_network(demo_catalogue: Path, vit: Path, tmp_pa
     losses = torch.stack([part.pop("contrastive") for part in (first, second)])
     # While the first one reads a CNN over all pictures the other waits.
     assert {float(part.pop("waits")) for part in (first, second)} == {24 * 3600}
+    # Each has a part of every batch, places it among all rows, and draws negatives of its own.
+    learnt, seeds, offsets = (
+        [part.pop(name) for part in (first, second)] for name in ("learnt", "seeds", "offsets")
+    )
+    assert torch.equal(torch.cat(learnt).flatten().sort().values, first["all products"].sort()[0])
+    assert len(set(torch.cat(seeds).tolist())) == 6
+    assert [set(part.tolist()) for part in offsets] == [{0}, {16}]
     gradients = [second[f"{name}.grad"] for name in ("texts", "images")]
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
