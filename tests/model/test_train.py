@@ -92,6 +92,12 @@ def test_a_run_may_end_within_an_epoch(shop: Shop, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
 
 
+def test_no_run_validates_more_often_than_it_steps(shop: Shop, tmp_path: Path) -> None:
+    shop.trainer(tmp_path, epochs=1, validate_every=0.01).run()
+    validated = [line["step"] for line in shop.lines(tmp_path) if "validation" in line]
+    assert validated == [1, 2, 3, 3], "the last one is of what is fitted at the end"
+
+
 def test_two_products_are_enough(shop: Shop, tmp_path: Path) -> None:
     products = shop.learn.products[:2]
     few = dataclasses.replace(shop.learn, products=products, fingerprint="two")
