@@ -57,6 +57,20 @@ def test_killed_between_two_renames(straight_run: Path, shop: Shop, tmp_path: Pa
     assert not (out / ".best.old").exists()
 
 
+def test_what_a_killed_run_left_half_written_is_in_nobodys_way(
+    straight_run: Path, interrupted_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(interrupted_run, out)
+    for left in (out / ".best.part", out / "checkpoints" / ".step-00000006.part"):
+        left.mkdir()
+        (left / "half").write_bytes(b"half")
+    shop.trainer(out).run()
+    shop.assert_same_run(out, straight_run)
+    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("half"))
+
+
 def test_a_run_at_its_end_stays_as_it_is(straight_run: Path, shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(straight_run, out)
