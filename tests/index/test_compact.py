@@ -323,6 +323,13 @@ def test_what_cannot_be_compacted(own_root: Path, snapshot: Snapshot) -> None:
     assert current(own_root) == snapshot.name
 
 
+def test_where_nothing_was_published_nothing_is_made(tmp_path: Path) -> None:
+    for attempt in (lambda: compact(tmp_path), lambda: prune_snapshots(tmp_path, keep=1)):
+        with pytest.raises(SnapshotError, match="make one with `fashionbert index build`"):
+            attempt()
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_rollback_meanwhile_is_not_undone(
     own_root: Path, snapshot: Snapshot, make_put: MakePut
 ) -> None:

@@ -97,6 +97,27 @@ def _overwrite(path: Path, start: int, data: bytes) -> None:
         file.write(data)
 
 
+@pytest.mark.parametrize("followed", [True, False])
+def test_what_looks_like_a_header_inside_a_damaged_frame_is_none(
+    log: Log, tmp_path: Path, followed: bool
+) -> None:
+    """A picture may hold anything; a frame that is really there is found behind it."""
+    log.append(Delete("a"))
+    (path,) = list_segments(tmp_path / "delta")
+    end = path.stat().st_size
+    log.append(Delete("FBD1 FBD1"))
+    if followed:
+        log.append(Delete("c"))
+    _overwrite(path, end, b"X")
+    if followed:
+        with pytest.raises(SnapshotError, match=f"damaged at byte {end}"):
+            log.read()
+    else:
+        assert log.ids(log.read()) == [(1, "a")]  # torn
+        log.append(Delete("b"))
+        assert log.ids(log.read()) == [(1, "a"), (2, "b")]
+
+
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("at", [0, 4, 20, 24, 40])
 def test_damage_after_whole_frames_stops_everyone(

@@ -13,7 +13,7 @@ from index.filling import Filling
 from index.manifest import Sizes
 from index.parts import Parts, Progress
 from model.engine import EncodedImages, EncodedTexts
-from model.errors import CatalogueError
+from model.errors import CatalogueError, SnapshotError
 from model.states import quantise
 
 SHAPE = Sizes(0, 0, 0, hidden_size=4, patches=2, recall_size=3)
@@ -30,7 +30,7 @@ def chunk(start: int) -> EncodedChunk:
     lengths, cut = np.full(2, 5, dtype=np.int32), np.zeros(2, dtype=np.bool_)
     kept = [start, start + 1]
     images = EncodedImages(quantise(states(2)), embeddings)
-    texts = EncodedTexts(quantise(states(5)), lengths, embeddings, cut)
+    texts = EncodedTexts(quantise(states(5)), lengths, embeddings.copy(), cut)
     batch = EncodedBatch(kept, images, [b"a picture", b"another"])
     return EncodedChunk(start, start + 2, kept, [batch], texts)
 
@@ -79,3 +79,21 @@ def test_what_is_refused_is_not_recorded(tmp_path: Path) -> None:
     parts.close()
     assert (parts.progress.position, parts.progress.pictures) == (0, 0)
     assert not (tmp_path / "record.json").exists()
+
+
+@pytest.mark.parametrize("part", ["images", "texts"])
+def test_embeddings_that_are_no_numbers_are_refused(tmp_path: Path, part: str) -> None:
+    """FAISS would take them and lose neighbours."""
+    bad = chunk(2)
+    encoded = bad.batches[0].encoded if part == "images" else bad.texts
+    assert encoded is not None
+    encoded.embeddings[1, 2] = np.nan
+    parts = Parts(tmp_path, Progress("key"), SHAPE)
+    with (
+        pytest.raises(SnapshotError, match="not finite numbers"),
+        Filling(parts, tmp_path / "record.json", lambda: None) as filling,
+    ):
+        filling.add(chunk(0))
+        filling.add(bad)
+    parts.close()
+    assert Progress.load(tmp_path / "record.json", "key").position == 2

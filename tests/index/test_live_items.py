@@ -154,6 +154,17 @@ def test_types_are_of_what_a_write_changes_and_not_of_all_writes_again(
         assert looked_at == [0, "s", 1]
 
 
+@pytest.mark.parametrize("value", ["s", True])
+def test_integers_and_a_fraction_on_top_of_what_is_no_number(
+    value: Any, own_root: Path, make_put: MakePut
+) -> None:
+    with LiveIndex.open(own_root) as live:
+        live.exchange([make_put("a", code=value)])
+        compact(own_root)
+        live.refresh()
+        check(live.exchange([make_put("b", code=7), make_put("c", code=1.5)])[1], "mixed")
+
+
 @pytest.mark.parametrize("long", [LONG, -LONG])
 def test_integers_of_the_snapshot_and_a_fraction_on_top(
     long: int, own_root: Path, make_put: MakePut
