@@ -151,6 +151,25 @@ def test_filters_lose_nothing_among_100_000(tmp_path: Path) -> None:
             assert len(rows) == min(64, len(allowed))
 
 
+def test_few_rows_that_pass_a_filter_are_all_compared(
+    folder: Path, indexes: dict[Rule, RecallIndex]
+) -> None:
+    """So the answer is exact; one row more than few go through the index."""
+    built = indexes["ivfpq"]
+    among = np.random.default_rng(4).random(len(built)) < 0.5
+    allowed = np.flatnonzero(among)
+    done = faiss.cvar.indexIVF_stats
+    for few, asked in ((len(allowed), 0), (len(allowed) - 1, 20)):
+        index = RecallIndex(folder / "ivfpq.faiss", built.embeddings, "ivfpq", compare_up_to=few)
+        done.reset()
+        for query in _clustered(20, seed=3):
+            rows, _ = index.search(query, 50, among=among)
+            if not asked:
+                best = np.argsort(-(built.embeddings[allowed] @ query), kind="stable")[:50]
+                np.testing.assert_array_equal(rows, allowed[best])
+        assert done.nq == asked
+
+
 @pytest.mark.parametrize(("rule", "share", "least"), [("hnsw", 0.95, 0.97), ("ivfpq", 0.3, 0.8)])
 def test_a_broad_filter_goes_through_an_approximate_index(
     folder: Path, indexes: dict[Rule, RecallIndex], rule: Rule, share: float, least: float
