@@ -84,7 +84,7 @@ def test_what_is_refused_is_not_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["images", "texts"])
 def test_embeddings_that_are_no_numbers_are_refused(tmp_path: Path, part: str) -> None:
     """FAISS would take them and lose neighbours."""
-    bad = chunk(2)
+    bad = chunk(0)
     encoded = bad.batches[0].encoded if part == "images" else bad.texts
     assert encoded is not None
     encoded.embeddings[1, 2] = np.nan
@@ -93,7 +93,6 @@ def test_embeddings_that_are_no_numbers_are_refused(tmp_path: Path, part: str) -
         pytest.raises(SnapshotError, match="not finite numbers"),
         Filling(parts, tmp_path / "record.json", lambda: None) as filling,
     ):
-        filling.add(chunk(0))
         filling.add(bad)
     parts.close()
-    assert Progress.load(tmp_path / "record.json", "key").position == 2
+    assert not (tmp_path / "record.json").exists()
