@@ -159,8 +159,10 @@ def test_every_product_may_be_deleted(
 
 def test_picture_rows_end(live: LiveIndex, make_put: MakePut) -> None:
     latest = live.exchange([make_put("a", views=2)])[1]
-    with pytest.raises(IndexError):
-        latest.image(len(latest.product_of_image))
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            latest.image(len(latest.product_of_image))
+        live.exchange([make_put("b")])  # which an earlier version does not have
 
 
 def test_columns_have_the_rows_that_count(

@@ -119,6 +119,15 @@ def test_approximate_search_finds_most_of_what_exact_search_does(
     assert shared / 5000 > least
 
 
+def test_ivfpq_looks_at_a_part_of_the_rows(indexes: dict[Rule, RecallIndex]) -> None:
+    done = faiss.cvar.indexIVF_stats
+    done.reset()
+    for query in _clustered(20, seed=1):
+        indexes["ivfpq"].search(query, 20)
+    assert (done.nq, done.ndis > 0) == (20, True)
+    assert done.ndis < 20 * COUNT / 5
+
+
 @pytest.mark.parametrize("rule", ["exact", "hnsw", "ivfpq"])
 def test_a_filtered_search_is_exact_however_narrow(
     indexes: dict[Rule, RecallIndex], rule: Rule

@@ -83,6 +83,8 @@ def test_pictures_of_a_caller_who_hung_up_are_not_encoded(searcher: Searcher, ph
         with pytest.raises(AbandonedError):
             searcher.match([Pair(text="red", image=photo)])
         with pytest.raises(AbandonedError):
+            searcher.match([Pair(text="red", image=b"not even looked at")])
+        with pytest.raises(AbandonedError):
             searcher.search_image(photo)
         with pytest.raises(AbandonedError):
             searcher.search_text("red", rerank=False)
