@@ -122,6 +122,20 @@ def test_a_folder_without_a_manifest_is_no_snapshot(tmp_path: Path) -> None:
         Snapshot.open(tmp_path)
 
 
+def test_a_folder_that_the_disk_does_not_give_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for one without snapshots."""
+    _publish(tmp_path)
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(SnapshotError, match="cannot be read: Input/output error"):
+        list_snapshots(tmp_path)
+
+
 def test_what_cannot_be_published_is_said_and_the_old_one_stays(tmp_path: Path) -> None:
     _publish(tmp_path)
     with pytest.raises(SnapshotError, match=r"no snapshot '00000002'.*choose one of 00000001"):

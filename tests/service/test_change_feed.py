@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from pydantic import SecretStr
 
 from index.live_index import LiveIndex
 from index.snapshot import Snapshot
-from service.change_feed import CHANNEL
+from service.change_feed import CHANNEL, ChangeFeed
+from service.redis_link import RedisLink
 
 NEVER = 3600.0  # seconds between two looks at the folder
 
@@ -87,3 +89,18 @@ def test_without_redis_they_find_it(serve: Any, redis: Any, root: Path, snapshot
         redis.stop()
         assert one.client.delete(f"/v1/items/{snapshot.ids[20]}").status_code == 200
         until(lambda: version(other) == f"{snapshot.name}+1")
+
+
+def test_a_write_that_ends_after_the_service_fails_not_for_that(
+    redis: Any, snapshot_root: Path
+) -> None:
+    """Its thread may outlive the event loop, and the write is stored."""
+
+    async def serve_and_end() -> ChangeFeed:
+        link = RedisLink(redis.url, timeout=30)
+        feed = ChangeFeed(link, LiveIndex.open(snapshot_root))
+        await feed.close()
+        await link.close()
+        return feed
+
+    asyncio.run(serve_and_end()).announce("00000001+1")
