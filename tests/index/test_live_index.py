@@ -184,6 +184,14 @@ def test_a_limit_on_what_differs(own_root: Path, snapshot: Snapshot, make_put: M
     assert LiveIndex.open(own_root, limit=3).latest.name == live.latest.name
 
 
+def test_as_many_may_differ_as_the_limit_says(own_root: Path, make_put: MakePut) -> None:
+    live = LiveIndex.open(own_root, limit=2)
+    live.exchange([make_put("a")])
+    live.exchange([make_put("b")])
+    with pytest.raises(WriteError, match="2 products differ"):
+        live.exchange([make_put("c")])
+
+
 def test_a_new_snapshot_is_shown_and_a_bad_one_is_not(
     own_root: Path, snapshot: Snapshot, make_put: MakePut
 ) -> None:
