@@ -153,8 +153,9 @@ def test_damage_after_whole_frames_stops_everyone(
     assert _contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("call", ["open", "pread"])
 def test_a_log_that_the_disk_does_not_give_back(
-    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     log.append(Delete("a"))
     reader = LogReader(tmp_path, 0)
@@ -162,7 +163,7 @@ def test_a_log_that_the_disk_does_not_give_back(
     def fail(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, "pread", fail)
+    monkeypatch.setattr(os, call, fail)
     with pytest.raises(SnapshotError, match=r"1\.log cannot be read: Input/output error"):
         reader.read()
 

@@ -160,6 +160,23 @@ def test_filters_lose_nothing_among_100_000(tmp_path: Path) -> None:
             assert len(rows) == min(64, len(allowed))
 
 
+@pytest.mark.parametrize("rule", ["exact", "hnsw"])
+def test_a_filter_goes_into_the_search(
+    folder: Path,
+    indexes: dict[Rule, RecallIndex],
+    monkeypatch: pytest.MonkeyPatch,
+    rule: Rule,
+) -> None:
+    """Were it applied to what a search has found, too few would be left, and all be compared."""
+    index = RecallIndex(folder / f"{rule}.faiss", indexes[rule].embeddings, rule, compare_up_to=0)
+    monkeypatch.setattr(index, "_compare", None)
+    among = np.random.default_rng(4).random(len(index)) < 0.9
+    for query in _clustered(20, seed=1):
+        rows, _ = index.search(query, 50, among=among)
+        assert len(rows) == 50
+        assert among[rows].all()
+
+
 def test_few_rows_that_pass_a_filter_are_all_compared(
     folder: Path, indexes: dict[Rule, RecallIndex]
 ) -> None:

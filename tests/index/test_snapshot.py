@@ -211,6 +211,9 @@ def test_files_of_two_snapshots_put_together_are_found(
     ("name", "values", "dtype", "message"),
     [
         ("image_products.npy", lambda a: a[::-1], "int32", "leaves a product without a picture"),
+        ("image_products.npy", lambda a: a + 1, "int32", "leaves a product without a picture"),
+        ("image_products.npy", lambda a: np.r_[a[:-1], a[-2]], "int32", "leaves a product without"),
+        ("image_products.npy", lambda a: np.where(a == 5, 4, a), "int32", "leaves a product"),
         ("text_offsets.npy", lambda a: np.sort(a)[::-1], "int64", "does not divide its file"),
         ("image_offsets.npy", lambda a: a + 1, "int64", "does not divide its file"),
         ("image_offsets.npy", lambda a: a[[0, 0, *range(2, len(a))]], "int64", "does not divide"),

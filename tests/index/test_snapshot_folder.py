@@ -40,6 +40,7 @@ def test_names_count_up_and_the_last_one_is_current(tmp_path: Path) -> None:
     assert list_snapshots(tmp_path / "none") == []
     assert [_publish(tmp_path, text) for text in "abc"] == ["00000001", "00000002", "00000003"]
     assert current(tmp_path) == "00000003"
+    (tmp_path / "00000004").touch()  # no folder, so no snapshot
     assert list_snapshots(tmp_path) == ["00000001", "00000002", "00000003"]
     assert (locate(tmp_path) / "file").read_text() == "c"
     assert not (tmp_path / ".building-abc").exists()

@@ -160,9 +160,10 @@ def test_a_forwarded_address_is_believed_of_a_trusted_proxy_alone(
         others = 200 if trusted == "127.0.0.1" else 429
         assert [ask("93.184.215.14") for _ in range(2)] == [200, 429]
         assert ask("93.184.215.15") == others
-        # All addresses of one network of IPv6 are one caller's.
-        assert ask("2606:4700::1") == others
-        assert ask("2606:4700::2") == 429
+        # All addresses of one network of IPv6 are one caller's, and those of the next another's.
+        for network in ("2606:4700:0:0:", "2606:4700:0:1:", "ff00:0:0:1:"):
+            assert ask(f"{network}:1") == others
+            assert ask(f"{network}:2") == 429
 
 
 def test_rate_limits(serve: Serve) -> None:

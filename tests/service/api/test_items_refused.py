@@ -62,6 +62,7 @@ PRODUCT = {
         ),
         ({**PRODUCT, "attributes": {"colour": ["red", "blue"]}}, 422, "invalid_request"),
         ({**PRODUCT, "attributes": {f"a{n}": n for n in range(300)}}, 422, "invalid_request"),
+        ({**PRODUCT, "attributes": 3}, 422, "invalid_request"),
         ({**PRODUCT, "price": 3}, 422, "invalid_request"),
         ([1], 422, "invalid_request"),
     ],
