@@ -59,6 +59,11 @@ def test_merging_keeps_the_last_write_of_each_product(
     assert last_write(tmp_path, 0) == 7
 
 
+def test_where_nothing_was_written_there_is_nothing_to_merge(log: Log, tmp_path: Path) -> None:
+    assert log.merge(after=0) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("after", [0, 4])
 def test_merging_removes_nothing_before_what_replaces_it_is_stored(
     log: Log,
