@@ -116,6 +116,21 @@ def test_zeros_at_the_end_are_a_torn_end_too(log: Log, tmp_path: Path) -> None:
     assert log.ids(log.read()) == [(1, "a"), (2, "b")]
 
 
+def test_an_end_of_the_right_length_may_be_torn_too(
+    log: Log, tmp_path: Path, make_put: MakePut
+) -> None:
+    """A power cut may leave a file its length and its first page, and take the others."""
+    log.append(Delete("a"))
+    (path,) = list_segments(tmp_path / "delta")
+    log.append(make_put("b"))
+    size = path.stat().st_size
+    os.truncate(path, 4096)
+    os.truncate(path, size)
+    assert log.ids(log.read()) == [(1, "a")]
+    log.append(Delete("c"))
+    assert log.ids(log.read()) == [(1, "a"), (2, "c")]
+
+
 @pytest.mark.parametrize("point", ["append-before", "append-half", "append-unsynced"])
 def test_a_writer_that_is_killed(
     log: Log, tmp_path: Path, make_put: MakePut, crash: Crash, point: str

@@ -46,6 +46,17 @@ def traced(settings: Settings, live: LiveSearch, *requests: tuple[str, str, Any]
     return list(spans.get_finished_spans())
 
 
+@pytest.mark.parametrize("traces", [True, False])
+def test_requests_are_traced_where_the_settings_say_so(
+    traces: bool, settings: Settings, live: LiveSearch
+) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    tracing = create_app(settings.model_copy(update={"traces": traces}), live).state.service.tracing
+    assert (tracing is not None) == traces
+    if tracing is not None:
+        tracing.close()
+
+
 def test_a_span_for_each_request_within_the_callers(settings: Settings, live: LiveSearch) -> None:
     search, wrong, failed = traced(
         settings,
