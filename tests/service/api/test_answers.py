@@ -117,6 +117,8 @@ def test_whatever_an_answer_depends_on_is_another_answer() -> None:
     for change in changes:
         assert [asking.was_kept(**change) for _ in range(2)] == [False, True], change
     assert asking.was_kept(body={"timings": True, "budget_ms": 5})
+    for filters, kept in (({"a": 1, "b": 2}, False), ({"b": 2, "a": 1}, True)):
+        assert asking.was_kept(body={"filters": filters}) == kept  # whose order says nothing
 
 
 def test_an_answer_that_is_less_than_it_could_be_is_not_kept() -> None:
