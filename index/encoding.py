@@ -16,7 +16,7 @@ from index.delta_log import Write
 from index.delta_records import Delete, Put, PutHead, decode_records, encode_record
 from index.images import Prepared
 from index.items import Item
-from index.recall import Embeddings
+from index.recall import Embeddings, check_finite
 from index.snapshot import Snapshot
 from model.engine import Engine
 from model.errors import SnapshotError
@@ -44,13 +44,20 @@ class Draft:
 
 
 def encode_drafts(engine: Engine, drafts: Sequence[Draft]) -> list[Put]:
-    """Encode products: all pictures together, and all texts."""
+    """Encode products: all pictures together, and all texts.
+
+    Raises:
+        SnapshotError: the model gives what no snapshot may hold.
+    """
     if not drafts:
         return []
     new = [draft.pictures for draft in drafts if not isinstance(draft.pictures, EncodedPictures)]
     pixels = [picture.pixels for pictures in new for picture in pictures]
     images = engine.encode_images(np.stack(pixels)) if pixels else None
     texts = engine.encode_texts([draft.item.text for draft in drafts])
+    for encoded in (texts, images):
+        if encoded is not None:
+            check_finite(encoded.embeddings)
     puts = []
     at = 0
     for row, draft in enumerate(drafts):

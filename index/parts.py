@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from index.manifest import Sizes
+from index.recall import check_finite
 from index.states import ArrayWriter, BytesWriter, ragged
 from model.engine import EncodedImages, EncodedTexts
-from model.errors import SnapshotError
 from model.files import write_json
 
 
@@ -113,7 +112,7 @@ class Parts:
             encoded: their states and embeddings.
             served: their bytes.
         """
-        _check_finite(encoded.embeddings)
+        check_finite(encoded.embeddings)
         self._arrays["image_states.npy"].append(encoded.states.values)
         self._arrays["image_scales.npy"].append(encoded.states.scales)
         self._arrays["image_embeddings.npy"].append(encoded.embeddings)
@@ -127,7 +126,7 @@ class Parts:
 
     def add_texts(self, encoded: EncodedTexts) -> None:
         """Append the texts of the products that follow, in order."""
-        _check_finite(encoded.embeddings)
+        check_finite(encoded.embeddings)
         values, scales, lengths = ragged(encoded.states)
         self._arrays["text_states.npy"].append(values)
         self._arrays["text_scales.npy"].append(scales)
@@ -157,12 +156,3 @@ class Parts:
             array.close()
         if hasattr(self, "_images"):
             self._images.close()
-
-
-def _check_finite(embeddings: NDArray[np.float32]) -> None:
-    # FAISS would take a NaN and lose neighbours without a word.
-    if not np.isfinite(embeddings).all():
-        raise SnapshotError(
-            "the model gives embeddings that are not finite numbers: export it again, and look "
-            "at how it trained"
-        )

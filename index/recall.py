@@ -94,6 +94,19 @@ def choose_rule(count: int, recall: str = "auto") -> Rule:
     return recall
 
 
+def check_finite(embeddings: Embeddings) -> None:
+    """Look at embeddings before they are kept: FAISS would take a NaN and lose neighbours.
+
+    Raises:
+        SnapshotError: not all of them are finite numbers.
+    """
+    if not np.isfinite(embeddings).all():
+        raise SnapshotError(
+            "the model gives embeddings that are not finite numbers: export it again, and look "
+            "at how it trained"
+        )
+
+
 def write_index(embeddings: Embeddings, rule: Rule, path: Path) -> None:
     """Build an index over float32 [N, E] of unit length, which may be memory-mapped, and save it.
 

@@ -17,7 +17,7 @@ from index.live_index import LiveIndex
 from index.snapshot import Snapshot
 from model.bundle import Bundle
 from model.engine import EncodedTexts, Engine
-from model.errors import FashionBertError, WriteError
+from model.errors import FashionBertError, SnapshotError, WriteError
 from service.errors import QueryError
 from service.products import ProductFields, draft
 from service.writes import Removal, Writer, Written
@@ -193,3 +193,22 @@ def test_a_product_that_others_keep_writing_to(
         assert writer.put(product(id, "ours", "blue")).outcome == "replaced"  # it keeps nothing
         assert live.latest.sequence == others + 2
         assert live.latest.item(live.latest.row_of(id)).title == "ours"
+
+
+class Broken(Engine):
+    """The model, of an export that went wrong: what it says of a text is no number."""
+
+    def encode_texts(self, texts: list[str]) -> EncodedTexts:  # type: ignore[override]
+        encoded = super().encode_texts(texts)
+        encoded.embeddings[:] = float("nan")
+        return encoded
+
+
+def test_what_no_snapshot_may_hold_is_not_stored(bundle: Bundle, root: Path) -> None:
+    """Each later compaction would refuse it."""
+    engine = Broken(bundle, threads=1)
+    with LiveIndex.open(root, engine=engine) as live:
+        before = live.latest.name
+        with pytest.raises(SnapshotError, match="not finite numbers"):
+            Writer(engine, live).put(product("a", "A dress", "red"))
+        assert live.catch_up().name == before
