@@ -78,6 +78,7 @@ class Writer:
 
         Raises:
             QueryError, TextError, ImageError: something of it cannot be taken; nothing was written.
+            SnapshotError: the model gives what no snapshot may hold; nothing was written.
             WriteError: it cannot be stored.
         """
         return self._one(fields)
@@ -109,6 +110,7 @@ class Writer:
 
         Raises:
             QueryError: there are none, or too many.
+            SnapshotError: the model gives what no snapshot may hold; none of them is written.
             WriteError: they cannot be stored, or others keep writing to a product whose pictures
                 are to stay (`write_busy`); none of them is.
         """
