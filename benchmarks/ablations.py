@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.errors import FashionBertError, TrainingError
 from model.files import write_json
+from model.product import Catalogue
 from model.train import Trainer
 from model.train_settings import preset_settings
 

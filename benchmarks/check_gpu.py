@@ -24,8 +24,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.filters import clustered
-from index.recall import RecallIndex, Rule, write_index
+from index.recall import RecallIndex, write_index
 from index.recall_device import check_device
+from index.recall_rules import Rule
 from model.bundle import Bundle
 from model.engine import EncodedImages, EncodedTexts, Engine
 from model.errors import FashionBertError

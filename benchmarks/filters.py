@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from index.filter_parser import parse_filter
 from index.filters import evaluate
 from index.items import Item, Items, write_items
-from index.recall import RULES, RecallIndex, write_index
+from index.recall import RecallIndex, write_index
+from index.recall_rules import RULES
 
 
 def clustered(

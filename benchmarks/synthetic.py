@@ -33,11 +33,12 @@ from PIL import Image
 from index.items import Item, write_items
 from index.manifest import Manifest, Sizes, describe_files, write_manifest
 from index.parts import Parts, Progress
-from index.recall import Rule, choose_rule, write_index
+from index.recall import write_index
+from index.recall_rules import Rule, choose_rule
 from index.snapshot_folder import next_name, publish
 from model.bundle import Bundle
-from model.catalogue import Attribute
 from model.engine import EncodedImages, EncodedTexts
+from model.product import Attribute
 from model.states import QuantisedStates
 
 #: Share of the variance by principal component, at the powers of two from 1 to 256.

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.growth_tables import growth
 from benchmarks.markdown import name_of, number, shown, table
 from benchmarks.results import values
-from index.recall import choose_rule
+from index.recall_rules import choose_rule
 
 Steps = dict[str, Any]
 

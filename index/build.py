@@ -27,7 +27,7 @@ from index.left_out import count_pictures, kept_items, refuse_too_bad, write_rep
 from index.manifest import FORMAT, Sizes, read_manifest
 from index.parts import Parts, Progress
 from index.processes import EncodingProcesses
-from index.recall import Rule, choose_rule
+from index.recall_rules import Rule, choose_rule
 from index.snapshot import Snapshot
 from index.snapshot_folder import (
     BUILDING,
@@ -39,11 +39,11 @@ from index.snapshot_folder import (
     publish,
     remove_parts,
 )
-from model.catalogue import Catalogue
 from model.engine import Engine
 from model.errors import CatalogueError, SnapshotError
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
 from model.processor import cores
+from model.product import Catalogue
 
 CHUNK = 256
 #: Pictures: eight passes on a CPU, for eight cores at a time. More cores are for several processes.

@@ -18,11 +18,11 @@ import numpy as np
 
 from index.images import Prepared, prepare_image
 from index.parts import Skipped
-from model.catalogue import Product
 from model.engine import EncodedImages, EncodedTexts, Engine
 from model.errors import CatalogueError, ImageError
 from model.pictures import Pictures
 from model.preprocess import ImageLimits
+from model.product import Product
 
 
 @dataclass(frozen=True, slots=True)

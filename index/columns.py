@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from model.catalogue import Scalar
+from model.product import Scalar
 
 Mask = NDArray[np.bool_]
 NumberValues = NDArray[np.int64] | NDArray[np.float64]

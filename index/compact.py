@@ -29,7 +29,7 @@ from index.live import LiveSnapshot
 from index.live_index import LiveIndex
 from index.manifest import Sizes, read_manifest
 from index.parts import Parts, Progress
-from index.recall import IVFPQ_FROM, Rule, choose_rule
+from index.recall_rules import IVFPQ_FROM, Rule, choose_rule
 from index.snapshot import Snapshot
 from index.snapshot_folder import (
     COMPACTING,

@@ -16,8 +16,9 @@ from index.delta_log import Write
 from index.delta_records import Delete, Put, PutHead, decode_records, encode_record
 from index.images import Prepared
 from index.items import Item
-from index.recall import Embeddings, check_finite
+from index.recall import Embeddings
 from index.snapshot import Snapshot
+from index.states import check_finite
 from model.engine import Engine
 from model.errors import SnapshotError
 from model.preprocess import decode_image

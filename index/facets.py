@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from index.columns import Column, Mask, NumberPart, NumberValues
-from model.catalogue import Scalar
+from model.product import Scalar
 
 BUCKETS = 10
 

@@ -10,8 +10,8 @@ from typing import NoReturn, get_args
 
 from index.columns import INT64, KINDS, Kind, Operator, kind_of
 from index.filters import All, AnyOf, Bound, Exists, Filter, Not, Some
-from model.catalogue import Scalar
 from model.errors import FashionBertError
+from model.product import Scalar
 
 MAX_DEPTH = 8
 MAX_CONDITIONS = 256

@@ -38,7 +38,7 @@ from typing import Protocol
 import numpy as np
 
 from index.columns import Column, Kind, Mask, Operator
-from model.catalogue import Scalar
+from model.product import Scalar
 
 
 @dataclass(frozen=True, slots=True)

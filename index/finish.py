@@ -9,7 +9,8 @@ from typing import Any
 
 from index.items import Item, write_items
 from index.manifest import Manifest, Sizes, describe_files, read_manifest, write_manifest
-from index.recall import Rule, write_index
+from index.recall import write_index
+from index.recall_rules import Rule
 from index.snapshot import Snapshot
 from index.states import open_array
 from model.errors import SnapshotError

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from index.arrow_columns import mixed_column, plain_column
 from index.columns import Column, Mask
 from model.attributes import column_type, value_type
-from model.catalogue import Attribute
 from model.errors import SnapshotError
+from model.product import Attribute
 
 _PREFIX = "attributes."
 _JSON = {b"encoding": b"json"}

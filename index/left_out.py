@@ -8,9 +8,9 @@ from pathlib import Path
 
 from index.items import Item
 from index.parts import Skipped
-from model.catalogue import Catalogue, Product
 from model.errors import CatalogueError
 from model.files import write_atomically
+from model.product import Catalogue, Product
 
 
 def count_pictures(catalogue: Catalogue) -> int:

@@ -30,7 +30,7 @@ from index.columns import (
 from index.delta import Delta
 from index.items import Item, Items, attribute_array
 from model.attributes import LONG, column_type, is_exact_as_float
-from model.catalogue import Attribute, Scalar
+from model.product import Attribute, Scalar
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from index.recall import RULES, Rule
+from index.recall_rules import RULES, Rule
 from model.errors import SnapshotError
 from model.files import sha256_of, write_json
 

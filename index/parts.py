@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from index.manifest import Sizes
-from index.recall import check_finite
-from index.states import ArrayWriter, BytesWriter, ragged
+from index.states import ArrayWriter, BytesWriter, check_finite, ragged
 from model.engine import EncodedImages, EncodedTexts
 from model.files import write_json
 

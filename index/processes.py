@@ -27,9 +27,7 @@ from index.chunks import Chunk, EncodedChunk, encode_chunks
 from model.bundle import Bundle
 from model.engine import Engine, offline_engine
 from model.errors import FashionBertError, SnapshotError
-from model.fashiongen import SUFFIXES as FASHION_GEN
-from model.fashiongen import FashionGenPictures
-from model.pictures import Pictures, open_pictures
+from model.pictures import Pictures
 from model.preprocess import ImageLimits
 from model.processor import cores
 
@@ -42,9 +40,10 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What a process must know. `gpu` is its `CUDA_VISIBLE_DEVICES`."""
+    """What a process must know. `store` opens `pictures`; `gpu` is its `CUDA_VISIBLE_DEVICES`."""
 
     bundle: Path
+    store: type[Pictures]
     pictures: Path
     threads: int
     decoders: int
@@ -90,6 +89,7 @@ class EncodingProcesses:
         self._tasks = [
             _Task(
                 bundle=engine.bundle.path.resolve(),
+                store=type(pictures),
                 pictures=pictures.path.resolve(),
                 threads=max(1, engine.threads // count),
                 decoders=max(1, cores() // count),
@@ -224,7 +224,7 @@ def _work(connection: Connection, task: _Task) -> None:
     try:
         bundle = Bundle.open(task.bundle, verify=False)
         engine = offline_engine(bundle, threads=task.threads, device=task.device)
-        with _reopened(task.pictures) as pictures:
+        with task.store(task.pictures) as pictures:
             for encoded in encode_chunks(
                 engine,
                 pictures,
@@ -241,13 +241,6 @@ def _work(connection: Connection, task: _Task) -> None:
         message = str(error) if expected else "".join(traceback.format_exception(error))
         with suppress(OSError):
             connection.send(_Failure(message, expected))
-
-
-def _reopened(path: Path) -> Pictures:
-    """The pictures of a feed, which Fashion-Gen's holds itself."""
-    if path.suffix.lower() in FASHION_GEN and path.is_file():
-        return FashionGenPictures(path)
-    return open_pictures(path)
 
 
 def _receive(connection: Connection, chunks: queue.SimpleQueue[Chunk | None]) -> None:

@@ -1,20 +1,6 @@
 """Recall: the nearest embeddings of one modality, by FAISS.
 
-Which index is built follows the number of vectors (`auto`), or is asked for:
-
-======================  ========  ================================================================
-vectors                 rule      index
-======================  ========  ================================================================
-up to 200,000           `exact`   `IndexFlatIP`: every vector is compared
-more                    `ivfpq`   `IndexIVFPQ`, 4·√N lists of which 1 in 32 is read, E/4 bytes a
-                                  vector; four times as many as asked for are then compared exactly
-if asked for            `hnsw`    `IndexHNSWFlat`, 32 links a node, efConstruction 200, efSearch 256
-======================  ========  ================================================================
-
-The rule follows from the table in docs/BENCHMARKS.md: exact search is kept for as long as it costs
-little beside the cross-encoder. Of a million vectors IVFPQ finds more than HNSW in about the same
-time, by an index of a seventeenth of the bytes that is built in a quarter of the time; and through
-a filter it loses less.
+Which index is built is `index.recall_rules`'s to say.
 
 A search among some of the vectors only (a filter's) is done inside the index too, so that it finds
 as many as it is asked for: `exact` skips the others. HNSW and IVFPQ find fewer of the nearest the
@@ -35,7 +21,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import faiss
 import numpy as np
@@ -43,14 +29,8 @@ from numpy.typing import NDArray
 
 from index.read_ahead import read_ahead
 from index.recall_device import MOST_ROWS, RecallDevice, check_device, to_gpu
+from index.recall_rules import EXACT_UP_TO, IVFPQ_FROM, Rule
 from model.errors import SnapshotError
-
-Rule = Literal["exact", "hnsw", "ivfpq"]
-RULES: tuple[Rule, ...] = get_args(Rule)
-
-EXACT_UP_TO = 200_000
-#: Below this FAISS has too few points (39 for each of 256 centroids) to train a quantiser on.
-IVFPQ_FROM = 10_000
 
 _HNSW_LINKS = 32
 _HNSW_EF_CONSTRUCTION = 200
@@ -74,37 +54,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         _faiss.omp_set_num_threads(before)
-
-
-def choose_rule(count: int, recall: str = "auto") -> Rule:
-    """The rule for `count` vectors: `recall` itself, or what the table says for `auto`.
-
-    Raises:
-        SnapshotError: no such rule, or one that `count` vectors are too few for.
-    """
-    if recall == "auto":
-        return "exact" if count <= EXACT_UP_TO else "ivfpq"
-    if recall not in RULES:
-        raise SnapshotError(f"recall {recall!r}: choose auto, {', '.join(RULES)}")
-    if recall == "ivfpq" and count < IVFPQ_FROM:
-        raise SnapshotError(
-            f"recall 'ivfpq' is learnt from at least {IVFPQ_FROM:,} vectors and this catalogue "
-            f"has {count:,}: choose 'auto'"
-        )
-    return recall
-
-
-def check_finite(embeddings: Embeddings) -> None:
-    """Look at embeddings before they are kept: FAISS would take a NaN and lose neighbours.
-
-    Raises:
-        SnapshotError: not all of them are finite numbers.
-    """
-    if not np.isfinite(embeddings).all():
-        raise SnapshotError(
-            "the model gives embeddings that are not finite numbers: export it again, and look "
-            "at how it trained"
-        )
 
 
 def write_index(embeddings: Embeddings, rule: Rule, path: Path) -> None:

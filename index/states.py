@@ -225,3 +225,16 @@ def ragged(states: QuantisedStates) -> tuple[NDArray[np.int8], NDArray[np.float3
     """
     real = states.scales > 0
     return states.values[real], states.scales[real], real.sum(axis=1, dtype=np.int64)
+
+
+def check_finite(embeddings: NDArray[np.float32]) -> None:
+    """Look at embeddings before they are kept: FAISS would take a NaN and lose neighbours.
+
+    Raises:
+        SnapshotError: not all of them are finite numbers.
+    """
+    if not np.isfinite(embeddings).all():
+        raise SnapshotError(
+            "the model gives embeddings that are not finite numbers: export it again, and look "
+            "at how it trained"
+        )

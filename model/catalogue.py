@@ -14,10 +14,8 @@ from model.fashiongen import read_fashiongen
 from model.feed import Feed, read_feed
 from model.pictures import open_pictures
 from model.preprocess import ImageLimits
-from model.product import Attribute, Catalogue, ColumnMapping, Product, Scalar
+from model.product import Catalogue, ColumnMapping
 from model.template import TextTemplate
-
-__all__ = ["Attribute", "Catalogue", "ColumnMapping", "Product", "Scalar", "read_catalogue"]
 
 
 def read_catalogue(

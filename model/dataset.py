@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.augmentation import AS_THEY_ARE, Augmentation, augmented
-from model.catalogue import Catalogue
 from model.evaluate import first_images, groups_of
 from model.inputs import ImageInputs
 from model.masking import PATCH_SHARE, Masking, mask_patches
 from model.preprocess import TextTokenizer, TokenBatch
+from model.product import Catalogue
 from model.ranking import number_by_value
 
 #: Batches of the whole catalogue that are sorted by the length of their texts.

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from model.bundle import Bundle
 from model.cuts import Rows, cut
 from model.errors import BundleError
 from model.memory import MemoryWatch, halving
-from model.native.choice import open_native
 from model.passes import UNLIMITED, Limits, PassPool, Together
 from model.pinned import host_memory
 from model.preprocess import TextTokenizer
@@ -25,6 +24,9 @@ from model.row_matcher import Pairs, RowMatcher, takes_rows
 from model.sessions import open_session, prepare, providers
 from model.states import QuantisedStates, quantise
 from model.tables import States
+
+if TYPE_CHECKING:
+    from model.native.matcher import NativeMatcher
 
 #: Rows of one pass of an encoder, at most. On a CPU the activations of a small batch stay in cache:
 #: measured in docs/EXPERIMENTS.md. On a GPU it is a guess.
@@ -117,8 +119,10 @@ class Engine:
         each = max(1, self.threads // self.workers)
         file = bundle.path / "matcher.onnx"
         self._matcher: Any = open_session(file, using, each)
-        self._native = None
+        self._native: NativeMatcher | None = None
         if native and device == "cpu" and manifest.precision in ("int8", "fp32"):
+            from model.native.choice import open_native  # with onnx, which no other engine needs
+
             self._native = open_native(file, self._matcher, self.patches, self.workers)
         if self._native is not None:
             self._matcher = None  # it was there to compare with, and takes memory

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from model.catalogue import Catalogue
 from model.direction import Direction
 from model.errors import CatalogueError
+from model.product import Catalogue
 from model.ranking import (
     CANDIDATES,
     NEGATIVES,

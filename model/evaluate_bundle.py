@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from model.bundle import Bundle
-from model.catalogue import Catalogue
 from model.engine import Engine
 from model.evaluate import EncodedCatalogue, first_images, groups_of
 from model.preprocess import decode_image
+from model.product import Catalogue
 from model.ranking import number_by_value
 from model.states import QuantisedStates
 

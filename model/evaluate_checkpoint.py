@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from model.catalogue import Catalogue
 from model.checkpoint import load_checkpoint, read_training
 from model.dataset import TrainingSet
 from model.errors import FashionBertError
@@ -19,6 +18,7 @@ from model.evaluate import EncodedCatalogue
 from model.inputs import prepare_inputs
 from model.malloc import keep_freed_memory
 from model.mixed_precision import computes_bf16
+from model.product import Catalogue
 from model.states import QuantisedStates
 from model.validate import encode_products, torch_match
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.catalogue import Catalogue
 from model.errors import CatalogueError, TrainingError
 from model.files import write_atomically
+from model.product import Catalogue
 
 #: Different texts that either side has at least: with one there is nothing to tell apart.
 _LEAST = 2

@@ -27,13 +27,13 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from model.catalogue import Catalogue
 from model.errors import TrainingError
 from model.files import take_lock, write_json
 from model.mixed_precision import autocast
 from model.network import FashionBertModel
 from model.patches import GridPatches, frozen_state
 from model.preprocess import decode_image
+from model.product import Catalogue
 
 #: Share of pictures that are equal to another above which it is worth a word.
 _WORTH_A_WORD = 0.05

@@ -106,6 +106,16 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
 
 
+def products(graph: Graph, width: int) -> list[NodeProto]:
+    """The products with a constant matrix of at least H × H on the right."""
+    found = []
+    for node in graph.nodes:
+        weight = graph.constant(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is not None and weight.ndim == 2 and weight.size >= width * width:
+            found.append(node)
+    return found
+
+
 def _keep_domains(model: ModelProto) -> None:
     """Only the operator sets that are used: ONNX Runtime lists all it knows when it saves."""
     used = {node.domain for node in model.graph.node}

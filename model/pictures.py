@@ -31,6 +31,10 @@ class Pictures(ABC):
 
     path: Path
 
+    @abstractmethod
+    def __init__(self, path: Path) -> None:
+        """Open a store; another process does so again, given its class and `path`."""
+
     def resolve(self, cell: str) -> str:
         """The name under which the store holds what the image cell of a feed means.
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from model.bundle import Bundle
-from model.catalogue import Catalogue
 from model.engine import Engine
 from model.evaluate import DIRECTIONS, evaluate
 from model.evaluate_bundle import encode_catalogue
 from model.graphs import Graphs
+from model.product import Catalogue
 from model.samples import Samples
 
 

@@ -32,9 +32,9 @@ from collections.abc import Sequence
 from onnx import ModelProto, TensorProto, helper
 
 from model.graphs import Feeds
-from model.onnx_graph import Graph
+from model.onnx_graph import Graph, products
 from model.quantise_cnn import quantise_convolutions, store_convolutions
-from model.quantise_products import activation_ranges, products, quantise_products, symmetric
+from model.quantise_products import activation_ranges, quantise_products, symmetric
 from model.smooth_values import smooth_values
 
 

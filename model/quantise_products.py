@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from model.graphs import Feeds
-from model.onnx_graph import MICROSOFT, Graph
+from model.onnx_graph import MICROSOFT, Graph, products
 
 #: Smallest and largest value of each channel of an activation.
 Range = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -22,16 +22,6 @@ SMOOTHING = 0.5
 #: A channel is apart if it is this many times as large as 99 % of them; at most so many are.
 APART = 2.0
 MOST_APART = 8
-
-
-def products(graph: Graph, width: int) -> list[NodeProto]:
-    """The products with a constant matrix of at least H × H on the right."""
-    found = []
-    for node in graph.nodes:
-        weight = graph.constant(node.input[1]) if node.op_type == "MatMul" else None
-        if weight is not None and weight.ndim == 2 and weight.size >= width * width:
-            found.append(node)
-    return found
 
 
 def activation_ranges(

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from model.catalogue import Catalogue
 from model.dataset import number_by_tokens
 from model.errors import TrainingError
 from model.holdout import uncased
 from model.preprocess import TextTokenizer, TokenBatch
+from model.product import Catalogue
 
 #: Share of texts above which what is wrong with them is worth a word.
 _WORTH_A_WORD = 0.05

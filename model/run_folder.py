@@ -33,7 +33,6 @@ from accelerate.utils import broadcast_object_list, load
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from model.catalogue import Catalogue
 from model.checkpoint import read_training
 from model.errors import TrainingError
 from model.files import (
@@ -47,6 +46,7 @@ from model.files import (
 from model.holdout import write_ids
 from model.network import FashionBertModel
 from model.patches import frozen_state
+from model.product import Catalogue
 
 #: What a full disk makes of saving: safetensors and torch have errors of their own for it.
 _WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)

@@ -9,10 +9,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from model.backbones import check_tokenizer, known_preset, new_config, new_model
-from model.catalogue import Catalogue
 from model.checkpoint import started_model
 from model.files import sha256_of
 from model.network import FashionBertModel
+from model.product import Catalogue
 from model.train_settings import TrainSettings
 from model.wordpiece import backbone_tokenizer, train_wordpiece
 

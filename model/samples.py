@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.catalogue import Catalogue
 from model.preprocess import decode_image
+from model.product import Catalogue
 
 
 @dataclass(frozen=True, slots=True)

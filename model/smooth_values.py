@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from model.onnx_graph import Graph
-from model.quantise_products import Range, products, smoothing_factors
+from model.onnx_graph import Graph, products
+from model.quantise_products import Range, smoothing_factors
 
 #: What may lie between the product that makes queries, keys and values, and the cut into the three.
 _MOVES = ("Gather", "Flatten")

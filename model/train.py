@@ -26,7 +26,6 @@ from tokenizers import Tokenizer
 from model.adaptive import new_weighting, shared_parameters, weighted_sum
 from model.augmentation import Augmentation
 from model.calibration import stacked_rank1
-from model.catalogue import Catalogue
 from model.checkpoint import load_checkpoint
 from model.curves import draw_curves
 from model.dataset import Batch, TrainingSet
@@ -39,6 +38,7 @@ from model.masking import Masking, WordMasker
 from model.mixed_precision import computes_bf16, fitting_precision
 from model.network import FashionBertModel
 from model.objective import TrainingModel
+from model.product import Catalogue
 from model.progress import progress_bars
 from model.readable import check_texts, check_tokens
 from model.run_folder import Progression, RunFolder

@@ -17,11 +17,10 @@ from index.encoding import Draft, EncodedPictures
 from index.images import Prepared, prepare_image
 from index.items import Item
 from index.live import LiveSnapshot
-from model.catalogue import Attribute
 from model.errors import TextError
 from model.feed import cell_text, strings
 from model.preprocess import DEFAULT_LIMITS, MAX_TEXT_CHARACTERS, ImageLimits, check_text
-from model.product import MAX_ATTRIBUTES, MAX_ID_CHARACTERS
+from model.product import MAX_ATTRIBUTES, MAX_ID_CHARACTERS, Attribute
 from model.template import TextTemplate
 from service.errors import QueryError, blaming
 

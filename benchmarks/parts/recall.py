@@ -14,7 +14,8 @@ from benchmarks.contender import interleave
 from benchmarks.measure import percentiles, spread
 from benchmarks.results import Results
 from benchmarks.settings import CANDIDATES, Settings
-from index.recall import IVFPQ_FROM, RULES, RecallIndex, Rule, choose_rule
+from index.recall import RecallIndex
+from index.recall_rules import IVFPQ_FROM, RULES, Rule, choose_rule
 
 _SIZE = 256
 _QUERIES = 200

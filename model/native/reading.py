@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from model.native.structures import LANES, MOST_APART, PANEL
-from model.onnx_graph import Graph, attributes
-from model.quantise_products import products
+from model.onnx_graph import Graph, attributes, products
 
 Array = NDArray[Any]
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import from_json
 
 from index.facets import Facet
-from model.catalogue import Scalar
+from model.product import Scalar
 from service.api.json_size import SEARCH_VALUES, check_values
 from service.api.strict import AS_INTEGER
 from service.errors import QueryError

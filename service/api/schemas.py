@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from index.items import Item
-from model.catalogue import Attribute
+from model.product import Attribute
 from service.api.filtering import FacetOut, Selecting, SelectingByForm
 from service.api.patterns import NOT_BLANK
 from service.api.strict import AS_BOOLEAN, AS_INTEGER, AS_NUMBER, Strict

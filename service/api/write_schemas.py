@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from model.catalogue import Attribute
+from model.product import Attribute
 from service.api.patterns import NOT_BLANK
 from service.api.schemas import Base64, decode_base64
 from service.api.strict import Strict

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.catalogue import Catalogue
 from model.errors import FashionBertError
+from model.product import Catalogue
 from service.cli import options
 from service.cli.output import note, out
 from service.records import DEFAULT_CANDIDATES

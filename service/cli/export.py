@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from model.catalogue import Catalogue, read_catalogue
 from model.errors import BundleError, CatalogueError
+from model.product import Catalogue
 from service.cli import options
 from service.cli.output import note
 
@@ -89,6 +89,7 @@ def export(
     """
     options.require_training()
     from model.bundle import bundle_place
+    from model.catalogue import read_catalogue
     from model.checkpoint import export_checkpoint, read_training
     from model.precision import convert_bundle
     from model.precision_loss import RankTrial

@@ -20,7 +20,7 @@ from service.cli.output import facts, note, out, plain
 from service.settings import load_settings
 
 if TYPE_CHECKING:
-    from model.catalogue import Catalogue
+    from model.product import Catalogue
 
 app = typer.Typer(help="Build the index, change it, look at it.", no_args_is_help=True)
 

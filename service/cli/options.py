@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from model.attributes import attribute_types
-from model.catalogue import Catalogue, ColumnMapping
 from model.errors import CatalogueError, FashionBertError
+from model.product import Catalogue, ColumnMapping
 from service.settings import missing
 
 Bundle = Annotated[

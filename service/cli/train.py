@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from model.catalogue import Catalogue, read_catalogue
+from model.product import Catalogue
 from service.cli import options
 from service.cli.output import note
 
@@ -225,6 +225,7 @@ def train(
       fashionbert train feed.csv --out runs/shop --text "{title}. {colour}" --group-by category
     """
     options.require_training()
+    from model.catalogue import read_catalogue
     from model.holdout import hold_out as split
     from model.train import Trainer
     from model.train_settings import check_settings, preset_settings

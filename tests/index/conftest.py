@@ -26,8 +26,9 @@ from index.faults import EXIT_CODE, VARIABLE
 from index.items import Item
 from index.recall import Embeddings
 from index.snapshot import Snapshot
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.engine import Engine
+from model.product import Catalogue
 from model.states import QuantisedStates
 
 

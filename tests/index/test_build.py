@@ -21,14 +21,16 @@ from index.delta_records import Put
 from index.items import Item, write_items
 from index.live_index import LiveIndex
 from index.manifest import FILES
-from index.recall import Embeddings, Rule, write_index
+from index.recall import Embeddings, write_index
+from index.recall_rules import Rule
 from index.snapshot import Snapshot
 from index.snapshot_folder import current, list_snapshots, locked, make_current
 from model.bundle import Bundle
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.engine import Engine
 from model.errors import SnapshotError
 from model.pictures import TarPictures
+from model.product import Catalogue
 
 Crash = Callable[..., None]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from index.chunks import Chunk, chunks_of, encode_chunks
-from model.catalogue import Catalogue
 from model.engine import Engine, offline_engine
 from model.pictures import TarPictures
 from model.preprocess import DEFAULT_LIMITS
+from model.product import Catalogue
 
 
 class _Watched(TarPictures):

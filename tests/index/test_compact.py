@@ -20,13 +20,13 @@ from index.items import Item
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
 from index.manifest import write_manifest
-from index.recall import Rule
+from index.recall_rules import Rule
 from index.snapshot import Snapshot
 from index.snapshot_folder import current, list_snapshots, locked, make_current, previous
 from model.bundle import Bundle
-from model.catalogue import Catalogue
 from model.engine import Engine
 from model.errors import SnapshotError
+from model.product import Catalogue
 
 MakePut = Callable[..., Put]
 Crash = Callable[..., None]

@@ -24,10 +24,11 @@ from index.chunks import Chunk, chunks_of
 from index.manifest import FILES
 from index.processes import EncodingProcesses, visible_gpus
 from index.snapshot import Snapshot
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.engine import Engine
 from model.errors import SnapshotError
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
+from model.product import Catalogue
 
 # A build that is killed, as hard as can be, when it has recorded three chunks; it says which
 # processes it had started.
@@ -206,7 +207,7 @@ def test_what_fails_in_one_is_told_in_a_sentence(
     shop = shutil.copytree(demo_catalogue, tmp_path / "shop")
     with read_catalogue(shop / "train.csv", check_images=False) as catalogue:
         (shop / "images.tar").unlink()
-        with pytest.raises(SnapshotError, match=r"products .* failed: there are no pictures at"):
+        with pytest.raises(SnapshotError, match=r"products .* failed: .*images.tar cannot be read"):
             build(catalogue, engine, tmp_path / "index", progress=False, processes=2)
     assert multiprocessing.active_children() == []
 

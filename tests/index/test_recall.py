@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from index.recall import RecallIndex, Rule, choose_rule, write_index
+from index.recall import RecallIndex, write_index
+from index.recall_rules import Rule
 from model.errors import SnapshotError
 
 SIZE = 32
@@ -70,28 +71,6 @@ def test_equal_ones_come_in_the_catalogues_order(tmp_path: Path, rule: Rule, sha
     for k in (1, 2, 7, 20, 61):
         fewer, _ = index.search(vectors[100], k, among=among)
         assert fewer.tolist() == rows[:k].tolist()
-
-
-@pytest.mark.parametrize(
-    ("count", "rule"),
-    [
-        (1, "exact"),
-        (200_000, "exact"),
-        (200_001, "ivfpq"),
-        (10_000_000, "ivfpq"),
-    ],
-)
-def test_the_rule_follows_the_count(count: int, rule: str) -> None:
-    assert choose_rule(count) == rule
-
-
-def test_a_rule_can_be_chosen() -> None:
-    assert choose_rule(5, "hnsw") == "hnsw"
-    assert choose_rule(10_000, "ivfpq") == "ivfpq"
-    with pytest.raises(SnapshotError, match="at least 10,000 vectors and this catalogue has 9,999"):
-        choose_rule(9_999, "ivfpq")
-    with pytest.raises(SnapshotError, match="choose auto, exact, hnsw, ivfpq"):
-        choose_rule(5, "annoy")
 
 
 def test_exact_search_is_what_numpy_finds(indexes: dict[Rule, RecallIndex]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from index.live_index import LiveIndex
-from index.recall import RecallIndex, Rule, write_index
+from index.recall import RecallIndex, write_index
 from index.recall_device import (
     MOST_ROWS,
     GpuRecall,
@@ -18,6 +18,7 @@ from index.recall_device import (
     needs_half_tables,
     to_gpu,
 )
+from index.recall_rules import Rule
 from model.errors import FashionBertError
 
 HAS_GPU = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0

@@ -15,10 +15,11 @@ from index.info import describe
 from index.manifest import FILES, describe_files, read_manifest, write_manifest
 from index.snapshot import Snapshot
 from index.states import ArrayWriter
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.engine import Engine
 from model.errors import SnapshotError
 from model.preprocess import decode_image
+from model.product import Catalogue
 
 EVERY_FILE = ("manifest.json", *FILES)
 

@@ -22,8 +22,9 @@ from index.info import describe
 from index.items import Item, Items, write_items
 from index.live import LiveSnapshot
 from index.live_index import LiveIndex
-from model.catalogue import ColumnMapping, read_catalogue
+from model.catalogue import read_catalogue
 from model.engine import Engine
+from model.product import ColumnMapping
 
 MakePut = Callable[..., Put]
 SIZES = ["S", "M", "L", "XL", "one size", "Größe 7"]

@@ -28,11 +28,12 @@ from transformers import (
     ViTModel,
 )
 
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.config import FashionBertConfig
 from model.dataset import Batch, TrainingSet
 from model.inputs import prepare_inputs
 from model.network import FashionBertModel
+from model.product import Catalogue
 from model.train import Trainer
 from model.train_settings import TrainSettings
 from model.wordpiece import save_tokenizer, train_wordpiece

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from model.catalogue import Catalogue, Product, read_catalogue
+from model.catalogue import read_catalogue
 from model.errors import CatalogueError
 from model.preprocess import ImageLimits
+from model.product import Catalogue, Product
 
 WriteFeed = Callable[..., Path]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from model.catalogue import ColumnMapping, Product, read_catalogue
+from model.catalogue import read_catalogue
 from model.errors import CatalogueError
+from model.product import ColumnMapping, Product
 
 WriteFeed = Callable[..., Path]
 

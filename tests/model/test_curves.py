@@ -12,9 +12,9 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from model.catalogue import Catalogue
 from model.curves import draw_curves, new_figure, read_log, smoothed
 from model.errors import TrainingError
+from model.product import Catalogue
 from model.train import Trainer
 from model.train_settings import TrainSettings
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from model.augmentation import Augmentation
-from model.catalogue import Catalogue
 from model.dataset import Batch, TrainingSet
 from model.inputs import ImageInputs
 from model.preprocess import TextTokenizer
+from model.product import Catalogue
 
 SIZE = 16
 

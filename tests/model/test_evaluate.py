@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.errors import CatalogueError
 from model.evaluate import (
     EncodedCatalogue,
@@ -16,6 +16,7 @@ from model.evaluate import (
     first_images,
     groups_of,
 )
+from model.product import Catalogue
 from model.ranking import number_by_value
 from model.states import QuantisedStates
 

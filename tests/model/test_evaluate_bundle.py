@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from model.bundle import Bundle, write_manifest
-from model.catalogue import Catalogue
 from model.engine import Engine
 from model.errors import BundleError
 from model.evaluate import evaluate
 from model.evaluate_bundle import EvaluatedBundle, encode_catalogue
 from model.preprocess import decode_image
+from model.product import Catalogue
 
 
 def test_a_catalogue_is_encoded_as_it_is_served(

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from model.backbones import new_config, new_model
-from model.catalogue import Catalogue
 from model.checkpoint import load_checkpoint
 from model.config import FashionBertConfig
 from model.errors import FashionBertError, TrainingError
@@ -22,6 +21,7 @@ from model.export import export_bundle
 from model.inputs import prepare_inputs
 from model.mixed_precision import processor_computes_bf16
 from model.network import FashionBertModel
+from model.product import Catalogue
 
 DIRECTIONS = ("text_to_image", "image_to_text")
 PRECISION = "bf16" if processor_computes_bf16() else "fp32"

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.catalogue import Product, read_catalogue
+from model.catalogue import read_catalogue
 from model.errors import CatalogueError, TrainingError
 from model.evaluate import groups_of
 from model.fashiongen import FashionGenPictures, read_fashiongen
 from model.feed_report import BadRow
 from model.holdout import hold_out, only
 from model.preprocess import decode_image
+from model.product import Product
 
 SIDE = 32
 TEXTS = (

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.errors import CatalogueError, TrainingError
 from model.holdout import hold_out, only, read_ids, shared_products, write_ids
+from model.product import Catalogue
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import torch
 
 from model import inputs as module
 from model.backbones import new_config, new_model
-from model.catalogue import Catalogue
 from model.errors import TrainingError
 from model.inputs import ImageInputs, prepare_inputs
 from model.network import FashionBertModel
 from model.pictures import TarPictures
 from model.preprocess import decode_image
+from model.product import Catalogue
 
 FilesUpTo = Callable[[int], AbstractContextManager[None]]
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from model.catalogue import Catalogue
 from model.config import FashionBertConfig
 from model.files import take_lock
 from model.inputs import prepare_inputs
 from model.network import FashionBertModel
 from model.pictures import TarPictures
+from model.product import Catalogue
 
 
 class Noting(TarPictures):

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from model.augmentation import Augmentation
-from model.catalogue import Catalogue
 from model.dataset import TrainingSet
 from model.errors import TrainingError
 from model.inputs import ImageInputs
 from model.masking import Masking, WordMasker, mask_patches
 from model.preprocess import TextTokenizer
+from model.product import Catalogue
 from model.wordpiece import SPECIAL_TOKENS, save_tokenizer
 
 Ids = NDArray[np.int64]

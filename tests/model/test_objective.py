@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 import model.objective as module
-from model.catalogue import Catalogue
 from model.config import FashionBertConfig
 from model.dataset import Batch, TrainingSet
 from model.heads import MaskedLanguageHead
@@ -19,6 +18,7 @@ from model.inputs import ImageInputs
 from model.masking import Masking, WordMasker
 from model.network import FashionBertModel
 from model.objective import TrainingModel
+from model.product import Catalogue
 from model.tasks import Negatives, draw_negatives, match_loss, mlm_loss, mpm_loss
 
 

@@ -12,13 +12,14 @@ import torch
 
 from model.backbones import new_config, new_model
 from model.bundle import Bundle, Manifest, write_manifest
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.engine import Engine
 from model.errors import BundleError
 from model.export import export_bundle
 from model.graphs import GRAPHS, Graphs
 from model.precision import convert_bundle
 from model.precision_loss import Errors, RankTrial
+from model.product import Catalogue
 from model.samples import Samples, noise, samples_of
 
 

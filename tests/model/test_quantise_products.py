@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from model.eight_bit import exact_8_bit
-from model.onnx_graph import Graph
-from model.quantise_products import activation_ranges, products, quantise_products, symmetric
+from model.onnx_graph import Graph, products
+from model.quantise_products import activation_ranges, quantise_products, symmetric
 
 Array = NDArray[np.float32]
 

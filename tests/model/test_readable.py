@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from model.catalogue import Catalogue
 from model.errors import TrainingError
+from model.product import Catalogue
 from model.readable import check_tokens
 from model.train import Trainer
 

@@ -17,8 +17,8 @@ from model.bundle import Bundle
 from model.eight_bit import exact_8_bit
 from model.fuse import fuse
 from model.graphs import GRAPHS, Feeds, Graphs
-from model.onnx_graph import Graph
-from model.quantise_products import Range, activation_ranges, products, quantise_products
+from model.onnx_graph import Graph, products
+from model.quantise_products import Range, activation_ranges, quantise_products
 from model.samples import noise
 from model.smooth_values import smooth_values
 

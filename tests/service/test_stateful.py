@@ -36,8 +36,9 @@ from PIL import Image
 from index.build import build, last_written
 from index.compact import compact, prune_snapshots
 from index.snapshot_folder import current, list_snapshots, make_current
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.engine import Engine
+from model.product import Catalogue
 
 COLOURS = ("red", "navy", "white")
 NEVER = 3600.0  # seconds between two looks at the folder: the test says when

@@ -16,8 +16,8 @@ from index.items import Item
 from index.live_index import LiveIndex
 from index.snapshot import Snapshot
 from model.bundle import Bundle
-from model.catalogue import Attribute
 from model.engine import Engine
+from model.product import Attribute
 from service.products import ProductFields, WriteLimits, draft
 
 Shell = Callable[..., Any]

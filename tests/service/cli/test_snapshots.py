@@ -18,8 +18,9 @@ from index.manifest import write_manifest
 from index.snapshot import Snapshot
 from index.snapshot_folder import current, list_snapshots
 from model.bundle import Bundle
-from model.catalogue import Catalogue, read_catalogue
+from model.catalogue import read_catalogue
 from model.engine import Engine
+from model.product import Catalogue
 
 Shell = Callable[..., Any]
 
