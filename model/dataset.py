@@ -170,6 +170,11 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.text_numbers)
 
+    @property
+    def has_several_views(self) -> bool:
+        """Whether a product has more than one picture."""
+        return int(self.first_image[-1]) > len(self)
+
     def epoch_order(
         self, epoch: int, batch_size: int, same_group: float, seed: int
     ) -> NDArray[np.int64]:

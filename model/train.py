@@ -323,8 +323,10 @@ class Trainer:
         if self.validation is None or "calibration" in training:
             return
         network = FashionBertModel.from_pretrained(self.folder.best).to(self.device)
-        before = validate(network, self.validation, bars, rerank_all=True)
-        training["calibration"], figures = fit_to_unseen(network, before)
+        score = partial(validate, network, self.validation, bars, rerank_all=True)
+        before = score()
+        again = score if self.validation.products.has_several_views else None
+        training["calibration"], figures = fit_to_unseen(network, before, again)
         training["figures"], training["figures_before_fit"] = figures, before.figures
         self.folder.write_best(network, training)
         self.folder.log({"step": self.progression.step, "validation": figures, "final": True})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -193,37 +193,44 @@ def validate(
 
 
 def fit_to_unseen(
-    network: FashionBertModel, evaluation: Validated
+    network: FashionBertModel,
+    evaluation: Validated,
+    evaluate_again: Callable[[], Evaluation] | None = None,
 ) -> tuple[tuple[float, float], dict[str, Any]]:
     """Stack recall similarity, match logit and alignment in place; fit the match probability.
 
     Args:
         network: whose match head is adjusted, if it is made for stacking.
         evaluation: of this network, every pair scored.
+        evaluate_again: does so anew. Needed where a product has several views, as its best one by
+            the sum of the scores need not be the best by each.
 
     Returns:
         (slope, intercept) of the probability, and the figures, both for the adjusted network.
     """
-    samples = list(evaluation.samples)
+    head, stacks = network.match_head, network.config.stack_recall
     weights: tuple[float, ...] = (0.0, 1.0)
-    if network.config.stack_recall:
-        weights = fit_stacking(samples, evaluation.aligned)
-    samples = _weighted(samples, evaluation.aligned, weights, 0.0)
+    if stacks:
+        weights = fit_stacking(evaluation.samples, evaluation.aligned)
+        head.recall_weight.fill_(weights[0])
+        head.match_weight.fill_(weights[1])
+        if evaluation.aligned:
+            head.alignment_weight.fill_(weights[2])
+    if stacks and evaluate_again is not None:
+        evaluated = evaluate_again()
+        figures, samples = evaluated.figures, list(evaluated.samples)
+    else:
+        figures = evaluation.figures
+        samples = _weighted(evaluation.samples, evaluation.aligned, weights, 0.0)
     both = np.concatenate([sample.logits for sample in samples]).astype(np.float64)
     slope, intercept = calibrate(both[:, 0], both[:, 1])
-    if network.config.stack_recall:
+    if stacks:
         # The intercept goes into the logit, so that 0 divides pairs from others there too.
         shift = intercept / slope
+        head.shift.fill_(shift)
         samples = _weighted(samples, (), (0.0, 1.0), shift)
         intercept = 0.0
-        head = network.match_head
-        with torch.no_grad():
-            head.recall_weight.fill_(weights[0])
-            head.match_weight.fill_(weights[1])
-            head.shift.fill_(shift)
-            if evaluation.aligned:
-                head.alignment_weight.fill_(weights[2])
-    figures = {**evaluation.figures, "matching": matching_figures(samples)}
+    figures = {**figures, "matching": matching_figures(samples)}
     figures["stacking"] = [round(weight, 4) for weight in weights]
     for direction, sample in zip(DIRECTIONS, samples, strict=True):
         figures[direction] = {"sampled": sampled_figures(sample, _CANDIDATES)}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from model.checkpoint import load_checkpoint
 from model.preprocess import TextTokenizer
 from model.schedule import learning_rate_at
 from model.train import Trainer
+from model.validate import validate
 
 if TYPE_CHECKING:
     from tests.model.conftest import Shop
@@ -52,6 +54,20 @@ def test_the_folder_of_a_run(straight_run: Path, shop: Shop) -> None:
     assert settings["feed"] == shop.learn.fingerprint
     assert settings["valid"] == shop.unseen.fingerprint
     assert (settings["preset"], settings["overrides"]) == ("tiny", shop.small)
+
+
+def test_the_figures_are_of_the_score_that_is_served(
+    straight_run: Path, shop: Shop, tmp_path: Path
+) -> None:
+    run = shutil.copytree(straight_run, tmp_path / "run")
+    validation = shop.trainer(run).validation
+    assert validation is not None
+    assert validation.products.has_several_views
+    told = json.loads((run / "best" / "training.json").read_text())["figures"]
+    seen = validate(load_checkpoint(run / "best"), validation, rerank_all=True).figures
+    assert told["stacking"][0] > 0
+    for way in ("text_to_image", "image_to_text"):
+        assert told[way] == seen[way]
 
 
 def test_the_best_checkpoint_is_a_model(straight_run: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from model.config import FashionBertConfig
 from model.dataset import TrainingSet
 from model.engine import Engine
 from model.errors import TrainingError
+from model.evaluate import Evaluation, sampled_figures
 from model.export import export_bundle
 from model.network import FashionBertModel
 from model.states import QuantisedStates
@@ -161,6 +163,35 @@ def test_what_is_fitted_is_set_in_the_head(
             assert told["rank1"] == pytest.approx(seen, abs=100 / 32 + 0.01)  # one query
     logits = np.concatenate([sample.logits for sample in after.samples])
     assert (slope, intercept) == pytest.approx(calibrate(logits[:, 0], logits[:, 1]), abs=0.1)
+
+
+def test_of_several_views_the_best_by_the_sum_counts(
+    network: FashionBertModel, unseen_set: TrainingSet
+) -> None:
+    """What was evaluated with the weights set is taken, not a sum of each score's best view."""
+    before = validate(network, Validation(unseen_set, queries=16), rerank_all=True)
+    head = network.match_head
+    head.recall_weight.zero_()
+    weights = fit_stacking(before.samples)
+    rng = np.random.default_rng(0)
+    served = tuple(
+        replace(sample, logits=rng.normal(size=sample.logits.shape).astype(np.float32))
+        for sample in before.samples
+    )
+
+    def again() -> Evaluation:
+        assert (head.recall_weight.item(), head.match_weight.item()) == pytest.approx(weights)
+        assert head.shift.item() == 0
+        return Evaluation({"queries": 16, "candidates": 7}, served)
+
+    (slope, intercept), figures = fit_to_unseen(network, before, again)
+    logits = np.concatenate([sample.logits for sample in served]).astype(np.float64)
+    fitted = calibrate(logits[:, 0], logits[:, 1])
+    assert (slope, slope * head.shift.item()) == pytest.approx(fitted, rel=1e-5)
+    assert intercept == 0
+    assert figures["candidates"] == 7
+    for way, sample in zip(("text_to_image", "image_to_text"), served, strict=True):
+        assert figures[way]["sampled"] == sampled_figures(sample, 16)
 
 
 def test_without_stacking_nothing_is_adjusted(
