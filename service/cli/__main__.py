@@ -1,5 +1,13 @@
-"""`python -m service.cli`, the same as `fashionbert`."""
+"""`fashionbert`, and `python -m service.cli`."""
 
-from service.cli import main
 
-main()
+def main() -> None:
+    """Run the command line."""
+    # Not above: each process of `fashionbert index build --processes` imports what started it.
+    from service.cli.app import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

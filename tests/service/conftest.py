@@ -33,7 +33,7 @@ from model.catalogue import read_catalogue
 from model.engine import Engine
 from service.api.app import create_app
 from service.api.state import Service
-from service.cli import main
+from service.cli.__main__ import main
 from service.live_search import LiveSearch
 from service.search import Searcher
 from service.server import make_server

@@ -18,12 +18,12 @@ import pytest
 import typer
 
 from model.bundle import Bundle
-from service.cli import COMMANDS, app
+from service.cli.app import COMMANDS, app
 from service.live_search import LiveSearch, open_live_search
 from service.settings import Settings
 
 Shell = Callable[..., Any]
-MAIN = [sys.executable, "-c", "from service.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from service.cli.__main__ import main; main()"]
 
 
 def test_help_is_a_table_of_contents(shell: Shell) -> None:

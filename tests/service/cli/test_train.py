@@ -17,7 +17,7 @@ from model.errors import TrainingError
 from model.train_settings import TrainSettings
 
 Shell = Callable[..., Any]
-MAIN = [sys.executable, "-c", "from service.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from service.cli.__main__ import main; main()"]
 
 
 @pytest.fixture(autouse=True)
