@@ -12,9 +12,6 @@ from typing import Any
 
 from protocol import Prepare, serve, settings
 
-from benchmarks import recording
-from model.bundle import Bundle
-
 
 def make() -> tuple[Prepare, dict[str, Any]]:
     """Settings: `bundle`, `feed`, `copies` of its products that are encoded, `folder` for the
@@ -22,8 +19,12 @@ def make() -> tuple[Prepare, dict[str, Any]]:
     passes, as it makes them: one a core) and `wide` (the same passes as ONNX Runtime makes them by
     default: each by all cores).
     """
+    # Not above: processes that encode import this file, as they do the command line's own.
+    from benchmarks import recording
+
     recording.install()
     from index.build import build
+    from model.bundle import Bundle
     from model.catalogue import read_catalogue
     from model.engine import Engine, offline_engine
 
