@@ -55,6 +55,7 @@ _END_TO_END: dict[str, Any] = {"freeze_cnn": False, "frozen_cnn_stages": 3}
 #: Every layer joint, beside a recall head; recall and alignment stack on a k above 0 only.
 _JOINT: dict[str, Any] = {"joint_from": 0, "stack_recall": False}
 _TEACHER = "k = 0, with recall, + hard negatives"
+_DEEP = "+ alignment, k = 2"
 
 #: Variant → changes of the network and of the run; each builds on what the one above found. A
 #: `teacher` is another variant, whose checkpoint of the same seed it is. Folders go by number: new
@@ -68,7 +69,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "+ hard negatives": ({}, _HARD),
     "+ alignment": (_ALIGNED, _HARD),
     "+ CNN's last stage trained": ({**_ALIGNED, **_END_TO_END}, {**_HARD, "keep_maps": True}),
-    "+ alignment, k = 2": ({**_ALIGNED, "joint_from": 2}, _HARD),
+    _DEEP: ({**_ALIGNED, "joint_from": 2}, _HARD),
     "+ alignment, k = 4": ({**_ALIGNED, "joint_from": 4}, _HARD),
     "+ alignment, without MLM": ({**_ALIGNED, "mlm": False}, _HARD),
     _TEACHER: (_JOINT, _HARD),
@@ -88,6 +89,11 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         _HARD,
     ),
     "+ alignment, random negatives": (_ALIGNED, _RANDOM),
+    # A deep one, of four joint layers, into two.
+    "+ alignment, k = 4, distilled from k = 2": (
+        {**_ALIGNED, "joint_from": 4},
+        {**_HARD, "teacher": _DEEP},
+    ),
 }
 
 
