@@ -60,11 +60,12 @@ def test_the_figures_are_of_the_score_that_is_served(
     straight_run: Path, shop: Shop, tmp_path: Path
 ) -> None:
     run = shutil.copytree(straight_run, tmp_path / "run")
-    validation = shop.trainer(run).validation
-    assert validation is not None
-    assert validation.products.has_several_views
+    trainer = shop.trainer(run)
+    assert trainer.validation is not None
+    assert trainer.validation.products.has_several_views
     told = json.loads((run / "best" / "training.json").read_text())["figures"]
-    seen = validate(load_checkpoint(run / "best"), validation, rerank_all=True).figures
+    network = load_checkpoint(run / "best").to(trainer.device)
+    seen = validate(network, trainer.validation, rerank_all=True).figures
     assert told["stacking"][0] > 0
     for way in ("text_to_image", "image_to_text"):
         assert told[way] == seen[way]
