@@ -14,7 +14,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -27,7 +27,7 @@ from index.chunks import Chunk, EncodedChunk, encode_chunks
 from model.bundle import Bundle
 from model.engine import Engine, offline_engine
 from model.errors import FashionBertError, SnapshotError
-from model.pictures import Pictures
+from model.pictures import DirectoryPictures, Pictures, TarPictures, open_pictures
 from model.preprocess import ImageLimits
 from model.processor import cores
 
@@ -40,10 +40,10 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What a process must know. `store` opens `pictures`; `gpu` is its `CUDA_VISIBLE_DEVICES`."""
+    """What a process must know. `reopen` opens `pictures`; `gpu` is its `CUDA_VISIBLE_DEVICES`."""
 
     bundle: Path
-    store: type[Pictures]
+    reopen: Callable[[Path], Pictures]
     pictures: Path
     threads: int
     decoders: int
@@ -86,10 +86,13 @@ class EncodingProcesses:
         limits: ImageLimits,
     ) -> None:
         gpus = visible_gpus(count) if engine.device == "cuda" else [None] * count
+        # A feed that holds its pictures has a class of its own, which no other needs to import.
+        beside = isinstance(pictures, DirectoryPictures | TarPictures)
+        reopen = open_pictures if beside else type(pictures)
         self._tasks = [
             _Task(
                 bundle=engine.bundle.path.resolve(),
-                store=type(pictures),
+                reopen=reopen,
                 pictures=pictures.path.resolve(),
                 threads=max(1, engine.threads // count),
                 decoders=max(1, cores() // count),
@@ -224,7 +227,7 @@ def _work(connection: Connection, task: _Task) -> None:
     try:
         bundle = Bundle.open(task.bundle, verify=False)
         engine = offline_engine(bundle, threads=task.threads, device=task.device)
-        with task.store(task.pictures) as pictures:
+        with task.reopen(task.pictures) as pictures:
             for encoded in encode_chunks(
                 engine,
                 pictures,
