@@ -3,8 +3,8 @@
 Products are encoded in chunks. After each chunk the files are synced and a progress file beside
 them is replaced, so a run that was killed goes on at its last chunk and ends with the files that
 an uninterrupted one makes. While the model computes, pictures that follow are decoded and the chunk
-before is written. What is held in memory are these, whatever the catalogue's size, beside its
-texts and names; the rest is on disk.
+before is written. What is held in memory are these, whatever the catalogue's size, and at the end
+one recall index (see `index.recall_rules`); the rest is on disk.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from index.chunks import Chunk, EncodedChunk, chunks_of, encode_chunks
@@ -25,7 +25,7 @@ from index.finish import finish_snapshot
 from index.items import Item
 from index.left_out import count_pictures, kept_items, refuse_too_bad, write_report
 from index.manifest import FORMAT, Sizes, read_manifest
-from index.parts import Parts, Progress
+from index.parts import Parts, Progress, Skipped, SkippedPictures
 from index.processes import EncodingProcesses
 from index.recall_rules import Rule, choose_rule
 from index.snapshot import Snapshot
@@ -41,6 +41,7 @@ from index.snapshot_folder import (
 )
 from model.engine import Engine
 from model.errors import CatalogueError, SnapshotError
+from model.on_disk import put_aside_in
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
 from model.processor import cores
 from model.product import Catalogue
@@ -109,7 +110,7 @@ def build(
     choose_rule(len(catalogue.products), recall)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with locked(root):
+        with locked(root), put_aside_in(root):
             job = _Job(catalogue, engine, root, limits, max_bad, report_path, supersede)
             name = job.publish_renamed(recall)
             if name is None and if_changed:
@@ -119,7 +120,7 @@ def build(
                     job.encode(batch_size, chunk, processes, bars)
                     name = job.finish(recall, text_template, bars)
             remove_parts(root)
-            return Snapshot.open(root, name, model_id=engine.model_id)
+            return Snapshot.open(root, name, model_id=engine.model_id, read_items=False)
     except OSError as error:
         raise SnapshotError(
             f"the snapshot cannot be written into {root}: {error.strerror or error}; what is done "
@@ -179,7 +180,7 @@ class _Job:
         self._root = root
         self._limits = limits
         self._report_path = report_path
-        self._may_skip = int(max_bad * count_pictures(catalogue))
+        self._max_bad = max_bad
         self._supersede = supersede
         made_from = (FORMAT, engine.model_id, catalogue.fingerprint, repr(limits))
         self._key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
@@ -187,7 +188,10 @@ class _Job:
         self._folder = root / part
         # Beside the folder, not in it: it must outlive the folder's renaming by a moment.
         self._record = root / f"{part}.json"
+        self._skipped_path = root / f"{part}.skipped"
         self._progress = Progress(self._key)
+        self._skipped: Iterable[Skipped] = ()
+        self._refused = False
 
     def publish_renamed(self, recall: str) -> str | None:
         """Make current what a run left that was killed between its renaming and `CURRENT`.
@@ -218,7 +222,7 @@ class _Job:
         if not self._is_this(newest, recall):
             return None
         try:
-            Snapshot.open(self._root, now, model_id=self._engine.model_id)
+            Snapshot.open(self._root, now, model_id=self._engine.model_id, read_items=False)
         except SnapshotError:
             # A service with this model cannot be started on it: it was gone back to with another
             # bundle, or is damaged.
@@ -236,7 +240,7 @@ class _Job:
                 and self._supersede in (None, manifest.superseded)
             )
             if same:
-                Snapshot.open(self._root, name, verify=True)
+                Snapshot.open(self._root, name, verify=True, read_items=False)
         except SnapshotError:
             return False
         return same
@@ -251,34 +255,42 @@ class _Job:
             return max(self._supersede, before.superseded)
         return before.superseded
 
-    def _open_parts(self) -> Parts:
-        engine = self._engine
-        shape = Sizes(0, 0, 0, engine.hidden_size, engine.patches, engine.recall_size)
+    def _open_parts(self) -> tuple[Parts, SkippedPictures]:
         recorded = Progress.load(self._record, self._key)
         if recorded is not None and self._folder.is_dir():
-            try:
-                self._progress = recorded
-                return Parts(self._folder, recorded, shape)
-            except SnapshotError:
-                # Someone has been at the files; nothing in them can be trusted.
-                self._progress = Progress(self._key)
+            # Else someone has been at the files; nothing in them can be trusted.
+            with suppress(SnapshotError):
+                return self._parts(recorded)
         self._discard()
         self._folder.mkdir()
         # Now, and not when it ends: what is written meanwhile stays.
-        self._progress.writes = self._dropped_writes()
-        return Parts(self._folder, self._progress, shape)
+        return self._parts(Progress(self._key, writes=self._dropped_writes()))
+
+    def _parts(self, progress: Progress) -> tuple[Parts, SkippedPictures]:
+        engine = self._engine
+        shape = Sizes(0, 0, 0, engine.hidden_size, engine.patches, engine.recall_size)
+        parts = Parts(self._folder, progress, shape)
+        try:
+            skipped = SkippedPictures(self._skipped_path, progress)
+        except BaseException:
+            parts.close()
+            raise
+        self._progress = progress
+        return parts, skipped
 
     def _discard(self) -> None:
         self._record.unlink(missing_ok=True)
+        self._skipped_path.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def encode(self, batch_size: int, chunk: int, processes: int, bars: BuildProgress) -> None:
         """Encode every product that no earlier run has."""
-        parts = self._open_parts()
         products = self._catalogue.products
+        most = int(self._max_bad * count_pictures(self._catalogue))
+        parts, skipped = self._open_parts()
         bars.start_encoding(len(products), self._progress.position)
         left = chunks_of(products, self._progress.position, chunk)
-        filling = Filling(parts, self._record, self._refuse_too_bad)
+        filling = Filling(parts, skipped, self._record, lambda: self._refuse_too_bad(skipped, most))
         try:
             with ExitStack() as stack:
                 # Left last to first: what encodes stops before what writes.
@@ -290,8 +302,15 @@ class _Job:
             parts.finish()
         finally:
             parts.close()
-            if self._report_path is not None:
-                write_report(self._report_path, self._catalogue, self._progress.skipped)
+            skipped.close()
+            try:
+                if self._report_path is not None:
+                    write_report(self._report_path, self._catalogue, skipped)
+            finally:
+                if self._refused:
+                    # Started again it would stop here at once, even after the pictures were mended.
+                    self._discard()
+        self._skipped = skipped
 
     def _encoder(
         self,
@@ -318,12 +337,11 @@ class _Job:
         )
         return stack.enter_context(started).encode(chunks)
 
-    def _refuse_too_bad(self) -> None:
+    def _refuse_too_bad(self, skipped: SkippedPictures, most: int) -> None:
         try:
-            refuse_too_bad(self._catalogue, self._progress.skipped, self._may_skip)
+            refuse_too_bad(self._catalogue, skipped, most)
         except CatalogueError:
-            # Started again it would stop here at once, even after the pictures were mended.
-            self._discard()
+            self._refused = True
             raise
 
     def finish(self, recall: str, text_template: str | None, bars: BuildProgress) -> str:
@@ -352,14 +370,14 @@ class _Job:
                 name,
                 sizes,
                 _rules(sizes, recall),
-                kept_items(self._catalogue.products, progress.skipped),
+                kept_items(self._catalogue.products, self._skipped),
                 bars.start_step,
                 model_id=engine.model_id,
                 text_template=text_template,
                 catalogue=self._catalogue.fingerprint,
                 key=self._key,
                 truncated_texts=progress.truncated_texts,
-                skipped_pictures=len(progress.skipped),
+                skipped_pictures=progress.skipped,
                 dropped_products=len(self._catalogue.products) - progress.products,
                 folded=writes,
                 superseded=writes,

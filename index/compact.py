@@ -44,6 +44,7 @@ from index.snapshot_folder import (
 )
 from model.engine import EncodedImages, EncodedTexts, Engine
 from model.errors import SnapshotError
+from model.on_disk import put_aside_in
 
 CHUNK = 256
 
@@ -73,7 +74,7 @@ def compact(
     """
     current(root)  # before the lock: where there is no snapshot nothing is made
     try:
-        with locked(root):
+        with locked(root), put_aside_in(root):
             remove_leftovers(root)
             with LiveIndex.open(root, engine=engine, encode_again_limit=1 << 62) as live:
                 snapshot = live.rotate()

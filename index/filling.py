@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from index.chunks import EncodedChunk
-from index.parts import Parts
+from index.parts import Parts, SkippedPictures
 
 
 class Filling:
@@ -20,12 +20,16 @@ class Filling:
 
     Args:
         parts: the files; its progress is kept up to date.
+        skipped: takes the pictures that are left out.
         record: where the progress is saved after every chunk.
         check: called when it is known which pictures of a chunk are left out; may refuse to go on.
     """
 
-    def __init__(self, parts: Parts, record: Path, check: Callable[[], None]) -> None:
+    def __init__(
+        self, parts: Parts, skipped: SkippedPictures, record: Path, check: Callable[[], None]
+    ) -> None:
         self._parts = parts
+        self._skipped = skipped
         self._record = record
         self._check = check
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -48,7 +52,7 @@ class Filling:
 
     def _write(self, chunk: EncodedChunk) -> None:
         parts, progress = self._parts, self._parts.progress
-        progress.skipped += chunk.skipped
+        self._skipped.add(chunk.skipped)
         self._check()
         rows = {position: progress.products + at for at, position in enumerate(chunk.kept)}
         for batch in chunk.batches:
@@ -56,6 +60,7 @@ class Filling:
         if chunk.texts is not None:
             parts.add_texts(chunk.texts)
         parts.sync()
+        self._skipped.sync()
         progress.position = chunk.stop
         progress.save(self._record)
 

@@ -23,8 +23,16 @@ from index.arrow_columns import mixed_column, plain_column
 from index.columns import Column, Mask
 from model.attributes import column_type, value_type
 from model.errors import SnapshotError
-from model.product import Attribute
+from model.on_disk import DiskList
+from model.product import Attribute, as_attributes
 
+_GROUP = 1 << 13  # products that are written together
+_COLUMNS = {
+    "id": pa.string(),
+    "title": pa.string(),
+    "text": pa.string(),
+    "images": pa.list_(pa.string()),
+}
 _PREFIX = "attributes."
 _JSON = {b"encoding": b"json"}
 #: Arrow's of each type of attribute that is not mixed.
@@ -54,26 +62,62 @@ class Item:
 
 
 def write_items(items: Iterable[Item], path: Path) -> None:
-    """Save products, in order."""
-    items = list(items)
-    columns: dict[str, pa.Array] = {
-        "id": pa.array([item.id for item in items], pa.string()),
-        "title": pa.array([item.title for item in items], pa.string()),
-        "text": pa.array([item.text for item in items], pa.string()),
-        "images": pa.array([item.images for item in items], pa.list_(pa.string())),
-    }
-    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
-    arrays = list(columns.values())
-    names = dict.fromkeys(name for item in items for name in item.attributes)
-    for name in names:
-        values = [item.attributes.get(name) for item in items]
-        type = column_type({value_type(value) for value in values if value is not None})
-        array = attribute_array(values, type)
-        arrays.append(array)
+    """Save products, in order: few at a time, however many there are."""
+    # On disk meanwhile: the types of the columns are known after the last.
+    stored = DiskList(_as_fields, _as_item)
+    found: dict[str, set[str]] = {}
+    for item in items:
+        stored.append(item)
+        for name, value in item.attributes.items():
+            found.setdefault(name, set()).add(value_type(value))
+    types = {name: column_type(there) for name, there in found.items()}
+    fields = [pa.field(name, type, nullable=False) for name, type in _COLUMNS.items()]
+    for name, type in types.items():
         metadata = _JSON if type == "mixed" else None
-        fields.append(pa.field(_PREFIX + name, array.type, metadata=metadata))
-    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-    pq.write_table(table, path, compression="zstd")
+        arrow = ARROW_TYPES.get(type, pa.string())
+        fields.append(pa.field(_PREFIX + name, arrow, metadata=metadata))
+    schema = pa.schema(fields)
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        for start in range(0, len(stored), _GROUP):
+            rows = stored[start : start + _GROUP]
+            arrays = [
+                pa.array([getattr(item, name) for item in rows], type)
+                for name, type in _COLUMNS.items()
+            ]
+            arrays += [
+                attribute_array([item.attributes.get(name) for item in rows], type)
+                for name, type in types.items()
+            ]
+            file.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _as_fields(item: Item) -> Any:
+    return item.id, item.title, item.text, item.images, item.attributes
+
+
+def _as_item(stored: Any) -> Item:
+    id, title, text, images, attributes = stored
+    return Item(id, title, text, tuple(images), as_attributes(attributes))
+
+
+def count_items(path: Path) -> int:
+    """How many products a file has, by what stands at its end.
+
+    Raises:
+        SnapshotError: it cannot be read.
+    """
+    try:
+        rows: int = pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    return rows
+
+
+def _damaged(path: Path, error: Exception) -> SnapshotError:
+    return SnapshotError(
+        f"{path} is damaged ({str(error).strip() or type(error).__name__}): "
+        "build the snapshot again"
+    )
 
 
 def attribute_array(values: Sequence[Attribute | None], type: str) -> pa.Array:
@@ -113,10 +157,7 @@ class Items:
                 _contiguous(table.column(name)) for name in ("title", "text", "images")
             )
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise SnapshotError(
-                f"{path} is damaged ({str(error).strip() or type(error).__name__}): "
-                "build the snapshot again"
-            ) from error
+            raise _damaged(path, error) from error
         self._attributes: dict[str, tuple[Any, bool]] = {}
         self._columns: dict[str, Column] = {}
         self._lock = threading.Lock()
@@ -193,8 +234,11 @@ def others_have(path: Path, attribute: str, ids: Collection[str]) -> bool:
     """
     column = _PREFIX + attribute
     with pq.ParquetFile(path) as file:  # for which a dot in a name is a part of it
-        table = file.read(columns=["id", column])
-    return any(id not in ids for id in table["id"].filter(table[column].is_valid()).to_pylist())
+        return any(
+            id not in ids
+            for batch in file.iter_batches(columns=["id", column])
+            for id in batch["id"].filter(batch[column].is_valid()).to_pylist()
+        )
 
 
 def _types(schema: pa.Schema) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from index.items import Item
-from index.parts import Skipped
+from index.parts import Skipped, SkippedPictures
 from model.errors import CatalogueError
 from model.files import write_atomically
 from model.product import Catalogue, Product
@@ -18,15 +18,15 @@ def count_pictures(catalogue: Catalogue) -> int:
     return sum(len(product.images) for product in catalogue.products)
 
 
-def refuse_too_bad(catalogue: Catalogue, skipped: Sequence[Skipped], most: int) -> None:
+def refuse_too_bad(catalogue: Catalogue, skipped: SkippedPictures, most: int) -> None:
     """Refuse a catalogue of which more pictures than `most` are left out.
 
     Raises:
         CatalogueError: it names the last of them, and why.
     """
-    if len(skipped) <= most:
+    last = skipped.last
+    if last is None or len(skipped) <= most:
         return
-    last = skipped[-1]
     raise CatalogueError(
         f"{len(skipped):,} of {count_pictures(catalogue):,} pictures of the catalogue cannot be "
         f"read, more than the {most:,} allowed, the last of them {last.image!r} of product "
@@ -35,25 +35,27 @@ def refuse_too_bad(catalogue: Catalogue, skipped: Sequence[Skipped], most: int) 
     )
 
 
-def write_report(path: Path, catalogue: Catalogue, skipped: Sequence[Skipped]) -> None:
+def write_report(path: Path, catalogue: Catalogue, skipped: Iterable[Skipped]) -> None:
     """Write what was left out as JSON lines: the feed's line, the product's id, the picture, why.
 
     Raises:
         CatalogueError: it cannot be written.
     """
-    lines = []
-    for each in skipped:
-        product = catalogue.products[each.product]
-        told = {
-            "line": product.lines[product.images.index(each.image)],
-            "id": product.id,
-            "image": each.image,
-            "detail": each.detail,
-        }
-        lines.append(json.dumps(told, ensure_ascii=False))
+
+    def lines() -> Iterator[bytes]:
+        for each in skipped:
+            product = catalogue.products[each.product]
+            told = {
+                "line": product.lines[product.images.index(each.image)],
+                "id": product.id,
+                "image": each.image,
+                "detail": each.detail,
+            }
+            yield f"{json.dumps(told, ensure_ascii=False)}\n".encode()
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        write_atomically(path, lines())
     except OSError as error:
         raise CatalogueError(
             f"the report {path} cannot be written ({error.strerror}): name another place, and "
@@ -61,10 +63,15 @@ def write_report(path: Path, catalogue: Catalogue, skipped: Sequence[Skipped]) -
         ) from error
 
 
-def kept_items(products: Sequence[Product], skipped: Sequence[Skipped]) -> Iterator[Item]:
-    """The products that are kept, with the pictures that are."""
-    left_out = {(each.product, each.image) for each in skipped}
+def kept_items(products: Iterable[Product], skipped: Iterable[Skipped]) -> Iterator[Item]:
+    """The products that are kept, with the pictures that are; both in the catalogue's order."""
+    left_out = iter(skipped)
+    next_out = next(left_out, None)
     for at, product in enumerate(products):
-        images = tuple(name for name in product.images if (at, name) not in left_out)
+        without = set()
+        while next_out is not None and next_out.product == at:
+            without.add(next_out.image)
+            next_out = next(left_out, None)
+        images = tuple(name for name in product.images if name not in without)
         if images:
             yield Item(product.id, product.title, product.text, images, product.attributes)

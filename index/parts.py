@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from index.manifest import Sizes
 from index.states import ArrayWriter, BytesWriter, check_finite, ragged
 from model.engine import EncodedImages, EncodedTexts
+from model.errors import SnapshotError
 from model.files import write_json
 
 
@@ -28,8 +30,9 @@ class Skipped:
 class Progress:
     """How far a build is: all that a run which goes on must know.
 
-    `position` counts products of the catalogue, `products` those of them that are kept. `writes` is
-    the last write to the service that the catalogue is said to have in it.
+    `position` counts products of the catalogue, `products` those of them that are kept; `skipped`
+    the pictures that are not, of which `skipped_bytes` are written. `writes` is the last write to
+    the service that the catalogue is said to have in it.
     """
 
     key: str
@@ -40,7 +43,8 @@ class Progress:
     image_bytes: int = 0
     truncated_texts: int = 0
     writes: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: int = 0
+    skipped_bytes: int = 0
 
     def save(self, path: Path) -> None:
         """Write it atomically."""
@@ -50,12 +54,58 @@ class Progress:
     def load(cls, path: Path, key: str) -> Progress | None:
         """What a run recorded; None if nothing of use was."""
         try:
-            fields = json.loads(path.read_bytes())
-            fields["skipped"] = [Skipped(**entry) for entry in fields["skipped"]]
-            progress = cls(**fields)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            progress = cls(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
-        return progress if progress.key == key else None
+        numbers = (value for name, value in asdict(progress).items() if name != "key")
+        whole = all(isinstance(value, int) for value in numbers)
+        return progress if whole and progress.key == key else None
+
+
+class SkippedPictures:
+    """The pictures that a build has left out so far, on disk, in the catalogue's order.
+
+    Args:
+        path: where they are, one JSON object a line.
+        progress: how many of them an earlier run has recorded. Kept up to date.
+
+    Raises:
+        SnapshotError: the file is not what `progress` says.
+    """
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self._progress = progress
+        self._path = path
+        self._file = BytesWriter(path, progress.skipped_bytes)
+        try:
+            self.last = next(iter(deque(self, maxlen=1)), None)
+        except (ValueError, TypeError) as error:
+            self.close()
+            raise SnapshotError(f"{path} is damaged ({error})") from error
+
+    def add(self, skipped: Iterable[Skipped]) -> None:
+        """Append some."""
+        for each in skipped:
+            self._file.append(json.dumps(asdict(each)).encode() + b"\n")
+            self._progress.skipped += 1
+            self.last = each
+        self._progress.skipped_bytes = self._file.size
+
+    def __len__(self) -> int:
+        return self._progress.skipped
+
+    def __iter__(self) -> Iterator[Skipped]:
+        with self._path.open("rb") as file:
+            for line in file:
+                yield Skipped(**json.loads(line))
+
+    def sync(self) -> None:
+        """Return when all of them would survive a power cut."""
+        self._file.sync()
+
+    def close(self) -> None:
+        """Write no more; what is there can be read. May be called twice."""
+        self._file.close()
 
 
 class Parts:

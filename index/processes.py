@@ -27,6 +27,7 @@ from index.chunks import Chunk, EncodedChunk, encode_chunks
 from model.bundle import Bundle
 from model.engine import Engine, offline_engine
 from model.errors import FashionBertError, SnapshotError
+from model.on_disk import chosen_folder, put_aside_in
 from model.pictures import DirectoryPictures, Pictures, TarPictures, open_pictures
 from model.preprocess import ImageLimits
 from model.processor import cores
@@ -40,7 +41,8 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What a process must know. `reopen` opens `pictures`; `gpu` is its `CUDA_VISIBLE_DEVICES`."""
+    """What a process must know. `reopen` opens `pictures`, of a tar with a file in `aside`; `gpu`
+    is its `CUDA_VISIBLE_DEVICES`."""
 
     bundle: Path
     reopen: Callable[[Path], Pictures]
@@ -51,6 +53,7 @@ class _Task:
     gpu: str | None
     batch_size: int
     limits: ImageLimits
+    aside: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class EncodingProcesses:
                 gpu=gpu,
                 batch_size=batch_size,
                 limits=limits,
+                aside=chosen_folder(),
             )
             for gpu in gpus
         ]
@@ -227,7 +231,7 @@ def _work(connection: Connection, task: _Task) -> None:
     try:
         bundle = Bundle.open(task.bundle, verify=False)
         engine = offline_engine(bundle, threads=task.threads, device=task.device)
-        with task.reopen(task.pictures) as pictures:
+        with put_aside_in(task.aside), task.reopen(task.pictures) as pictures:
             for encoded in encode_chunks(
                 engine,
                 pictures,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index.items import Item, Items
+from index.items import Item, Items, count_items
 from index.manifest import (
     AGAIN,
     Manifest,
@@ -27,6 +29,7 @@ from model.states import QuantisedStates
 
 _MEDIA_TYPES = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))
 _CANARIES = 8
+_STEPS = 1 << 16
 
 
 def media_type(picture: bytes) -> str:
@@ -37,11 +40,17 @@ def media_type(picture: bytes) -> str:
     return "application/octet-stream"
 
 
+def _steps(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """From each value to the next, some at a time."""
+    for start in range(0, len(values) - 1, _STEPS):
+        yield np.diff(values[start : start + _STEPS + 1])
+
+
 class Snapshot:
     """One published snapshot. Safe to use from several threads; get one from `open`.
 
-    A picture row is a row of the `image_*` files, a product row one of the others. `ids` are the
-    products' ids by row; `product_of_image` int32 [pictures] the product's row by picture row.
+    A picture row is a row of the `image_*` files, a product row one of the others.
+    `product_of_image` int32 [pictures] is the product's row by picture row.
     """
 
     def __init__(self, path: Path, manifest: Manifest, recall_device: RecallDevice = "cpu") -> None:
@@ -54,21 +63,17 @@ class Snapshot:
             name: open_array(path / name, dtype, shape)
             for name, (dtype, shape) in manifest.sizes.arrays().items()
         }
-        self._items = Items(path / "items.parquet")
-        if len(self._items) != manifest.sizes.products:
+        held = count_items(path / "items.parquet")
+        if held != manifest.sizes.products:
             raise SnapshotError(
-                f"{path / 'items.parquet'} holds {len(self._items):,} products, the manifest says "
+                f"{path / 'items.parquet'} holds {held:,} products, the manifest says "
                 f"{manifest.sizes.products:,}: {AGAIN}"
             )
-        self.ids = self._items.ids
         self._image_states = ImageStates(arrays["image_states.npy"], arrays["image_scales.npy"])
         self._text_states = TextStates(
             arrays["text_states.npy"], arrays["text_scales.npy"], arrays["text_offsets.npy"]
         )
         self.product_of_image: NDArray[np.int32] = arrays["image_products.npy"]
-        self._first_image = np.searchsorted(
-            self.product_of_image, np.arange(manifest.sizes.products + 1)
-        )
         self._image_offsets: NDArray[np.int64] = arrays["image_offsets.npy"]
         self._images = np.memmap(path / "images.bin", dtype=np.uint8, mode="r")
         self._image_recall, self._text_recall = (
@@ -90,6 +95,7 @@ class Snapshot:
         model_id: str | None = None,
         verify: bool = False,
         recall_device: RecallDevice = "cpu",
+        read_items: bool = True,
     ) -> Snapshot:
         """Open a snapshot after the checks that cost nothing: sizes, counts and shapes.
 
@@ -99,6 +105,8 @@ class Snapshot:
             model_id: refuse a snapshot that another model made.
             verify: also compare every file with its checksum, before any of it is parsed.
             recall_device: where it is searched.
+            read_items: read what is not mapped now, and not when it is first asked for: the items,
+                a kilobyte a product or more.
 
         Raises:
             FashionBertError: FAISS cannot use that device.
@@ -120,12 +128,22 @@ class Snapshot:
         if verify:
             check_hashes(path, manifest)
         snapshot = cls(path, manifest, recall_device)
+        if read_items:
+            snapshot.read()
         if verify:
             snapshot.check_canaries()
         return snapshot
 
+    def read(self) -> None:
+        """Read what is not mapped; afterwards several threads may use this.
+
+        Raises:
+            SnapshotError: it is damaged.
+        """
+        _ = self.items, self._first_image
+
     def __len__(self) -> int:
-        return len(self._items)
+        return self.manifest.sizes.products
 
     @property
     def pictures(self) -> int:
@@ -134,21 +152,35 @@ class Snapshot:
 
     def row_of(self, id: str) -> int:
         """The row of a product; KeyError if there is none with this id."""
-        return self._items.row_of(id)
+        return self.items.row_of(id)
 
     def item(self, row: int) -> Item:
         """A product's record."""
-        return self._items[row]
+        return self.items[row]
+
+    @cached_property
+    def items(self) -> Items:
+        """All products, and their attributes by column.
+
+        Raises:
+            SnapshotError: not read before, and damaged.
+        """
+        return Items(self.path / "items.parquet")
 
     @property
-    def items(self) -> Items:
-        """All products, and their attributes by column."""
-        return self._items
+    def ids(self) -> list[str]:
+        """The products' ids by row."""
+        return self.items.ids
 
     @cached_property
     def masks(self) -> Masks:
         """Which products match a filter, remembered."""
         return Masks(self.items)
+
+    @cached_property
+    def _first_image(self) -> NDArray[np.int64]:
+        """The first picture row of each product, and the number of pictures."""
+        return np.searchsorted(self.product_of_image, np.arange(len(self) + 1))
 
     def image_rows(self, row: int) -> range:
         """The picture rows of a product, one a view, in feed order."""
@@ -217,13 +249,17 @@ class Snapshot:
             ("image_offsets.npy", self._image_offsets, len(self._images)),
             ("text_offsets.npy", self._text_states.offsets, sizes.text_tokens),
         ):
-            if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) <= 0).any():
+            if (
+                offsets[0] != 0
+                or offsets[-1] != end
+                or any((d <= 0).any() for d in _steps(offsets))
+            ):
                 raise SnapshotError(f"{self.path / name} does not divide its file: {AGAIN}")
         products = self.product_of_image
         if (
             products[0] != 0
             or products[-1] != len(self) - 1
-            or (~np.isin(np.diff(products), (0, 1))).any()
+            or any((~np.isin(each, (0, 1))).any() for each in _steps(products))
         ):
             raise SnapshotError(
                 f"{self.path / 'image_products.npy'} leaves a product without a picture: {AGAIN}"

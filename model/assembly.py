@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
@@ -16,14 +20,26 @@ from rich.progress import Progress
 from model.attribute_cells import attribute_columns, attribute_of, doubts, split_lists
 from model.errors import CatalogueError, ImageError
 from model.feed import Feed, cell_text
-from model.feed_report import BadRow, FeedReport
+from model.feed_report import BadRow, BadRows, FeedReport
+from model.on_disk import DiskTable
 from model.pictures import Pictures
 from model.preprocess import ImageLimits, is_written, verify_image
 from model.processor import cores
-from model.product import MAX_ID_CHARACTERS, Attribute, Catalogue, ColumnMapping, Product
+from model.product import (
+    MAX_ID_CHARACTERS,
+    Attribute,
+    Catalogue,
+    ColumnMapping,
+    Product,
+    Products,
+    as_attributes,
+)
 from model.template import TextTemplate
 
 _BATCH = 64  # pictures that a thread takes at a time
+_BATCHES_AHEAD = 4  # for each thread
+#: Pictures of which it is known for a while what they are: colours of a shoe may share theirs.
+_REMEMBERED = 4096
 #: A larger file, which no limit takes as a picture, is told by its size alone.
 _MOST_BYTES = 1 << 28
 _SHOWN = 3  # bad rows that an error message quotes
@@ -45,7 +61,7 @@ def assemble_catalogue(
     """A catalogue of a feed's rows; it owns `pictures`, which are closed if this fails.
 
     Args:
-        feed: the rows, which it loses, and those that could not be read.
+        feed: the rows, and those that could not be read.
         template: makes the texts.
         columns: which columns mean something.
         pictures: what the image cells name.
@@ -60,17 +76,17 @@ def assemble_catalogue(
     try:
         if not 0 <= max_bad <= 1:
             raise CatalogueError(f"max_bad is {max_bad}: it is a share of the rows, from 0 to 1")
-        rows, told = len(feed.rows) + len(feed.bad), tuple(doubts(feed, columns))
-        drafts, bad = _collect(feed, template, columns, pictures)
-        unreadable = {} if limits is None else _check(drafts, pictures, limits, progress)
-        products = list(_finish(drafts, unreadable, bad))
+        rows = len(feed.rows) + len(feed.bad)
+        drafts = _collect(feed, template, columns, pictures)
+        views = _views_of(drafts, pictures, limits, progress)
+        products, count = _finish(drafts, views, feed.bad)
         report = FeedReport(
             feed=feed.path,
             rows=rows,
             products=len(products),
-            pictures=sum(len(product.images) for product in products),
-            bad=tuple(sorted(feed.bad + bad, key=lambda row: row.line)),
-            doubts=told,
+            pictures=count,
+            bad=feed.bad,
+            doubts=tuple(doubts(feed, columns)),
         )
         if report_path is not None:
             report.write(report_path)
@@ -79,7 +95,7 @@ def assemble_catalogue(
             products,
             pictures,
             report,
-            *_fingerprints(products, pictures, progress),
+            *_fingerprints(products, count, pictures, progress),
             template.renamed(_roles(template, columns)),
         )
     except BaseException:
@@ -97,28 +113,36 @@ class _Draft:
     attributes: dict[str, Attribute]
     views: dict[str, int] = field(default_factory=dict)
 
+    def encoded(self) -> Any:
+        """As JSON has it."""
+        return self.id, self.text, self.title, self.attributes, self.views
+
+    @classmethod
+    def decoded(cls, stored: Any) -> _Draft:
+        """Of what `encoded` gave."""
+        id, text, title, attributes, views = stored
+        return cls(id, text, title, as_attributes(attributes), views)
+
 
 def _collect(
     feed: Feed, template: TextTemplate, columns: ColumnMapping, pictures: Pictures
-) -> tuple[list[_Draft], list[BadRow]]:
-    """Rows to products, with the rows that cannot be one and the pictures that are not there.
+) -> DiskTable[_Draft]:
+    """Rows to products, by their ids, also such without a picture that is there.
 
-    The feed has no rows any more then: at no time are all of both in memory.
+    The rows that cannot be one, and the pictures that are not there, go to the feed's bad ones.
     """
     others = attribute_columns(feed, columns)
-    feed.rows.reverse()
-    drafts: dict[str, _Draft] = {}
-    bad: list[BadRow] = []
-    while feed.rows:
-        row = feed.rows.pop()
+    drafts = DiskTable(_Draft.encoded, _Draft.decoded)
+    bad = feed.bad
+    for row in feed.rows:
         cells = split_lists(row.cells, columns)
         id = _id(cells.get(columns.id))
         if not id:
-            bad.append(BadRow(row.line, "", "missing_id", f"nothing in column {columns.id!r}"))
+            bad.add(BadRow(row.line, "", "missing_id", f"nothing in column {columns.id!r}"))
             continue
         if len(id) > MAX_ID_CHARACTERS:
             detail = f"it has {len(id):,} characters, at most {MAX_ID_CHARACTERS} are taken"
-            bad.append(BadRow(row.line, f"{id[:79]}…", "id_too_long", detail))
+            bad.add(BadRow(row.line, f"{id[:79]}…", "id_too_long", detail))
             continue
         text = template.render({name: cell_text(cells.get(name)) for name in template.columns})
         draft = drafts.get(id)
@@ -128,7 +152,7 @@ def _collect(
                 continue  # a variant without a picture of its own
         if not is_written(text):
             detail = f"nothing in {', '.join(template.columns)}"
-            bad.append(BadRow(row.line, id, "empty_text", detail))
+            bad.add(BadRow(row.line, id, "empty_text", detail))
             continue
         if draft is not None and draft.text != text and not draft.views:
             draft = None  # of the row before nothing but its text was any good
@@ -136,10 +160,11 @@ def _collect(
             first = next(iter(draft.views.values()))
             shown = draft.text if len(draft.text) <= 80 else f"{draft.text[:79]}…"
             detail = f"the text that came first, at {first}, is another: {shown!r}"
-            bad.append(BadRow(row.line, id, "repeated_id", detail))
+            bad.add(BadRow(row.line, id, "repeated_id", detail))
             continue
         views, defects = _views(cells.get(columns.image), columns.separator, pictures)
-        bad += [BadRow(row.line, id, str(error.code), str(error)) for error in defects]
+        for error in defects:
+            bad.add(BadRow(row.line, id, str(error.code), str(error)))
         if draft is None:  # also without a picture: the next row may have one, and no text
             title = cell_text(cells.get(columns.title)) or text
             attributes = {
@@ -147,10 +172,11 @@ def _collect(
                 for name in others
                 if (value := attribute_of(cells.get(name), feed.types.get(name, str))) is not None
             }
-            draft = drafts[id] = _Draft(id, text, title, attributes)
+            draft = _Draft(id, text, title, attributes)
         for view in views:
             draft.views.setdefault(view, row.line)
-    return [draft for draft in drafts.values() if draft.views], bad
+        drafts.put(id, draft)
+    return drafts
 
 
 def _id(cell: object) -> str:
@@ -193,33 +219,53 @@ def _views(
     return found, defects
 
 
-def _check(
-    drafts: Sequence[_Draft], pictures: Pictures, limits: ImageLimits, progress: bool
-) -> dict[str, str]:
-    """Decode every picture once; what is wrong with those that cannot be."""
+#: A picture's name, its line in the feed, and what is wrong with it; empty if nothing is.
+_View = tuple[str, int, str]
+
+
+def _views_of(
+    drafts: DiskTable[_Draft], pictures: Pictures, limits: ImageLimits | None, progress: bool
+) -> Iterator[list[_View]]:
+    """The pictures of each product, decoded once if there are limits to be kept."""
+    if limits is None:
+        for draft in drafts:
+            yield [(name, line, "") for name, line in draft.views.items()]
+        return
     defects = _of_each(
         (name for draft in drafts for name in draft.views),
         lambda name: _defect(name, pictures, limits),
         "Checking pictures" if progress else "",
+        sum(len(draft.views) for draft in drafts) if progress else None,
     )
-    return {name: defect for name, defect in defects.items() if defect}
+    with closing(defects):
+        for draft in drafts:
+            yield [(name, line, next(defects)) for name, line in draft.views.items()]
 
 
-def _of_each(names: Iterable[str], look: Callable[[str], _Found], title: str) -> dict[str, _Found]:
-    """What is found in each picture, on all cores; with a title, a progress bar is shown."""
-    names = list(dict.fromkeys(names))
-    batches = [names[at : at + _BATCH] for at in range(0, len(names), _BATCH)]
-    found: dict[str, _Found] = {}
+def _of_each(
+    names: Iterable[str], look: Callable[[str], _Found], title: str, total: int | None
+) -> Generator[_Found, None, None]:
+    """What is found in each picture, in order, on all cores; few are looked at ahead.
+
+    With a title a progress bar is shown, whose end is `total`.
+    """
+    remembered = lru_cache(_REMEMBERED)(look)
+    source = iter(names)
+    pending: deque[Future[list[_Found]]] = deque()
+    ahead = _BATCHES_AHEAD * cores()
     with (
         ThreadPoolExecutor(cores()) as threads,
         Progress(console=Console(stderr=True), disable=not title) as bar,
     ):
-        task = bar.add_task(title, total=len(names))
-        results = threads.map(lambda batch: [look(name) for name in batch], batches)
-        for batch, result in zip(batches, results, strict=True):
-            found.update(zip(batch, result, strict=True))
-            bar.advance(task, len(batch))
-    return found
+        task = bar.add_task(title, total=total)
+        while True:
+            while len(pending) < ahead and (batch := list(islice(source, _BATCH))):
+                pending.append(threads.submit(lambda batch: list(map(remembered, batch)), batch))
+            if not pending:
+                return
+            found = pending.popleft().result()
+            bar.advance(task, len(found))
+            yield from found
 
 
 def _defect(name: str, pictures: Pictures, limits: ImageLimits) -> str:
@@ -235,17 +281,24 @@ def _defect(name: str, pictures: Pictures, limits: ImageLimits) -> str:
 
 
 def _finish(
-    drafts: Sequence[_Draft], defects: dict[str, str], bad: list[BadRow]
-) -> Iterator[Product]:
-    """Products with the views that are good; the others go to `bad`."""
-    for draft in drafts:
-        for name, line in draft.views.items():
-            if name in defects:
-                bad.append(BadRow(line, draft.id, "unreadable_picture", defects[name]))
-        good = {name: line for name, line in draft.views.items() if name not in defects}
+    drafts: DiskTable[_Draft], views: Iterator[list[_View]], bad: BadRows
+) -> tuple[Products, int]:
+    """Products with the views that are good, and how many these are; the others go to `bad`."""
+    products, pictures = Products(), 0
+    for draft, looked_at in zip(drafts, views, strict=True):
+        good = {}
+        for name, line, defect in looked_at:
+            if defect:
+                bad.add(BadRow(line, draft.id, "unreadable_picture", defect))
+            else:
+                good[name] = line
         if good:
             images, lines = tuple(good), tuple(good.values())
-            yield Product(draft.id, draft.text, draft.title, images, draft.attributes, lines)
+            products.append(
+                Product(draft.id, draft.text, draft.title, images, draft.attributes, lines)
+            )
+            pictures += len(good)
+    return products, pictures
 
 
 def refuse_without_rows(feed: Feed, report_path: Path | None) -> None:
@@ -260,7 +313,7 @@ def refuse_without_rows(feed: Feed, report_path: Path | None) -> None:
     """
     if feed.rows:
         return
-    report = FeedReport(feed.path, len(feed.bad), products=0, pictures=0, bad=tuple(feed.bad))
+    report = FeedReport(feed.path, len(feed.bad), products=0, pictures=0, bad=feed.bad)
     if report_path is not None:
         report.write(report_path)
     _refuse_too_bad(report, 0, report_path)
@@ -270,7 +323,8 @@ def _refuse_too_bad(report: FeedReport, max_bad: float, report_path: Path | None
     share = report.bad_rows / report.rows
     if report.products and share <= max_bad:
         return
-    examples = "; ".join(f"{row.line}: {row.code}, {row.detail}" for row in report.bad[:_SHOWN])
+    first = report.bad.first(_SHOWN)
+    examples = "; ".join(f"{row.line}: {row.code}, {row.detail}" for row in first)
     where = (
         f"all of them are in {report_path}"
         if report_path is not None
@@ -288,25 +342,28 @@ def _refuse_too_bad(report: FeedReport, max_bad: float, report_path: Path | None
 
 
 def _fingerprints(
-    products: Sequence[Product], pictures: Pictures, progress: bool
+    products: Products, count: int, pictures: Pictures, progress: bool
 ) -> tuple[str, str]:
-    """Of all that was taken, and of the pictures alone."""
+    """Of all that was taken, `count` pictures, and of the pictures alone."""
     stamps = _of_each(
         (name for product in products for name in product.images),
         lambda name: _stamp(name, pictures),
         "Reading pictures" if progress else "",
+        count,
     )
     everything, seen = hashlib.sha256(), hashlib.sha256()
-    for product in products:
-        record = (
-            product.id,
-            product.text,
-            product.title,
-            [(name, *stamps[name]) for name in product.images],
-            sorted(product.attributes.items()),
-        )
-        everything.update(json.dumps(record).encode() + b"\n")
-        seen.update(json.dumps([stamps[name] for name in product.images]).encode() + b"\n")
+    with closing(stamps):
+        for product in products:
+            own = [next(stamps) for _ in product.images]
+            record = (
+                product.id,
+                product.text,
+                product.title,
+                [(name, *stamp) for name, stamp in zip(product.images, own, strict=True)],
+                sorted(product.attributes.items()),
+            )
+            everything.update(json.dumps(record).encode() + b"\n")
+            seen.update(json.dumps(own).encode() + b"\n")
     return everything.hexdigest(), seen.hexdigest()
 
 

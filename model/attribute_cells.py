@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from model.cell_types import CellType, nearly_numbers, read_cell
+from model.cell_types import CellType, NearlyNumbers, read_cell
 from model.feed import Feed, cell_text, strings
 from model.product import (
     MAX_ATTRIBUTES,
     MAX_ID_CHARACTERS,
     Attribute,
     ColumnMapping,
-    Scalar,
 )
 
 #: The numbers of a frame's rows, which pandas writes too once some were taken out.
@@ -73,18 +72,16 @@ def doubts(feed: Feed, columns: ColumnMapping) -> Iterator[str]:
             f"there are {len(names):,} attributes: a product with more than {MAX_ATTRIBUTES} of "
             "them can be searched, but not written to the service"
         )
-    for name in names:
-        written = name in feed.types
-        if name in columns.lists or feed.types.get(name, str) is not str:
-            continue
-        cells = [
-            (row.line, cell.strip() if isinstance(cell, str) else cell)
-            for row in feed.rows
-            if (cell := row.cells.get(name)) is not None and cell_text(cell)
-        ]
-        scalars = [(line, cell) for line, cell in cells if isinstance(cell, Scalar)]
-        if len(scalars) < len(cells):
-            continue
-        kind = "text" if all(isinstance(cell, str) for _, cell in scalars) else "mixed"
-        if (why := nearly_numbers(scalars, written=written)) is not None:
-            yield f"{name} is {kind} because of {place} {why}"
+    looked_at = {
+        name: NearlyNumbers(written=name in feed.types)
+        for name in names
+        if name not in columns.lists and feed.types.get(name, str) is str
+    }
+    for row in feed.rows:
+        for name, cell in row.cells.items():
+            column = looked_at.get(name)
+            if column is not None and cell_text(cell):
+                column.add(row.line, cell.strip() if isinstance(cell, str) else cell)
+    for name, column in looked_at.items():
+        if (why := column.why()) is not None:
+            yield f"{name} is {why[0]} because of {place} {why[1]}"

@@ -26,6 +26,12 @@ class CatalogueError(FashionBertError):
     code = "catalogue"
 
 
+class TemporaryFileError(FashionBertError):
+    """What is too much for memory cannot be put on a disk for the time being."""
+
+    code = "temporary_file"
+
+
 class ImageError(FashionBertError):
     """A picture was refused.
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from model.assembly import assemble_catalogue
 from model.errors import CatalogueError
-from model.feed import Feed, Row, cell_text
-from model.feed_report import BadRow
+from model.feed import Feed, Row, Rows, cell_text
+from model.feed_report import BadRow, BadRows
 from model.pictures import Pictures
 from model.product import Catalogue, ColumnMapping
 from model.template import TextTemplate
@@ -200,15 +200,14 @@ class FashionGenPictures(Pictures):
                 )
         names = [name for name in there if name in template.columns or name not in _LEFT_OUT]
         columns = [self._cells(name) for name in names]
-        rows: list[Row] = []
-        bad: list[BadRow] = []
+        rows, bad = Rows(), BadRows()
         for at, cells in enumerate(zip(*columns, strict=True)):
             row = Row(at + 1, dict(zip(names, cells, strict=True)))
             broken = [n for n, cell in row.cells.items() if isinstance(cell, str) and "\0" in cell]
             if broken:
                 id = cell_text(row.cells[_COLUMNS.id]).replace("\0", "\N{REPLACEMENT CHARACTER}")
                 detail = f"a NUL character in {_PREFIX}{broken[0]}"
-                bad.append(BadRow(row.line, id, "wrong_encoding", detail))
+                bad.add(BadRow(row.line, id, "wrong_encoding", detail))
                 continue
             row.cells[_COLUMNS.image] = f"{_IMAGES}/{at}"
             rows.append(row)
@@ -233,7 +232,6 @@ class FashionGenPictures(Pictures):
         return self._read_cells(dataset, kind)
 
     def _read_cells(self, dataset: Any, kind: str) -> Iterator[str | int | float]:
-        texts: dict[bytes, str] = {}  # views repeat their product's, products their brand's
         for start in range(0, len(self), _BLOCK):
             try:
                 values = dataset[start : start + _BLOCK].reshape(-1)
@@ -243,8 +241,7 @@ class FashionGenPictures(Pictures):
                     f"({error}): download it again"
                 ) from error
             if kind == "S":
-                for value in values.tolist():
-                    yield texts.setdefault(value, value.decode("latin-1"))
+                yield from (value.decode("latin-1") for value in values.tolist())
             elif kind == "f":
                 # By way of text, so that float32's 99.95 is not 99.94999694824219.
                 yield from (float(str(value)) for value in values)

@@ -10,18 +10,19 @@ import csv
 import json
 import math
 import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from model.cell_types import CellType, type_of_cells
+from model.cell_types import CellType, ColumnType
 from model.errors import CatalogueError
-from model.feed_report import BadRow
+from model.feed_report import BadRow, BadRows
+from model.on_disk import DiskList
 
 MAX_CELL_CHARACTERS = 1 << 20  # Python's own limit, 128 Ki, is less than some shops' HTML
-_SHARED, _SHARED_CHARACTERS = 1 << 16, 64
 MAX_NESTING = 200  # a limit of our own: Python's depends on who calls
 
 # What decoding with `surrogateescape` leaves of a byte that is not UTF-8; JSON's \ud800 likewise.
@@ -44,18 +45,48 @@ class Row:
 _Read = tuple[str, ...] | Row | BadRow
 
 
+class Rows(DiskList[Row]):
+    """The rows of a feed, on disk; cells as JSON has them: a duration, say, is text."""
+
+    def __init__(self) -> None:
+        super().__init__(_encode_row, _decode_row)
+
+
+def _encode_row(row: Row) -> Any:
+    return row.line, {name: _as_json(cell) for name, cell in row.cells.items()}
+
+
+def _as_json(cell: object) -> object:
+    match cell:
+        case None | str() | int() | float():
+            return cell
+        case list() | tuple():
+            return list(map(_as_json, cell))
+        case dict():
+            return {str(key): _as_json(value) for key, value in cell.items()}
+        case bytes():
+            return [[]]  # which has no text, and names no picture
+        case _:
+            return str(cell)
+
+
+def _decode_row(stored: Any) -> Row:
+    line, cells = stored
+    return Row(line, cells)
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """Everything a feed holds.
 
-    `types` says as what the cells of a CSV column may be read without loss, see `type_of_cells`.
+    `types` says as what the cells of a CSV column may be read without loss, see `ColumnType`.
     For JSONL and Parquet, whose cells have types of their own, it is empty.
     """
 
     path: Path
     columns: tuple[str, ...]
-    rows: list[Row]
-    bad: list[BadRow]
+    rows: Rows
+    bad: BadRows
     types: dict[str, CellType]
 
 
@@ -113,42 +144,33 @@ def read_feed(path: Path, *, id_column: str = "id") -> Feed:
             f"it must be one of {', '.join(_READERS)}, or Fashion-Gen's .h5"
         )
     columns: dict[str, None] = {}
-    rows: list[Row] = []
-    bad: list[BadRow] = []
-    shared: dict[str, str] = {}
+    rows, bad = Rows(), BadRows()
+    types: defaultdict[str, ColumnType] = defaultdict(ColumnType)
     try:
         for row in reader(path):
             if isinstance(row, tuple):  # the header
                 columns.update(dict.fromkeys(row))
             elif isinstance(row, BadRow):
-                bad.append(row)
+                bad.add(row)
             elif (defect := _defect(row, id_column)) is not None:
-                bad.append(defect)
+                bad.add(defect)
             else:
-                _share(row.cells, shared)
                 rows.append(row)
+                if reader is _read_csv:
+                    for name, cell in row.cells.items():
+                        types[name].add(str(cell).strip())
                 if row.cells.keys() != columns.keys():
                     columns.update(dict.fromkeys(row.cells))
     except OSError as error:
         raise _unreadable(path, error) from error
     if not rows and not bad:
         raise CatalogueError(f"{path} has no rows: there is nothing to read")
-    names = tuple(columns)
-    types = _csv_types(rows, names) if reader is _read_csv else {}
-    return Feed(path, names, rows, bad, types)
+    read_as = {name: types[name].type for name in columns} if reader is _read_csv else {}
+    return Feed(path, tuple(columns), rows, bad, read_as)
 
 
 def _unreadable(path: Path, error: OSError) -> CatalogueError:
     return CatalogueError(f"{path} cannot be read: {error.strerror or error}")
-
-
-def _share(cells: dict[str, object], shared: dict[str, str]) -> None:
-    """One string for all equal ones, if they are short and not too many: a colour, a size."""
-    for name, cell in cells.items():
-        if isinstance(cell, str) and len(cell) <= _SHARED_CHARACTERS:
-            if len(shared) >= _SHARED:
-                shared.clear()
-            cells[name] = shared.setdefault(cell, cell)
 
 
 def _defect(row: Row, id_column: str) -> BadRow | None:
@@ -283,13 +305,6 @@ def _refuse_repeated_columns(path: Path, names: list[str]) -> None:
         raise CatalogueError(
             f"{path} has more than one column called {', '.join(repeated)}: rename all but one"
         )
-
-
-def _csv_types(rows: list[Row], columns: tuple[str, ...]) -> dict[str, CellType]:
-    return {
-        column: type_of_cells({str(row.cells[column]).strip() for row in rows} - {""})
-        for column in columns
-    }
 
 
 def _read_jsonl(path: Path) -> Iterator[_Read]:

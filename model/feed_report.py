@@ -7,10 +7,13 @@ import json
 import os
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass, fields
+from itertools import islice
 from pathlib import Path
 
 from model.errors import CatalogueError
+from model.on_disk import DiskSorted
 
 REASONS = {
     "wrong_encoding": "not UTF-8, or a NUL character",
@@ -40,26 +43,54 @@ class BadRow:
     detail: str
 
 
+class BadRows:
+    """Bad rows in the order of their lines, however many; those of one line as they were added."""
+
+    def __init__(self) -> None:
+        self._rows = DiskSorted(astuple, lambda fields: BadRow(*fields))
+        #: The codes, each with how often it occurs.
+        self.codes: Counter[str] = Counter()
+
+    def add(self, bad: BadRow) -> None:
+        """Take one more."""
+        self._rows.add(bad.line, bad)
+        self.codes[bad.code] += 1
+
+    @property
+    def lines(self) -> int:
+        """How many lines have one."""
+        return self._rows.numbers
+
+    def first(self, count: int) -> list[BadRow]:
+        """The first so many."""
+        return list(islice(self, count))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[BadRow]:
+        return iter(self._rows)
+
+
 @dataclass(frozen=True, slots=True)
 class FeedReport:
     """The outcome of reading one feed.
 
-    A row with several defects (a list of views with two bad ones) stands in `bad` once for each,
-    in the order of the lines. `doubts` are columns that may not be what they were meant to be, each
-    a sentence.
+    A row with several defects (a list of views with two bad ones) stands in `bad` once for each.
+    `doubts` are columns that may not be what they were meant to be, each a sentence.
     """
 
     feed: Path
     rows: int
     products: int
     pictures: int
-    bad: tuple[BadRow, ...]
+    bad: BadRows
     doubts: tuple[str, ...] = ()
 
     @property
     def bad_rows(self) -> int:
         """How many rows lost anything: the whole row, or one of several views."""
-        return len({bad.line for bad in self.bad})
+        return self.bad.lines
 
     def summary(self) -> str:
         """One line for people."""
@@ -73,8 +104,7 @@ class FeedReport:
 
     def reasons(self) -> str:
         """The defects by how often they occur, such as `3 missing_picture, 1 empty_text`."""
-        counts = Counter(bad.code for bad in self.bad)
-        return ", ".join(f"{count:,} {code}" for code, count in counts.most_common())
+        return ", ".join(f"{count:,} {code}" for code, count in self.bad.codes.most_common())
 
     def write(self, path: Path) -> None:
         """Write the bad rows, one a line: as CSV if the path ends so, else as JSONL.

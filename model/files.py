@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,17 @@ def exchange(one: Path, other: Path) -> bool:
     return not failed
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file: a reader sees the old content or the new one, also after a crash."""
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Replace a file: a reader sees the old content or the new one, also after a crash.
+
+    Args:
+        path: the file.
+        data: all of it, or its parts one after the other.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -14,6 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from model.errors import CatalogueError
+from model.on_disk import DiskTable
+
+_MOST_FOLDERS = 4096  # of which it is remembered where they are
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -142,6 +145,8 @@ class DirectoryPictures(Pictures):
         try:
             real = self._folders.get(folder)
             if real is None:
+                if len(self._folders) >= _MOST_FOLDERS:
+                    self._folders.clear()
                 real = self._folders[folder] = os.path.realpath(os.path.join(self._root, folder))
             path = os.path.join(self._inside(real, name), base)
             status = os.lstat(path)
@@ -189,16 +194,24 @@ class DirectoryPictures(Pictures):
         """Nothing is held open."""
 
 
+def _place(stored: list[int]) -> tuple[int, int]:
+    offset, size = stored
+    return offset, size
+
+
 class TarPictures(Pictures):
     """The regular files of an uncompressed tar.
 
-    Its headers are read once; a picture is then one positioned read (`pread`) on one file
-    descriptor, which has no position that threads could fight over. Links and devices are not
-    pictures; of two members with one name the later counts, as when unpacking.
+    Its headers are read once, and where each picture is put on disk; a picture is then one
+    positioned read (`pread`) on one file descriptor, which has no position that threads could fight
+    over. Links and devices are not pictures; of two members with one name the later counts, as when
+    unpacking.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Name to offset and size.
+        self._members: DiskTable[tuple[int, int]] = DiskTable(lambda place: place, _place)
         try:
             with path.open("rb") as file:
                 head = file.read(8)
@@ -210,11 +223,12 @@ class TarPictures(Pictures):
                         )
                 file.seek(0)
                 with tarfile.open(fileobj=file, mode="r:") as tar:
-                    self._members = {
-                        posixpath.normpath(member.name): (member.offset_data, member.size)
-                        for member in tar
-                        if member.isreg() and not member.issparse()
-                    }
+                    while (member := tar.next()) is not None:
+                        if member.isreg() and not member.issparse():
+                            name = posixpath.normpath(member.name)
+                            self._members.put(name, (member.offset_data, member.size))
+                        # It keeps all of them, and its stub does not know where.
+                        tar.members.clear()  # type: ignore[attr-defined]
             if not self._members:
                 raise CatalogueError(f"{path} holds no files: give the tar with the pictures")
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -232,10 +246,10 @@ class TarPictures(Pictures):
         return name in self._members
 
     def _member(self, name: str) -> tuple[int, int]:
-        try:
-            return self._members[name]
-        except KeyError:
-            raise _missing(f"{name!r} is not in {self.path}") from None
+        place = self._members.get(name)
+        if place is None:
+            raise _missing(f"{name!r} is not in {self.path}")
+        return place
 
     def size(self, name: str) -> int:
         """As `Pictures.size`."""

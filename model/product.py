@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from model.feed_report import FeedReport
+from model.on_disk import DiskList
 from model.pictures import Pictures
 
 #: One value of an attribute.
@@ -39,6 +41,34 @@ class Product:
     lines: tuple[int, ...] = field(default=(), compare=False)  # for reports
 
 
+class Products(DiskList[Product]):
+    """Products in the order of their feed, on disk: there may be more of them than memory."""
+
+    def __init__(self) -> None:
+        super().__init__(_encode_product, _decode_product)
+
+
+def _encode_product(product: Product) -> Any:
+    return (
+        product.id,
+        product.text,
+        product.title,
+        product.images,
+        product.attributes,
+        product.lines,
+    )
+
+
+def _decode_product(stored: Any) -> Product:
+    id, text, title, images, attributes, lines = stored
+    return Product(id, text, title, tuple(images), as_attributes(attributes), tuple(lines))
+
+
+def as_attributes(stored: dict[str, Any]) -> dict[str, Attribute]:
+    """Attributes as JSON gives them back, with lists as tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnMapping:
     """How a feed calls its columns, and what stands between several values in one text cell.
@@ -66,7 +96,7 @@ class Catalogue:
     under these names, whatever the feed calls them.
     """
 
-    products: list[Product]
+    products: Sequence[Product]
     pictures: Pictures
     report: FeedReport
     fingerprint: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,6 +113,7 @@ def build(
     from model.bundle import Bundle
     from model.catalogue import read_catalogue
     from model.engine import offline_engine
+    from model.on_disk import put_aside_in
 
     settings = load_settings(bundle=bundle, snapshots=snapshots, threads=threads, device=device)
     model = Bundle.open(settings.bundle)
@@ -122,15 +124,18 @@ def build(
         id_column, image_column, title_column, description_column, separator, list_column
     )
     # The pictures are not checked here: the build decodes each of them anyway.
-    with read_catalogue(
-        feed,
-        images=images,
-        text=text,
-        columns=columns,
-        max_bad=max_bad,
-        report_path=report,
-        check_images=False,
-    ) as catalogue:
+    with (
+        put_aside_in(_room_for(settings.snapshots)),
+        read_catalogue(
+            feed,
+            images=images,
+            text=text,
+            columns=columns,
+            max_bad=max_bad,
+            report_path=report,
+            check_images=False,
+        ) as catalogue,
+    ):
         note(catalogue.report.summary())
         for line in options.about_columns(catalogue):
             note(str(plain(line)))
@@ -211,7 +216,7 @@ def _differences(
         written = {}
     put = {id: item for id, item in written.items() if item is not None}
     had = manifest.sizes.products
-    has = len({product.id for product in catalogue.products} - written.keys()) + len(put)
+    has = sum(product.id not in written for product in catalogue.products) + len(put)
     if 2 * has < had:
         yield f"there are {has:,} products now, and were {had:,} in {before.name}"
     old_template = manifest.text_template
@@ -234,6 +239,12 @@ def _differences(
                 f"{name} is {now} now{hint}, and was {old} in {before.name}: filters find others, "
                 "and writes of the old type are refused"
             )
+
+
+def _room_for(root: Path) -> Path | None:
+    """Where the snapshots are, or will be, there is room; None where nothing can be written."""
+    there = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+    return there if os.access(there, os.W_OK | os.X_OK) else None
 
 
 def _current(root: Path) -> str | None:

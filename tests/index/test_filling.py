@@ -11,7 +11,7 @@ import pytest
 from index.chunks import EncodedBatch, EncodedChunk
 from index.filling import Filling
 from index.manifest import Sizes
-from index.parts import Parts, Progress
+from index.parts import Parts, Progress, Skipped, SkippedPictures
 from model.engine import EncodedImages, EncodedTexts
 from model.errors import CatalogueError, SnapshotError
 from model.states import quantise
@@ -32,7 +32,8 @@ def chunk(start: int) -> EncodedChunk:
     images = EncodedImages(quantise(states(2)), embeddings)
     texts = EncodedTexts(quantise(states(5)), lengths, embeddings.copy(), cut)
     batch = EncodedBatch(kept, images, [b"a picture", b"another"])
-    return EncodedChunk(start, start + 2, kept, [batch], texts)
+    skipped = [Skipped(start, f"{start}.jpg", "cut short")]
+    return EncodedChunk(start, start + 2, kept, [batch], texts, skipped)
 
 
 def test_what_is_recorded_would_survive_a_power_cut(
@@ -48,7 +49,7 @@ def test_what_is_recorded_would_survive_a_power_cut(
         synced[status.st_ino] = status.st_size
 
     def check(progress: Progress, path: Path) -> None:
-        for file in sorted((tmp_path / "parts").iterdir()):
+        for file in (*sorted((tmp_path / "parts").iterdir()), tmp_path / "skipped"):
             status = file.stat()
             assert synced.get(status.st_ino) == status.st_size, file.name
         save(progress, path)
@@ -58,12 +59,45 @@ def test_what_is_recorded_would_survive_a_power_cut(
     monkeypatch.setattr(Progress, "save", check)
     (tmp_path / "parts").mkdir()
     parts = Parts(tmp_path / "parts", Progress("key"), SHAPE)
-    with Filling(parts, tmp_path / "record.json", lambda: None) as filling:
+    skipped = SkippedPictures(tmp_path / "skipped", parts.progress)
+    with Filling(parts, skipped, tmp_path / "record.json", lambda: None) as filling:
         for start in (0, 2, 4):
             filling.add(chunk(start))
     parts.close()
+    skipped.close()
     assert recorded == [2, 4, 6]
     assert Progress.load(tmp_path / "record.json", "key") == parts.progress
+    assert [each.image for each in skipped] == ["0.jpg", "2.jpg", "4.jpg"]
+
+
+def test_pictures_skipped_after_the_record_are_cut_off(tmp_path: Path) -> None:
+    progress = Progress("key")
+    skipped = SkippedPictures(tmp_path / "skipped", progress)
+    skipped.add([Skipped(0, "a.jpg", "cut short"), Skipped(1, "\udcff.jpg", "no picture")])
+    progress.save(tmp_path / "record.json")
+    skipped.add([Skipped(2, "c.jpg", "cut short")])
+    skipped.close()
+    recorded = Progress.load(tmp_path / "record.json", "key")
+    assert recorded is not None
+    again = SkippedPictures(tmp_path / "skipped", recorded)
+    assert (len(again), again.last) == (2, Skipped(1, "\udcff.jpg", "no picture"))
+    again.add([Skipped(3, "d.jpg", "cut short")])
+    again.close()
+    assert [each.product for each in again] == [0, 1, 3]
+
+
+@pytest.mark.parametrize("found", [b"", b'{"product": 0, "image": "a.jpg', b"[]\n"])
+def test_skipped_pictures_that_were_tampered_with_are_refused(tmp_path: Path, found: bytes) -> None:
+    progress = Progress("key", skipped=1, skipped_bytes=len(found) or 20)
+    (tmp_path / "skipped").write_bytes(found)
+    with pytest.raises(SnapshotError, match="skipped is"):
+        SkippedPictures(tmp_path / "skipped", progress)
+
+
+def test_a_record_of_another_version_is_none(tmp_path: Path) -> None:
+    """Which listed the skipped pictures."""
+    (tmp_path / "record.json").write_text('{"key": "key", "position": 256, "skipped": []}')
+    assert Progress.load(tmp_path / "record.json", "key") is None
 
 
 def test_what_is_refused_is_not_recorded(tmp_path: Path) -> None:
@@ -71,12 +105,14 @@ def test_what_is_refused_is_not_recorded(tmp_path: Path) -> None:
         raise CatalogueError("too many are bad")
 
     parts = Parts(tmp_path, Progress("key"), SHAPE)
+    skipped = SkippedPictures(tmp_path / "skipped", parts.progress)
     with (
         pytest.raises(CatalogueError, match="too many"),
-        Filling(parts, tmp_path / "record.json", refuse) as filling,
+        Filling(parts, skipped, tmp_path / "record.json", refuse) as filling,
     ):
         filling.add(chunk(0))
     parts.close()
+    skipped.close()
     assert (parts.progress.position, parts.progress.pictures) == (0, 0)
     assert not (tmp_path / "record.json").exists()
 
@@ -89,10 +125,12 @@ def test_embeddings_that_are_no_numbers_are_refused(tmp_path: Path, part: str) -
     assert encoded is not None
     encoded.embeddings[1, 2] = np.nan
     parts = Parts(tmp_path, Progress("key"), SHAPE)
+    skipped = SkippedPictures(tmp_path / "skipped", parts.progress)
     with (
         pytest.raises(SnapshotError, match="not finite numbers"),
-        Filling(parts, tmp_path / "record.json", lambda: None) as filling,
+        Filling(parts, skipped, tmp_path / "record.json", lambda: None) as filling,
     ):
         filling.add(bad)
     parts.close()
+    skipped.close()
     assert not (tmp_path / "record.json").exists()

@@ -72,14 +72,14 @@ GOOD_PRODUCTS = [
 @pytest.mark.parametrize("name", ["feed.csv", "feed.jsonl", "feed.parquet"])
 def test_the_three_formats_give_the_same_products(write_feed: WriteFeed, name: str) -> None:
     with read_catalogue(write_feed(GOOD, name)) as catalogue:
-        assert catalogue.products == GOOD_PRODUCTS
+        assert list(catalogue.products) == GOOD_PRODUCTS
         for product, expected in zip(catalogue.products, GOOD_PRODUCTS, strict=True):
             assert {k: type(v) for k, v in product.attributes.items()} == {
                 k: type(v) for k, v in expected.attributes.items()
             }
         report = catalogue.report
         assert (report.rows, report.products, report.pictures) == (3, 3, 4)
-        assert report.bad == ()
+        assert not len(report.bad)
         reference = read_catalogue(write_feed(GOOD, "reference.csv"))
         assert catalogue.fingerprint == reference.fingerprint
 
@@ -94,7 +94,7 @@ def test_a_tar_gives_what_the_directory_gives(feed_folder: Path, write_feed: Wri
             tar.add(path, path.name)
     shutil.rmtree(feed_folder / "images")
     with read_catalogue(feed) as from_tar:
-        assert from_tar.products == products
+        assert list(from_tar.products) == list(products)
         assert from_tar.fingerprint == fingerprint
         assert [from_tar.pictures.read(name) for p in products for name in p.images] == data
 
@@ -144,11 +144,11 @@ def test_views_by_rows_are_views_by_list(write_feed: WriteFeed) -> None:
     ]
     first = read_catalogue(write_feed(by_list))
     second = read_catalogue(write_feed(by_rows))
-    assert first.products == second.products
+    assert list(first.products) == list(second.products)
     assert first.products[0].images == ("2.jpg", "0.jpg")
     assert first.products[0].attributes == {"n": 1}
     assert first.fingerprint == second.fingerprint
-    assert second.report.bad == ()
+    assert not len(second.report.bad)
 
 
 def test_a_picture_stands_once_in_a_product_and_may_be_in_several(write_feed: WriteFeed) -> None:
@@ -189,7 +189,8 @@ def test_order_and_fingerprint_do_not_depend_on_threads(
     runs = [read_catalogue(feed, max_bad=0.5) for _ in range(3)]
     good = [f"p{n}" for n in range(300) if n % len(names) < 11]
     assert [[product.id for product in run.products] for run in runs] == [good] * 3
-    assert runs[0].report == runs[1].report == runs[2].report
+    reports = [(run.report.summary(), list(run.report.bad)) for run in runs]
+    assert reports[0] == reports[1] == reports[2]
     assert len({run.fingerprint for run in runs}) == 1
 
 

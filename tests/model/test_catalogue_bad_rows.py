@@ -191,7 +191,7 @@ def test_jsonl_bad_rows(feed_folder: Path) -> None:
     ]
     (feed_folder / "feed.jsonl").write_bytes(b"\n".join(lines))
     catalogue = read_catalogue(feed_folder / "feed.jsonl", max_bad=0.9)
-    assert catalogue.products == [Product("7", "Top", "Top", ("0.jpg",), {"ok": True})]
+    assert list(catalogue.products) == [Product("7", "Top", "Top", ("0.jpg",), {"ok": True})]
     assert defects(catalogue) == [
         (2, "", "malformed"),
         (3, "", "missing_id"),

@@ -20,7 +20,7 @@ def test_column_mapping(write_feed: WriteFeed) -> None:
     columns = ColumnMapping(id="sku", image="photo", title="name", description="details")
     catalogue = read_catalogue(write_feed(rows), columns=columns)
     expected = Product("1", "Top. Soft", "Top", ("0.jpg",), {"colour": "red"})
-    assert catalogue.products == [expected]
+    assert list(catalogue.products) == [expected]
 
 
 def test_template_columns_remain_attributes(write_feed: WriteFeed) -> None:

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from model.cell_types import nearly_numbers
+from model.cell_types import NearlyNumbers
 from model.product import Scalar
 
 
 def told(cells: Sequence[Scalar], *, written: bool = True) -> str | None:
-    return nearly_numbers(list(enumerate(cells, start=2)), written=written)
+    column = NearlyNumbers(written=written)
+    for line, cell in enumerate(cells, start=2):
+        column.add(line, cell)
+    found = column.why()
+    return None if found is None else found[1]
 
 
 def test_the_first_odd_cell_is_named() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import CatalogueError
-from model.feed_report import REASONS, BadRow, FeedReport
+from model.feed_report import REASONS, BadRow, BadRows, FeedReport
 
 BAD = (
     BadRow(3, "", "missing_id", "nothing in column 'id'"),
@@ -17,7 +17,16 @@ BAD = (
 
 
 def report(*bad: BadRow) -> FeedReport:
-    return FeedReport(Path("shop/feed.csv"), 12_000, 11_998, 12_500, bad)
+    rows = BadRows()
+    for row in bad:
+        rows.add(row)
+    return FeedReport(Path("shop/feed.csv"), 12_000, 11_998, 12_500, rows)
+
+
+def test_bad_rows_come_by_their_lines() -> None:
+    mixed = report(BAD[3], BAD[1], BAD[0], BAD[2]).bad
+    assert list(mixed) == list(BAD)
+    assert (len(mixed), mixed.first(2)) == (4, list(BAD[:2]))
 
 
 def test_a_row_with_two_defects_counts_once() -> None:

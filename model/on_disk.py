@@ -1,0 +1,324 @@
+"""Records that may be too many for memory: lists and tables that put them on disk by themselves.
+
+Each is a private database of SQLite: in memory up to 8 MiB, then in a file, of which that much is
+kept in memory. The file has no name any more, so nothing is left of it however the process ends. It
+lies where `put_aside_in` says, else in `TMPDIR` or `/var/tmp`, and in `/tmp`, which is memory on
+some machines, only if these cannot be written to. It holds JSON: nothing is ever unpickled.
+
+Any number of threads may use one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+from model.errors import TemporaryFileError
+
+_SETTINGS = (
+    "cache_size = -8192",
+    "locking_mode = EXCLUSIVE",
+    # What a crash leaves is of no use to anyone.
+    "journal_mode = OFF",
+    "synchronous = OFF",
+)
+_IN_MEMORY = 8 << 20
+_WAITING = 256  # records that are written, or read, at a time
+_BLOCK = 64  # records of a list that are one piece of JSON
+
+T = TypeVar("T")
+
+
+_chosen: ContextVar[Path | None] = ContextVar("chosen", default=None)
+
+
+@contextmanager
+def put_aside_in(folder: Path | None) -> Iterator[None]:
+    """Have the files that are begun meanwhile in a folder; with None, in the usual one."""
+    before = _chosen.set(folder)
+    try:
+        yield
+    finally:
+        _chosen.reset(before)
+
+
+def chosen_folder() -> Path | None:
+    """What `put_aside_in` was last told."""
+    return _chosen.get()
+
+
+def _folder() -> str:
+    if (chosen := chosen_folder()) is not None:
+        return str(chosen)
+    for usual in (os.environ.get("TMPDIR"), "/var/tmp"):
+        if usual and os.path.isdir(usual) and os.access(usual, os.W_OK | os.X_OK):
+            return usual
+    return tempfile.gettempdir()
+
+
+class _Database:
+    """One table of records, in memory until it is too large for that."""
+
+    def __init__(self, table: str) -> None:
+        self._lock = threading.RLock()
+        self._folder = _folder()
+        self._in_memory = True
+        self._use(_connect(":memory:"))
+        self.run(table)
+
+    def _use(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._close = weakref.finalize(self, connection.close)
+
+    def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows that a statement gives."""
+        with self._lock, self._telling():
+            return self._connection.execute(statement, values).fetchall()
+
+    def write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run a statement once for each row."""
+        with self._lock, self._telling():
+            self._connection.execute("BEGIN")
+            self._connection.executemany(statement, rows)
+            self._connection.execute("COMMIT")
+            if self._in_memory and self._bytes() > _IN_MEMORY:
+                self._move()
+
+    def _bytes(self) -> int:
+        pages: int = self._connection.execute("PRAGMA page_count").fetchone()[0]
+        size: int = self._connection.execute("PRAGMA page_size").fetchone()[0]
+        return pages * size
+
+    def _move(self) -> None:
+        handle, name = tempfile.mkstemp(prefix=".fashionbert-", dir=self._folder)
+        os.close(handle)
+        try:
+            connection = _connect(name)
+            try:
+                self._connection.backup(connection)
+            except BaseException:
+                connection.close()
+                raise
+        finally:
+            os.unlink(name)
+        self._close()
+        self._use(connection)
+        self._in_memory = False
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.OperationalError, OSError) as error:
+            raise TemporaryFileError(
+                "what does not fit into memory is put aside in a temporary file in "
+                f"{self._folder}, and that fails ({error}): make room there for the feed three "
+                "times over, or let TMPDIR name another folder"
+            ) from error
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(name, check_same_thread=False, isolation_level=None)
+    try:
+        for setting in _SETTINGS:
+            connection.execute(f"PRAGMA {setting}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class DiskList(Sequence[T]):
+    """Records in the order in which they were appended, read by their place.
+
+    Args:
+        encode: a record as JSON has it.
+        decode: the record again.
+    """
+
+    def __init__(self, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
+        self._encode = encode
+        self._decode = decode
+        self._database = _Database("CREATE TABLE blocks (at INTEGER PRIMARY KEY, records TEXT)")
+        self._length = 0
+        self._last: list[Any] = []  # the block that is not full, encoded
+        self._lock = threading.RLock()
+
+    def append(self, record: T) -> None:
+        """Put a record at the end."""
+        encoded = self._encode(record)
+        with self._lock:
+            self._last.append(encoded)
+            self._length += 1
+            if len(self._last) == _BLOCK:
+                block = (self._length // _BLOCK - 1, json.dumps(self._last))
+                self._database.write("INSERT INTO blocks VALUES (?, ?)", [block])
+                self._last = []
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        if isinstance(place, slice):
+            places = range(self._length)[place]
+            if places.step == 1:
+                return self._read(places.start, places.stop)
+            return [self[at] for at in places]
+        at = range(self._length)[place]  # IndexError as of a list
+        return self._read(at, at + 1)[0]
+
+    def _read(self, start: int, stop: int) -> list[T]:
+        return [
+            self._decode(record)
+            for number in range(start // _BLOCK, -(-stop // _BLOCK))
+            for record in self._block(number)[
+                max(0, start - number * _BLOCK) : max(0, stop - number * _BLOCK)
+            ]
+        ]
+
+    def _block(self, number: int) -> list[Any]:
+        with self._lock:
+            if number == self._length // _BLOCK:
+                # A copy, which does not grow, and what `decode` takes is JSON's.
+                return list(json.loads(json.dumps(self._last)))
+        found = self._database.run("SELECT records FROM blocks WHERE at = ?", number)
+        return list(json.loads(found[0][0])) if found else []
+
+    def __iter__(self) -> Iterator[T]:
+        start = 0
+        while block := self._read(start, start + _BLOCK):
+            yield from block
+            start += len(block)
+
+
+class DiskTable(Generic[T]):
+    """Records by a key, in the order in which their keys first came.
+
+    Args:
+        encode: a record as JSON has it.
+        decode: the record again.
+    """
+
+    def __init__(self, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
+        self._encode = encode
+        self._decode = decode
+        self._database = _Database(
+            "CREATE TABLE records (at INTEGER PRIMARY KEY, key TEXT UNIQUE, record TEXT)"
+        )
+        self._waiting: dict[str, T] = {}
+        self._lock = threading.RLock()
+
+    def put(self, key: str, record: T) -> None:
+        """Keep a record; one that has this key already loses it, not its place."""
+        with self._lock:
+            self._waiting[key] = record
+            if len(self._waiting) >= _WAITING:
+                self._store()
+
+    def _store(self) -> None:
+        self._database.write(
+            "INSERT INTO records (key, record) VALUES (?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET record = excluded.record",
+            ((json.dumps(key), json.dumps(self._encode(r))) for key, r in self._waiting.items()),
+        )
+        self._waiting.clear()
+
+    def get(self, key: str) -> T | None:
+        """The record with a key; None if there is none."""
+        with self._lock:
+            if key in self._waiting:
+                return self._waiting[key]
+        found = self._database.run("SELECT record FROM records WHERE key = ?", json.dumps(key))
+        return self._decode(json.loads(found[0][0])) if found else None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.get(key) is not None
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._store()
+        count: int = self._database.run("SELECT COUNT(*) FROM records")[0][0]
+        return count
+
+    def __iter__(self) -> Iterator[T]:
+        with self._lock:
+            self._store()
+        after = 0
+        while block := self._database.run(
+            f"SELECT at, record FROM records WHERE at > ? ORDER BY at LIMIT {_WAITING}", after
+        ):
+            after = block[-1][0]
+            for _, record in block:
+                yield self._decode(json.loads(record))
+
+
+class DiskSorted(Generic[T]):
+    """Records in the order of a number; of one number, in the order in which they were added.
+
+    Args:
+        encode: a record as JSON has it.
+        decode: the record again.
+    """
+
+    def __init__(self, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
+        self._encode = encode
+        self._decode = decode
+        self._database = _Database(
+            "CREATE TABLE records (number INTEGER, at INTEGER, record TEXT, "
+            "PRIMARY KEY (number, at)) WITHOUT ROWID"
+        )
+        self._stored = 0
+        self._waiting: list[tuple[int, int, str]] = []
+        self._lock = threading.RLock()
+
+    def add(self, number: int, record: T) -> None:
+        """Keep a record."""
+        encoded = json.dumps(self._encode(record))
+        with self._lock:
+            self._waiting.append((number, len(self), encoded))
+            if len(self._waiting) >= _WAITING:
+                self._store()
+
+    def _store(self) -> None:
+        self._database.write("INSERT INTO records VALUES (?, ?, ?)", self._waiting)
+        self._stored += len(self._waiting)
+        self._waiting.clear()
+
+    def __len__(self) -> int:
+        return self._stored + len(self._waiting)
+
+    @property
+    def numbers(self) -> int:
+        """How many different numbers there are."""
+        with self._lock:
+            self._store()
+        count: int = self._database.run("SELECT COUNT(DISTINCT number) FROM records")[0][0]
+        return count
+
+    def __iter__(self) -> Iterator[T]:
+        with self._lock:
+            self._store()
+        after: tuple[int, ...] = (-(1 << 63), -1)
+        while block := self._database.run(
+            "SELECT number, at, record FROM records WHERE (number, at) > (?, ?) "
+            f"ORDER BY number, at LIMIT {_WAITING}",
+            *after,
+        ):
+            after = block[-1][:2]
+            for *_, record in block:
+                yield self._decode(json.loads(record))
