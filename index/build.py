@@ -40,7 +40,7 @@ from index.snapshot_folder import (
     remove_parts,
 )
 from model.engine import Engine
-from model.errors import CatalogueError, SnapshotError
+from model.errors import CatalogueError, SnapshotError, TemporaryFileError
 from model.on_disk import put_aside_in
 from model.preprocess import DEFAULT_LIMITS, ImageLimits
 from model.processor import cores
@@ -97,6 +97,7 @@ def build(
 
     Raises:
         CatalogueError: too many pictures cannot be decoded, or nothing is left.
+        TemporaryFileError: what does not fit into memory cannot be put on disk.
         BundleError: the model has no recall head.
         SnapshotError: another build, compaction or pruning is running here, the disk is full, a
             process was ended, or `recall` does not fit.
@@ -121,6 +122,10 @@ def build(
                     name = job.finish(recall, text_template, bars)
             remove_parts(root)
             return Snapshot.open(root, name, model_id=engine.model_id, read_items=False)
+    except TemporaryFileError as error:
+        raise TemporaryFileError(
+            f"{error}. What is encoded is kept: start the build again once that is mended"
+        ) from error
     except OSError as error:
         raise SnapshotError(
             f"the snapshot cannot be written into {root}: {error.strerror or error}; what is done "

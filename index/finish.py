@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from index.items import Item, write_items
+from index.items import Item, check_items, write_items
 from index.manifest import Manifest, Sizes, describe_files, read_manifest, write_manifest
 from index.recall import write_index
 from index.recall_rules import Rule
@@ -58,8 +58,10 @@ def finish_snapshot(
     write_manifest(folder, manifest)
     step("Opening it")
     try:
-        # As a service opens it, but for the checksums, which were just made.
+        # Nearly as a service opens it: the checksums were just made, and of the items not all are
+        # held at a time.
         Snapshot(folder, read_manifest(folder)).check_canaries()
+        check_items(folder / "items.parquet")
     except SnapshotError as error:
         raise SnapshotError(
             f"the new snapshot {name} cannot be opened, so it is not published, and what was "

@@ -23,10 +23,13 @@ from index.arrow_columns import mixed_column, plain_column
 from index.columns import Column, Mask
 from model.attributes import column_type, value_type
 from model.errors import SnapshotError
-from model.on_disk import DiskList
+from model.on_disk import DiskList, DiskTable
+from model.parquet_cells import ONE_AFTER_THE_OTHER
 from model.product import Attribute, as_attributes
 
-_GROUP = 1 << 13  # products that are written together
+# Products that are written together at most, and about what they may be together.
+_GROUP, _GROUP_CHARACTERS = 1 << 13, 1 << 23
+_READ_TOGETHER = 256
 _COLUMNS = {
     "id": pa.string(),
     "title": pa.string(),
@@ -62,7 +65,12 @@ class Item:
 
 
 def write_items(items: Iterable[Item], path: Path) -> None:
-    """Save products, in order: few at a time, however many there are."""
+    """Save products, in order: few at a time, however many there are.
+
+    Raises:
+        OSError: they cannot be written.
+        TemporaryFileError: what does not fit into memory cannot be put on disk.
+    """
     # On disk meanwhile: the types of the columns are known after the last.
     stored = DiskList(_as_fields, _as_item)
     found: dict[str, set[str]] = {}
@@ -78,8 +86,7 @@ def write_items(items: Iterable[Item], path: Path) -> None:
         fields.append(pa.field(_PREFIX + name, arrow, metadata=metadata))
     schema = pa.schema(fields)
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
-        for start in range(0, len(stored), _GROUP):
-            rows = stored[start : start + _GROUP]
+        for rows in _groups(stored):
             arrays = [
                 pa.array([getattr(item, name) for item in rows], type)
                 for name, type in _COLUMNS.items()
@@ -89,6 +96,19 @@ def write_items(items: Iterable[Item], path: Path) -> None:
                 for name, type in types.items()
             ]
             file.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _groups(items: Iterable[Item]) -> Iterator[list[Item]]:
+    group: list[Item] = []
+    characters = 0
+    for item in items:
+        group.append(item)
+        characters += len(str(_as_fields(item)))
+        if len(group) == _GROUP or characters >= _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
 
 
 def _as_fields(item: Item) -> Any:
@@ -111,6 +131,30 @@ def count_items(path: Path) -> int:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from error
     return rows
+
+
+def check_items(path: Path) -> None:
+    """Read a file from end to end, few products at a time.
+
+    Raises:
+        SnapshotError: it cannot be read, or names an id twice.
+    """
+    ids: DiskTable[None] = DiskTable(lambda _: None, lambda _: None)
+    rows = 0
+    try:
+        with pq.ParquetFile(path, **ONE_AFTER_THE_OTHER) as file:
+            for batch in file.iter_batches(_READ_TOGETHER, use_threads=False):
+                rows += len(batch)
+                for id in batch["id"].to_pylist():
+                    ids.put(id, None)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if len(ids) != rows:
+        raise _twice(path)
+
+
+def _twice(path: Path) -> SnapshotError:
+    return SnapshotError(f"{path} names an id twice: build the snapshot again")
 
 
 def _damaged(path: Path, error: Exception) -> SnapshotError:
@@ -167,7 +211,7 @@ class Items:
             self._attributes[name] = (column, kind == "mixed")
         self._rows = {id: row for row, id in enumerate(self.ids)}
         if len(self._rows) != len(self.ids):
-            raise SnapshotError(f"{path} names an id twice: build the snapshot again")
+            raise _twice(path)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -233,10 +277,11 @@ def others_have(path: Path, attribute: str, ids: Collection[str]) -> bool:
         OSError, pyarrow.ArrowException: it cannot be read.
     """
     column = _PREFIX + attribute
-    with pq.ParquetFile(path) as file:  # for which a dot in a name is a part of it
+    # For which a dot in a name is a part of it.
+    with pq.ParquetFile(path, **ONE_AFTER_THE_OTHER) as file:
         return any(
             id not in ids
-            for batch in file.iter_batches(columns=["id", column])
+            for batch in file.iter_batches(_READ_TOGETHER, columns=["id", column])
             for id in batch["id"].filter(batch[column].is_valid()).to_pylist()
         )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +77,14 @@ class SkippedPictures:
         self._progress = progress
         self._path = path
         self._file = BytesWriter(path, progress.skipped_bytes)
+        self.last: Skipped | None = None
         try:
-            self.last = next(iter(deque(self, maxlen=1)), None)
+            found = 0
+            for each in self:
+                self.last = each
+                found += 1
+            if found != len(self):
+                raise ValueError(f"{found} pictures where {len(self)} are recorded")
         except (ValueError, TypeError) as error:
             self.close()
             raise SnapshotError(f"{path} is damaged ({error})") from error
@@ -96,7 +102,7 @@ class SkippedPictures:
 
     def __iter__(self) -> Iterator[Skipped]:
         with self._path.open("rb") as file:
-            for line in file:
+            for line in islice(file, len(self)):  # behind them may be half of one
                 yield Skipped(**json.loads(line))
 
     def sync(self) -> None:

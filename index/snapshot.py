@@ -47,7 +47,8 @@ def _steps(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 class Snapshot:
-    """One published snapshot. Safe to use from several threads; get one from `open`.
+    """One published snapshot; get one from `open`. Safe to use from several threads, if all of it
+    is read (`read`).
 
     A picture row is a row of the `image_*` files, a product row one of the others.
     `product_of_image` int32 [pictures] is the product's row by picture row.
@@ -135,7 +136,7 @@ class Snapshot:
         return snapshot
 
     def read(self) -> None:
-        """Read what is not mapped; afterwards several threads may use this.
+        """Read what is not mapped, if it is not read yet.
 
         Raises:
             SnapshotError: it is damaged.

@@ -39,7 +39,7 @@ from model.template import TextTemplate
 _BATCH = 64  # pictures that a thread takes at a time
 _BATCHES_AHEAD = 4  # for each thread
 #: Pictures of which it is known for a while what they are: colours of a shoe may share theirs.
-_REMEMBERED = 4096
+_REMEMBERED = 1 << 16
 #: A larger file, which no limit takes as a picture, is told by its size alone.
 _MOST_BYTES = 1 << 28
 _SHOWN = 3  # bad rows that an error message quotes
@@ -253,19 +253,20 @@ def _of_each(
     source = iter(names)
     pending: deque[Future[list[_Found]]] = deque()
     ahead = _BATCHES_AHEAD * cores()
-    with (
-        ThreadPoolExecutor(cores()) as threads,
-        Progress(console=Console(stderr=True), disable=not title) as bar,
-    ):
-        task = bar.add_task(title, total=total)
-        while True:
-            while len(pending) < ahead and (batch := list(islice(source, _BATCH))):
-                pending.append(threads.submit(lambda batch: list(map(remembered, batch)), batch))
-            if not pending:
-                return
-            found = pending.popleft().result()
-            bar.advance(task, len(found))
-            yield from found
+    threads = ThreadPoolExecutor(cores())
+    try:
+        with Progress(console=Console(stderr=True), disable=not title) as bar:
+            task = bar.add_task(title, total=total)
+            while True:
+                while len(pending) < ahead and (batch := list(islice(source, _BATCH))):
+                    pending.append(threads.submit(lambda names: [*map(remembered, names)], batch))
+                if not pending:
+                    return
+                found = pending.popleft().result()
+                bar.advance(task, len(found))
+                yield from found
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _defect(name: str, pictures: Pictures, limits: ImageLimits) -> str:

@@ -53,6 +53,7 @@ def read_catalogue(
 
     Raises:
         CatalogueError: there is nothing usable, or too many rows are bad.
+        TemporaryFileError: what does not fit into memory cannot be put on disk.
     """
     if feed.suffix.lower() in FASHION_GEN:
         if images is not None or columns != ColumnMapping():

@@ -23,6 +23,9 @@ from model.feed_report import BadRow, BadRows
 from model.on_disk import DiskList
 
 MAX_CELL_CHARACTERS = 1 << 20  # Python's own limit, 128 Ki, is less than some shops' HTML
+_BATCH = 256  # rows of a Parquet file that are read at a time
+_MOST_SHAPES = 4096  # of rows, whose columns' names are stored once
+_NOTHING: list[object] = [[]]
 MAX_NESTING = 200  # a limit of our own: Python's depends on who calls
 
 # What decoding with `surrogateescape` leaves of a byte that is not UTF-8; JSON's \ud800 likewise.
@@ -49,30 +52,36 @@ class Rows(DiskList[Row]):
     """The rows of a feed, on disk; cells as JSON has them: a duration, say, is text."""
 
     def __init__(self) -> None:
-        super().__init__(_encode_row, _decode_row)
+        super().__init__(self._stored, self._read_again)
+        #: The names of the columns that rows have, mostly the same ones for all of them.
+        self._names: list[tuple[str, ...]] = []
+        self._numbers: dict[tuple[str, ...], int] = {}
+
+    def _stored(self, row: Row) -> Any:
+        names = tuple(row.cells)
+        number = self._numbers.get(names)
+        if number is None and len(self._names) < _MOST_SHAPES:
+            number = self._numbers[names] = len(self._names)
+            self._names.append(names)
+        cells = list(map(_without_bytes, row.cells.values()))
+        if number is None:
+            return row.line, names, cells
+        return row.line, number, cells
+
+    def _read_again(self, stored: Any) -> Row:
+        line, names, cells = stored
+        if isinstance(names, int):
+            names = self._names[names]
+        return Row(line, dict(zip(names, cells, strict=True)))
 
 
-def _encode_row(row: Row) -> Any:
-    return row.line, {name: _as_json(cell) for name, cell in row.cells.items()}
-
-
-def _as_json(cell: object) -> object:
-    match cell:
-        case None | str() | int() | float():
-            return cell
-        case list() | tuple():
-            return list(map(_as_json, cell))
-        case dict():
-            return {str(key): _as_json(value) for key, value in cell.items()}
-        case bytes():
-            return [[]]  # which has no text, and names no picture
-        case _:
-            return str(cell)
-
-
-def _decode_row(stored: Any) -> Row:
-    line, cells = stored
-    return Row(line, cells)
+def _without_bytes(cell: object) -> object:
+    """A cell with nothing in place of bytes, which have no text here and name no picture."""
+    if isinstance(cell, bytes):
+        return _NOTHING
+    if isinstance(cell, list | tuple):
+        return list(map(_without_bytes, cell))
+    return cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,14 +350,14 @@ def _read_parquet(path: Path) -> Iterator[_Read]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from model.parquet_cells import column_cells
+    from model.parquet_cells import ONE_AFTER_THE_OTHER, column_cells
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, **ONE_AFTER_THE_OTHER) as file:
             names = list(file.schema_arrow.names)
             _refuse_repeated_columns(path, names)
             number = 0
-            for batch in file.iter_batches(batch_size=4096):
+            for batch in file.iter_batches(batch_size=_BATCH):
                 columns = [column_cells(column) for column in batch.columns]
                 for cells in zip(*columns, strict=True):
                     number += 1

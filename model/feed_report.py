@@ -48,13 +48,20 @@ class BadRows:
 
     def __init__(self) -> None:
         self._rows = DiskSorted(astuple, lambda fields: BadRow(*fields))
-        #: The codes, each with how often it occurs.
-        self.codes: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._first_lines: dict[str, int] = {}
 
     def add(self, bad: BadRow) -> None:
         """Take one more."""
         self._rows.add(bad.line, bad)
-        self.codes[bad.code] += 1
+        self._counts[bad.code] += 1
+        self._first_lines[bad.code] = min(bad.line, self._first_lines.get(bad.code, bad.line))
+
+    @property
+    def codes(self) -> list[tuple[str, int]]:
+        """The codes with how often each occurs, most often first, of equal ones by their lines."""
+        counts = self._counts.items()
+        return sorted(counts, key=lambda each: (-each[1], self._first_lines[each[0]]))
 
     @property
     def lines(self) -> int:
@@ -104,7 +111,7 @@ class FeedReport:
 
     def reasons(self) -> str:
         """The defects by how often they occur, such as `3 missing_picture, 1 empty_text`."""
-        return ", ".join(f"{count:,} {code}" for code, count in self.bad.codes.most_common())
+        return ", ".join(f"{count:,} {code}" for code, count in self.bad.codes)
 
     def write(self, path: Path) -> None:
         """Write the bad rows, one a line: as CSV if the path ends so, else as JSONL.

@@ -5,7 +5,8 @@ kept in memory. The file has no name any more, so nothing is left of it however 
 lies where `put_aside_in` says, else in `TMPDIR` or `/var/tmp`, and in `/tmp`, which is memory on
 some machines, only if these cannot be written to. It holds JSON: nothing is ever unpickled.
 
-Any number of threads may use one.
+Any number of threads may use one. Whatever cannot be stored or read again is a
+`TemporaryFileError`, from then on at each use.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import sqlite3
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
+from urllib.parse import quote
 
 from model.errors import TemporaryFileError
 
@@ -37,13 +39,12 @@ _BLOCK = 64  # records of a list that are one piece of JSON
 
 T = TypeVar("T")
 
-
 _chosen: ContextVar[Path | None] = ContextVar("chosen", default=None)
 
 
 @contextmanager
 def put_aside_in(folder: Path | None) -> Iterator[None]:
-    """Have the files that are begun meanwhile in a folder; with None, in the usual one."""
+    """Have the files of what is made meanwhile in a folder; with None, in the usual one."""
     before = _chosen.set(folder)
     try:
         yield
@@ -56,9 +57,7 @@ def chosen_folder() -> Path | None:
     return _chosen.get()
 
 
-def _folder() -> str:
-    if (chosen := chosen_folder()) is not None:
-        return str(chosen)
+def _usual_folder() -> str:
     for usual in (os.environ.get("TMPDIR"), "/var/tmp"):
         if usual and os.path.isdir(usual) and os.access(usual, os.W_OK | os.X_OK):
             return usual
@@ -70,8 +69,10 @@ class _Database:
 
     def __init__(self, table: str) -> None:
         self._lock = threading.RLock()
-        self._folder = _folder()
+        self._folder = chosen_folder()
         self._in_memory = True
+        self._where = ""
+        self._failed: TemporaryFileError | None = None
         self._use(_connect(":memory:"))
         self.run(table)
 
@@ -81,12 +82,12 @@ class _Database:
 
     def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows that a statement gives."""
-        with self._lock, self._telling():
+        with self._using():
             return self._connection.execute(statement, values).fetchall()
 
-    def write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Run a statement once for each row."""
-        with self._lock, self._telling():
+        with self._using():
             self._connection.execute("BEGIN")
             self._connection.executemany(statement, rows)
             self._connection.execute("COMMIT")
@@ -99,42 +100,66 @@ class _Database:
         return pages * size
 
     def _move(self) -> None:
-        handle, name = tempfile.mkstemp(prefix=".fashionbert-", dir=self._folder)
-        os.close(handle)
+        folder = str(self._folder) if self._folder is not None else _usual_folder()
+        self._where = f" in {folder}"
+        handle, name = tempfile.mkstemp(prefix=".fashionbert-", dir=folder)
         try:
-            connection = _connect(name)
-            try:
-                self._connection.backup(connection)
-            except BaseException:
-                connection.close()
-                raise
+            os.close(handle)
+            # Nobody else has the file, and not every file system knows locks.
+            connection = _connect(f"file:{quote(name)}?vfs=unix-none")
         finally:
             os.unlink(name)
+        try:
+            self._connection.backup(connection)
+        except BaseException:
+            connection.close()
+            raise
         self._close()
         self._use(connection)
         self._in_memory = False
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.OperationalError, OSError) as error:
-            raise TemporaryFileError(
-                "what does not fit into memory is put aside in a temporary file in "
-                f"{self._folder}, and that fails ({error}): make room there for the feed three "
-                "times over, or let TMPDIR name another folder"
-            ) from error
+    def _using(self) -> Iterator[None]:
+        """Nobody else may meanwhile, and nobody at all once this has failed: what was to be
+        written then is nowhere."""
+        with self._lock:
+            if self._failed is not None:
+                raise self._failed
+            try:
+                yield
+            except BaseException as error:
+                self._failed = TemporaryFileError(
+                    f"what does not fit into memory is put aside in a temporary file{self._where}, "
+                    f"and that fails ({str(error) or type(error).__name__}): make room there for "
+                    "several times the feed, or let TMPDIR name another folder"
+                )
+                if isinstance(error, sqlite3.Error | OSError | OverflowError):
+                    raise self._failed from error
+                raise
 
 
 def _connect(name: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(name, check_same_thread=False, isolation_level=None)
+    connection = sqlite3.connect(name, uri=True, check_same_thread=False, isolation_level=None)
     try:
         for setting in _SETTINGS:
             connection.execute(f"PRAGMA {setting}")
+        connection.execute("SELECT * FROM sqlite_master")  # the file is open from here on
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+#: What JSON does not have becomes text.
+_encoder = json.JSONEncoder(ensure_ascii=False, default=str)
+
+
+def _packed(value: Any) -> bytes:
+    return _encoder.encode(value).encode("utf-8", "surrogatepass")
+
+
+def _unpacked(packed: bytes) -> Any:
+    return json.loads(packed.decode("utf-8", "surrogatepass"))
 
 
 class DiskList(Sequence[T]):
@@ -148,21 +173,23 @@ class DiskList(Sequence[T]):
     def __init__(self, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
         self._encode = encode
         self._decode = decode
-        self._database = _Database("CREATE TABLE blocks (at INTEGER PRIMARY KEY, records TEXT)")
+        self._database = _Database("CREATE TABLE blocks (at INTEGER PRIMARY KEY, records BLOB)")
         self._length = 0
         self._last: list[Any] = []  # the block that is not full, encoded
+        self._read_last: tuple[int, list[Any]] = -1, []
         self._lock = threading.RLock()
 
     def append(self, record: T) -> None:
         """Put a record at the end."""
         encoded = self._encode(record)
         with self._lock:
-            self._last.append(encoded)
-            self._length += 1
-            if len(self._last) == _BLOCK:
-                block = (self._length // _BLOCK - 1, json.dumps(self._last))
+            if len(self._last) == _BLOCK - 1:
+                block = (self._length // _BLOCK, _packed([*self._last, encoded]))
                 self._database.write("INSERT INTO blocks VALUES (?, ?)", [block])
                 self._last = []
+            else:
+                self._last.append(encoded)
+            self._length += 1
 
     def __len__(self) -> int:
         return self._length
@@ -180,7 +207,10 @@ class DiskList(Sequence[T]):
                 return self._read(places.start, places.stop)
             return [self[at] for at in places]
         at = range(self._length)[place]  # IndexError as of a list
-        return self._read(at, at + 1)[0]
+        number, block = self._read_last
+        if number != at // _BLOCK or at % _BLOCK >= len(block):
+            number, block = self._read_last = at // _BLOCK, self._block(at // _BLOCK)
+        return self._decode(block[at % _BLOCK])
 
     def _read(self, start: int, stop: int) -> list[T]:
         return [
@@ -195,9 +225,9 @@ class DiskList(Sequence[T]):
         with self._lock:
             if number == self._length // _BLOCK:
                 # A copy, which does not grow, and what `decode` takes is JSON's.
-                return list(json.loads(json.dumps(self._last)))
+                return list(_unpacked(_packed(self._last)))
         found = self._database.run("SELECT records FROM blocks WHERE at = ?", number)
-        return list(json.loads(found[0][0])) if found else []
+        return list(_unpacked(found[0][0])) if found else []
 
     def __iter__(self) -> Iterator[T]:
         start = 0
@@ -218,13 +248,14 @@ class DiskTable(Generic[T]):
         self._encode = encode
         self._decode = decode
         self._database = _Database(
-            "CREATE TABLE records (at INTEGER PRIMARY KEY, key TEXT UNIQUE, record TEXT)"
+            "CREATE TABLE records (at INTEGER PRIMARY KEY, key BLOB UNIQUE, record BLOB)"
         )
         self._waiting: dict[str, T] = {}
         self._lock = threading.RLock()
 
     def put(self, key: str, record: T) -> None:
-        """Keep a record; one that has this key already loses it, not its place."""
+        """Keep a record, which must not be changed unless it is put again; one that has this key
+        already loses it, not its place."""
         with self._lock:
             self._waiting[key] = record
             if len(self._waiting) >= _WAITING:
@@ -234,17 +265,17 @@ class DiskTable(Generic[T]):
         self._database.write(
             "INSERT INTO records (key, record) VALUES (?, ?) "
             "ON CONFLICT (key) DO UPDATE SET record = excluded.record",
-            ((json.dumps(key), json.dumps(self._encode(r))) for key, r in self._waiting.items()),
+            [(_packed(key), _packed(self._encode(r))) for key, r in self._waiting.items()],
         )
         self._waiting.clear()
 
     def get(self, key: str) -> T | None:
-        """The record with a key; None if there is none."""
+        """The record with a key, perhaps the very object that was put; None if there is none."""
         with self._lock:
             if key in self._waiting:
                 return self._waiting[key]
-        found = self._database.run("SELECT record FROM records WHERE key = ?", json.dumps(key))
-        return self._decode(json.loads(found[0][0])) if found else None
+        found = self._database.run("SELECT record FROM records WHERE key = ?", _packed(key))
+        return self._decode(_unpacked(found[0][0])) if found else None
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.get(key) is not None
@@ -264,7 +295,7 @@ class DiskTable(Generic[T]):
         ):
             after = block[-1][0]
             for _, record in block:
-                yield self._decode(json.loads(record))
+                yield self._decode(_unpacked(record))
 
 
 class DiskSorted(Generic[T]):
@@ -279,16 +310,16 @@ class DiskSorted(Generic[T]):
         self._encode = encode
         self._decode = decode
         self._database = _Database(
-            "CREATE TABLE records (number INTEGER, at INTEGER, record TEXT, "
+            "CREATE TABLE records (number INTEGER, at INTEGER, record BLOB, "
             "PRIMARY KEY (number, at)) WITHOUT ROWID"
         )
         self._stored = 0
-        self._waiting: list[tuple[int, int, str]] = []
+        self._waiting: list[tuple[int, int, bytes]] = []
         self._lock = threading.RLock()
 
     def add(self, number: int, record: T) -> None:
         """Keep a record."""
-        encoded = json.dumps(self._encode(record))
+        encoded = _packed(self._encode(record))
         with self._lock:
             self._waiting.append((number, len(self), encoded))
             if len(self._waiting) >= _WAITING:
@@ -321,4 +352,4 @@ class DiskSorted(Generic[T]):
         ):
             after = block[-1][:2]
             for *_, record in block:
-                yield self._decode(json.loads(record))
+                yield self._decode(_unpacked(record))

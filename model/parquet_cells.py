@@ -9,6 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+#: How `ParquetFile` reads a file that may be larger than memory. By default `iter_batches` holds
+#: what is compressed of all columns and groups of rows.
+ONE_AFTER_THE_OTHER: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
+
 Convert = Callable[[Any], object]
 
 #: Stands for text that is not UTF-8: half a surrogate pair, which no text may hold.

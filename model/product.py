@@ -49,18 +49,13 @@ class Products(DiskList[Product]):
 
 
 def _encode_product(product: Product) -> Any:
-    return (
-        product.id,
-        product.text,
-        product.title,
-        product.images,
-        product.attributes,
-        product.lines,
-    )
+    title = None if product.title == product.text else product.title
+    return product.id, product.text, title, product.images, product.attributes, product.lines
 
 
 def _decode_product(stored: Any) -> Product:
     id, text, title, images, attributes, lines = stored
+    title = text if title is None else title
     return Product(id, text, title, tuple(images), as_attributes(attributes), tuple(lines))
 
 

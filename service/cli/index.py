@@ -243,8 +243,9 @@ def _differences(
 
 def _room_for(root: Path) -> Path | None:
     """Where the snapshots are, or will be, there is room; None where nothing can be written."""
-    there = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
-    return there if os.access(there, os.W_OK | os.X_OK) else None
+    folders = (root, *root.absolute().parents)
+    there = next((folder for folder in folders if os.path.isdir(folder)), None)
+    return there if there is not None and os.access(there, os.W_OK | os.X_OK) else None
 
 
 def _current(root: Path) -> str | None:

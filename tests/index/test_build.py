@@ -275,13 +275,22 @@ def _write_fewer(items: Iterable[Item], path: Path) -> None:
     write_items(list(items)[1:], path)
 
 
+def _write_twice(items: Iterable[Item], path: Path) -> None:
+    first, _, *others = items
+    write_items([first, first, *others], path)
+
+
 def _write_others(embeddings: Embeddings, rule: Rule, path: Path) -> None:
     write_index(np.ascontiguousarray(embeddings[::-1]), rule, path)
 
 
 @pytest.mark.parametrize(
     ("step", "message"),
-    [(_write_fewer, "the manifest says"), (_write_others, r"image\.faiss does not find")],
+    [
+        (_write_fewer, "the manifest says"),
+        (_write_twice, "names an id twice"),
+        (_write_others, r"image\.faiss does not find"),
+    ],
 )
 def test_what_cannot_be_opened_is_not_published(
     own_root: Path,
@@ -296,7 +305,7 @@ def test_what_cannot_be_opened_is_not_published(
         live.exchange([make_put("a")])
     message = f"snapshot 00000002 cannot be opened, so it is not published.*{message}"
     with monkeypatch.context() as patched, read_catalogue(demo_catalogue / "val.csv") as catalogue:
-        replaced = "write_items" if step is _write_fewer else "write_index"
+        replaced = "write_index" if step is _write_others else "write_items"
         patched.setattr(f"index.finish.{replaced}", step)
         with pytest.raises(SnapshotError, match=message) as refused:
             build(catalogue, engine, own_root, progress=False)

@@ -86,11 +86,21 @@ def test_pictures_skipped_after_the_record_are_cut_off(tmp_path: Path) -> None:
     assert [each.product for each in again] == [0, 1, 3]
 
 
+def test_half_a_line_is_passed_over(tmp_path: Path) -> None:
+    """As a full disk leaves it, of which the report has to tell all the same."""
+    skipped = SkippedPictures(tmp_path / "skipped", Progress("key"))
+    skipped.add([Skipped(0, "a.jpg", "cut short")])
+    skipped.close()
+    with (tmp_path / "skipped").open("ab") as file:
+        file.write(b'{"product": 1, "im')
+    assert list(skipped) == [Skipped(0, "a.jpg", "cut short")]
+
+
 @pytest.mark.parametrize("found", [b"", b'{"product": 0, "image": "a.jpg', b"[]\n"])
 def test_skipped_pictures_that_were_tampered_with_are_refused(tmp_path: Path, found: bytes) -> None:
-    progress = Progress("key", skipped=1, skipped_bytes=len(found) or 20)
+    progress = Progress("key", skipped=1, skipped_bytes=len(found))
     (tmp_path / "skipped").write_bytes(found)
-    with pytest.raises(SnapshotError, match="skipped is"):
+    with pytest.raises(SnapshotError, match="skipped is damaged"):
         SkippedPictures(tmp_path / "skipped", progress)
 
 

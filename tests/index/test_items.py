@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.items import Item, Items, _contiguous, others_have, write_items
+from index.items import (
+    Item,
+    Items,
+    _contiguous,
+    check_items,
+    count_items,
+    others_have,
+    write_items,
+)
 from model.attributes import attribute_types
 from model.errors import SnapshotError
 
@@ -142,12 +152,55 @@ def test_what_is_no_items_file_is_refused(tmp_path: Path) -> None:
         Items(tmp_path / "less")
 
 
+def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
+    items = [Item(f"{n}", "", f"{n * n} " * 9, ("1.jpg",), {}) for n in range(5000)]
+    write_items(items, tmp_path / "items.parquet")
+    check_items(tmp_path / "items.parquet")
+    data = bytearray((tmp_path / "items.parquet").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    (tmp_path / "items.parquet").write_bytes(data)
+    assert count_items(tmp_path / "items.parquet") == 5000
+    with pytest.raises(SnapshotError, match=r"items\.parquet is damaged"):
+        check_items(tmp_path / "items.parquet")
+
+
+@pytest.mark.parametrize("heavy", ["title", "text", "images", "attributes"])
+def test_groups_weigh_little_wherever_the_weight_is(tmp_path: Path, heavy: str) -> None:
+    light = [Item(f"{n}", "", "", ("1.jpg",), {}) for n in range(9000)]
+    much: dict[str, Any] = {
+        "title": "x" * 60_000,
+        "text": "y" * 60_000,
+        "images": ("z" * 60_000,),
+        "attributes": {"care": "c" * 60_000},
+    }
+    more = [replace(item, id=f"heavy {item.id}", **{heavy: much[heavy]}) for item in light[:420]]
+    write_items([*light, *more], tmp_path / "items.parquet")
+    found = pq.read_metadata(tmp_path / "items.parquet")
+    groups = [found.row_group(n).num_rows for n in range(found.num_row_groups)]
+    assert groups == [8192, 9000 - 8192 + 140, 140, 140]  # 140 have 8 Mi characters
+
+
 def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     write_items([ITEMS[0], ITEMS[0]], tmp_path / "twice")
     with pytest.raises(SnapshotError, match="names an id twice"):
         Items(tmp_path / "twice")
+    with pytest.raises(SnapshotError, match="names an id twice"):
+        check_items(tmp_path / "twice")
 
 
 def _written(folder: Path) -> Path:
     write_items(ITEMS, folder / "items.parquet")
     return folder / "items.parquet"
+
+
+def test_heavy_products_are_written_few_at_a_time(tmp_path: Path) -> None:
+    items = [
+        Item(f"{n}", "", f"{n} " * 40_000, ("1.jpg",), {"n": n} if n < 190 else {"late": "x"})
+        for n in range(200)
+    ]
+    write_items(iter(items), tmp_path / "items.parquet")
+    assert pq.read_metadata(tmp_path / "items.parquet").num_row_groups > 2
+    assert list(Items(tmp_path / "items.parquet")) == items
+    check_items(tmp_path / "items.parquet")
+    assert others_have(tmp_path / "items.parquet", "late", {f"{n}" for n in range(199)})
+    assert not others_have(tmp_path / "items.parquet", "late", {f"{n}" for n in range(190, 200)})

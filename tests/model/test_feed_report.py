@@ -27,6 +27,7 @@ def test_bad_rows_come_by_their_lines() -> None:
     mixed = report(BAD[3], BAD[1], BAD[0], BAD[2]).bad
     assert list(mixed) == list(BAD)
     assert (len(mixed), mixed.first(2)) == (4, list(BAD[:2]))
+    assert mixed.codes == [("missing_picture", 2), ("missing_id", 1), ("unreadable_picture", 1)]
 
 
 def test_a_row_with_two_defects_counts_once() -> None:

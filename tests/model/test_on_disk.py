@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -208,6 +210,102 @@ def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
         pytest.raises(TemporaryFileError, match=r"temporary file in .*gone, and that fails"),
     ):
         large()
+
+
+def test_what_has_failed_is_of_no_use_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that was not stored is passed over."""
+    records = large()
+    writes = records._database.write
+
+    def fail(*_: object) -> None:
+        monkeypatch.setattr(records._database, "write", writes)
+        writes("INSERT INTO nowhere VALUES (?)", [(1,)])
+
+    monkeypatch.setattr(records._database, "write", fail)
+
+    def fill() -> None:
+        for _ in range(64):
+            records.append("x")
+
+    for use in (fill, fill, lambda: records[0], lambda: list(records)):
+        with pytest.raises(TemporaryFileError, match="no such table: nowhere"):
+            use()
+
+
+_NO_LOCKS = """
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <dlfcn.h>
+static int refuse(int fd, int command, va_list arguments, const char *name) {
+    void *argument = va_arg(arguments, void *);
+    if (command == F_SETLK || command == F_SETLKW || command == F_GETLK) {
+        errno = ENOLCK;
+        return -1;
+    }
+    int (*real)(int, int, ...) = dlsym(RTLD_NEXT, name);
+    return real(fd, command, argument);
+}
+int fcntl(int fd, int command, ...) {
+    va_list arguments;
+    va_start(arguments, command);
+    return refuse(fd, command, arguments, "fcntl");
+}
+int fcntl64(int fd, int command, ...) {
+    va_list arguments;
+    va_start(arguments, command);
+    return refuse(fd, command, arguments, "fcntl64");
+}
+"""
+
+
+def test_a_file_system_without_locks_will_do(tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or pytest.skip("no C compiler")
+    (tmp_path / "locks.c").write_text(_NO_LOCKS)
+    library = tmp_path / "locks.so"
+    command = [compiler, "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", str(library), "locks.c", "-ldl"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    work = """
+from model.on_disk import DiskList
+records = DiskList(str, str)
+for number in range(640):
+    records.append(f"{number}" + "x" * 20_000)
+assert [record.rstrip("x") for record in records] == [f"{number}" for number in range(640)]
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", work],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"LD_PRELOAD": str(library)},
+    )
+    assert told.returncode == 0, told.stderr
+
+
+def test_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
+    work = """
+import os, signal, sqlite3
+from model import on_disk
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+class Dying(sqlite3.Connection):
+    backup = die
+on_disk.sqlite3.connect = Dying
+records = on_disk.DiskList(str, str)
+for number in range(640):
+    records.append("x" * 20_000)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", work],
+        check=False,
+        timeout=60,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert run.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
 
 
 _FULL = """

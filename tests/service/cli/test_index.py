@@ -73,6 +73,17 @@ def test_build_info_verify(
     )
 
 
+@pytest.mark.parametrize("place", ["x" * 300, "file/snapshots"])
+def test_a_place_for_snapshots_that_cannot_be_one(
+    shell: Shell, bundle: Bundle, demo_catalogue: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    feed, root = demo_catalogue / "val.csv", tmp_path / place
+    refused = shell("index", "build", feed, "--bundle", bundle.path, "--out", root)
+    assert refused.code == 2
+    assert "the snapshot cannot be written into" in refused.err
+
+
 def test_several_processes_build_the_same(
     small: Path, shell: Shell, bundle: Bundle, demo_catalogue: Path, tmp_path: Path
 ) -> None:
