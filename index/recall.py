@@ -37,7 +37,10 @@ _HNSW_EF_CONSTRUCTION = 200
 _HNSW_EF_SEARCH = 256
 _HNSW_EF_PER_RESULT = 4  # nodes kept in view for each row wanted, where a filter hides most
 _TRAIN_PER_LIST = 64
-_OVERFETCH = 4
+#: So many are in memory while it is trained, however many there are.
+_TRAIN_AT_MOST = 1 << 18
+_LEAST_PER_LIST = 39  # FAISS warns of fewer
+_OVERFETCH, _FETCH_AT_LEAST = 6, 64
 _LISTED_PER_ROW = 2  # vectors in the lists that are looked at, for each row that is fetched
 _BLOCK = 1 << 16  # vectors added or compared at a time
 
@@ -82,13 +85,18 @@ def write_index(embeddings: Embeddings, rule: Rule, path: Path) -> None:
         _faiss.write_index(index, _faiss.PyCallbackIOWriter(file.write))
 
 
+def lists_and_sample(count: int) -> tuple[int, int]:
+    """Of IVFPQ over so many vectors, its lists and how many vectors they are learnt from."""
+    lists = max(1, min(round(4 * math.sqrt(count)), min(count, _TRAIN_AT_MOST) // _LEAST_PER_LIST))
+    return lists, min(count, _TRAIN_AT_MOST, max(IVFPQ_FROM, _TRAIN_PER_LIST * lists))
+
+
 def _trained_ivfpq(embeddings: Embeddings) -> Any:
     count, size = embeddings.shape
-    lists = max(1, min(round(4 * math.sqrt(count)), count // 39))
+    lists, wanted = lists_and_sample(count)
     parts = next(parts for parts in range(max(1, size // 4), 0, -1) if size % parts == 0)
     quantiser = faiss.IndexFlatIP(size)
     index = faiss.IndexIVFPQ(quantiser, size, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
-    wanted = min(count, max(IVFPQ_FROM, _TRAIN_PER_LIST * lists))
     sample = np.sort(np.random.default_rng(0).choice(count, wanted, replace=False))
     index.train(np.ascontiguousarray(embeddings[sample]))
     index.nprobe = max(8, lists // 32)
@@ -176,7 +184,8 @@ class RecallIndex:
         matching = len(self) if among is None else int(np.count_nonzero(among))
         # Of `exact` one more, to see whether the last one is the equal of others.
         beyond = int(self._gpu is None)
-        more = {"exact": k + beyond, "hnsw": k, "ivfpq": k * _OVERFETCH}[self.rule]
+        compared = max(k * _OVERFETCH, _FETCH_AT_LEAST)
+        more = {"exact": k + beyond, "hnsw": k, "ivfpq": compared}[self.rule]
         fetch = min(matching, more)
         if not fetch:
             return np.empty(0, np.int64), np.empty(0, np.float32)

@@ -4,14 +4,15 @@
 vectors                 rule      index
 ======================  ========  ================================================================
 up to 200,000           `exact`   `IndexFlatIP`: every vector is compared
-more                    `ivfpq`   `IndexIVFPQ`, 4·√N lists of which 1 in 32 is read, E/4 bytes a
-                                  vector; four times as many as asked for are then compared exactly
+more                    `ivfpq`   `IndexIVFPQ`, 4·√N lists, at most 6,721, of which 1 in 32 is
+                                  read, E/4 bytes a vector; six times as many as asked for, at least
+                                  64, are then compared exactly
 if asked for            `hnsw`    `IndexHNSWFlat`, 32 links a node, efConstruction 200, efSearch 256
 ======================  ========  ================================================================
 
 The rule follows from the table in docs/BENCHMARKS.md: exact search is kept for as long as it costs
-little beside the cross-encoder. Of a million vectors IVFPQ finds more than HNSW in about the same
-time, by an index of a seventeenth of the bytes that is built in a quarter of the time; and through
+little beside the cross-encoder. Of a million vectors IVFPQ finds more than HNSW, a millisecond
+later, by an index of a seventeenth of the bytes that is built in a fifth of the time; and through
 a filter it loses less.
 """
 

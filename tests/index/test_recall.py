@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from index.recall import RecallIndex, write_index
+from index.recall import RecallIndex, lists_and_sample, write_index
 from index.recall_rules import Rule
 from model.errors import SnapshotError
 
@@ -71,6 +71,24 @@ def test_equal_ones_come_in_the_catalogues_order(tmp_path: Path, rule: Rule, sha
     for k in (1, 2, 7, 20, 61):
         fewer, _ = index.search(vectors[100], k, among=among)
         assert fewer.tolist() == rows[:k].tolist()
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (10_000, (256, 10_000)),
+        (200_000, (1789, 114_496)),
+        (1_000_000, (4000, 256_000)),
+        (10_000_000, (6721, 262_144)),
+        (1_000_000_000, (6721, 262_144)),
+    ],
+)
+def test_what_ivfpq_is_learnt_from_does_not_grow_for_ever(
+    count: int, expected: tuple[int, int]
+) -> None:
+    lists, sample = lists_and_sample(count)
+    assert (lists, sample) == expected
+    assert sample >= 39 * lists  # of fewer FAISS warns
 
 
 def test_exact_search_is_what_numpy_finds(indexes: dict[Rule, RecallIndex]) -> None:

@@ -88,7 +88,7 @@ def test_only_what_a_gpu_can_answer_goes_there(rule: Rule, tmp_path: Path) -> No
     plain, index = (RecallIndex(file, vectors, rule, compare_up_to=0) for _ in range(2))
     copy = Counted(faiss.clone_index(index._index))
     index._gpu = copy
-    overfetch = 4 if rule == "ivfpq" else 1
+    overfetch = 6 if rule == "ivfpq" else 1
     some = np.random.default_rng(1).random(len(vectors)) < 0.5
     everything = np.ones(len(vectors), dtype=np.bool_)
     written = everything.copy()
