@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,8 +78,8 @@ def assemble_catalogue(
             raise CatalogueError(f"max_bad is {max_bad}: it is a share of the rows, from 0 to 1")
         rows = len(feed.rows) + len(feed.bad)
         drafts = _collect(feed, template, columns, pictures)
-        views = _views_of(drafts, pictures, limits, progress)
-        products, count = _finish(drafts, views, feed.bad)
+        looked_into = _looked_into(drafts, pictures, limits, progress)
+        products, count = _finish(looked_into, feed.bad)
         report = FeedReport(
             feed=feed.path,
             rows=rows,
@@ -223,23 +223,24 @@ def _views(
 _View = tuple[str, int, str]
 
 
-def _views_of(
+def _looked_into(
     drafts: DiskTable[_Draft], pictures: Pictures, limits: ImageLimits | None, progress: bool
-) -> Iterator[list[_View]]:
-    """The pictures of each product, decoded once if there are limits to be kept."""
+) -> Iterator[tuple[_Draft, list[_View]]]:
+    """Each product with its pictures, decoded once if there are limits to be kept."""
     if limits is None:
         for draft in drafts:
-            yield [(name, line, "") for name, line in draft.views.items()]
+            yield draft, [(name, line, "") for name, line in draft.views.items()]
         return
+    ahead, behind = tee(drafts)  # of which few are between them
     defects = _of_each(
-        (name for draft in drafts for name in draft.views),
+        (name for draft in ahead for name in draft.views),
         lambda name: _defect(name, pictures, limits),
         "Checking pictures" if progress else "",
         sum(len(draft.views) for draft in drafts) if progress else None,
     )
     with closing(defects):
-        for draft in drafts:
-            yield [(name, line, next(defects)) for name, line in draft.views.items()]
+        for draft in behind:
+            yield draft, [(name, line, next(defects)) for name, line in draft.views.items()]
 
 
 def _of_each(
@@ -281,14 +282,12 @@ def _defect(name: str, pictures: Pictures, limits: ImageLimits) -> str:
     return ""
 
 
-def _finish(
-    drafts: DiskTable[_Draft], views: Iterator[list[_View]], bad: BadRows
-) -> tuple[Products, int]:
+def _finish(drafts: Iterable[tuple[_Draft, list[_View]]], bad: BadRows) -> tuple[Products, int]:
     """Products with the views that are good, and how many these are; the others go to `bad`."""
     products, pictures = Products(), 0
-    for draft, looked_at in zip(drafts, views, strict=True):
+    for draft, views in drafts:
         good = {}
-        for name, line, defect in looked_at:
+        for name, line, defect in views:
             if defect:
                 bad.add(BadRow(line, draft.id, "unreadable_picture", defect))
             else:
@@ -346,15 +345,16 @@ def _fingerprints(
     products: Products, count: int, pictures: Pictures, progress: bool
 ) -> tuple[str, str]:
     """Of all that was taken, `count` pictures, and of the pictures alone."""
+    ahead, behind = tee(products)  # of which few are between them
     stamps = _of_each(
-        (name for product in products for name in product.images),
+        (name for product in ahead for name in product.images),
         lambda name: _stamp(name, pictures),
         "Reading pictures" if progress else "",
         count,
     )
     everything, seen = hashlib.sha256(), hashlib.sha256()
     with closing(stamps):
-        for product in products:
+        for product in behind:
             own = [next(stamps) for _ in product.images]
             record = (
                 product.id,

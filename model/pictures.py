@@ -9,6 +9,7 @@ import tarfile
 import weakref
 import zlib
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,7 @@ from model.errors import CatalogueError
 from model.on_disk import DiskTable
 
 _MOST_FOLDERS = 4096  # of which it is remembered where they are
+_MOST_MEMBERS = 1024  # likewise: a picture is mostly asked for several times in a row
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -212,6 +214,7 @@ class TarPictures(Pictures):
         self.path = path
         # Name to offset and size.
         self._members: DiskTable[tuple[int, int]] = DiskTable(lambda place: place, _place)
+        self._recent = lru_cache(_MOST_MEMBERS)(self._members.get)
         try:
             with path.open("rb") as file:
                 head = file.read(8)
@@ -243,10 +246,10 @@ class TarPictures(Pictures):
         self._close = weakref.finalize(self, os.close, descriptor)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._members
+        return isinstance(name, str) and self._recent(name) is not None
 
     def _member(self, name: str) -> tuple[int, int]:
-        place = self._members.get(name)
+        place = self._recent(name)
         if place is None:
             raise _missing(f"{name!r} is not in {self.path}")
         return place
