@@ -236,7 +236,43 @@ class DiskList(Sequence[T]):
             start += len(block)
 
 
-class DiskTable(Generic[T]):
+class _Records(Generic[T]):
+    """Records of a table, of which those that were added last wait to be written together."""
+
+    def __init__(
+        self, columns: str, encode: Callable[[T], Any], decode: Callable[[Any], T]
+    ) -> None:
+        self._encode = encode
+        self._decode = decode
+        self._database = _Database(f"CREATE TABLE records {columns}")
+        self._lock = threading.RLock()
+
+    def _store(self) -> None:
+        """Write what waits."""
+        raise NotImplementedError
+
+    def _count(self, what: str) -> int:
+        with self._lock:
+            self._store()
+        count: int = self._database.run(f"SELECT COUNT({what}) FROM records")[0][0]
+        return count
+
+    def _in_order(self, columns: str, first: tuple[int, ...]) -> Iterator[T]:
+        """All records by columns of whole numbers, from behind `first` on."""
+        with self._lock:
+            self._store()
+        marks = ", ".join("?" for _ in first)
+        statement = (
+            f"SELECT {columns}, record FROM records WHERE ({columns}) > ({marks}) "
+            f"ORDER BY {columns} LIMIT {_WAITING}"
+        )
+        while block := self._database.run(statement, *first):
+            first = block[-1][:-1]
+            for *_, record in block:
+                yield self._decode(_unpacked(record))
+
+
+class DiskTable(_Records[T]):
     """Records by a key, in the order in which their keys first came.
 
     Args:
@@ -245,13 +281,8 @@ class DiskTable(Generic[T]):
     """
 
     def __init__(self, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
-        self._encode = encode
-        self._decode = decode
-        self._database = _Database(
-            "CREATE TABLE records (at INTEGER PRIMARY KEY, key BLOB UNIQUE, record BLOB)"
-        )
+        super().__init__("(at INTEGER PRIMARY KEY, key BLOB UNIQUE, record BLOB)", encode, decode)
         self._waiting: dict[str, T] = {}
-        self._lock = threading.RLock()
 
     def put(self, key: str, record: T) -> None:
         """Keep a record, which must not be changed unless it is put again; one that has this key
@@ -281,24 +312,13 @@ class DiskTable(Generic[T]):
         return isinstance(key, str) and self.get(key) is not None
 
     def __len__(self) -> int:
-        with self._lock:
-            self._store()
-        count: int = self._database.run("SELECT COUNT(*) FROM records")[0][0]
-        return count
+        return self._count("*")
 
     def __iter__(self) -> Iterator[T]:
-        with self._lock:
-            self._store()
-        after = 0
-        while block := self._database.run(
-            f"SELECT at, record FROM records WHERE at > ? ORDER BY at LIMIT {_WAITING}", after
-        ):
-            after = block[-1][0]
-            for _, record in block:
-                yield self._decode(_unpacked(record))
+        return self._in_order("at", (0,))
 
 
-class DiskSorted(Generic[T]):
+class DiskSorted(_Records[T]):
     """Records in the order of a number; of one number, in the order in which they were added.
 
     Args:
@@ -307,15 +327,10 @@ class DiskSorted(Generic[T]):
     """
 
     def __init__(self, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
-        self._encode = encode
-        self._decode = decode
-        self._database = _Database(
-            "CREATE TABLE records (number INTEGER, at INTEGER, record BLOB, "
-            "PRIMARY KEY (number, at)) WITHOUT ROWID"
-        )
+        columns = "(number INTEGER, at INTEGER, record BLOB, PRIMARY KEY (number, at))"
+        super().__init__(f"{columns} WITHOUT ROWID", encode, decode)
         self._stored = 0
         self._waiting: list[tuple[int, int, bytes]] = []
-        self._lock = threading.RLock()
 
     def add(self, number: int, record: T) -> None:
         """Keep a record."""
@@ -336,20 +351,7 @@ class DiskSorted(Generic[T]):
     @property
     def numbers(self) -> int:
         """How many different numbers there are."""
-        with self._lock:
-            self._store()
-        count: int = self._database.run("SELECT COUNT(DISTINCT number) FROM records")[0][0]
-        return count
+        return self._count("DISTINCT number")
 
     def __iter__(self) -> Iterator[T]:
-        with self._lock:
-            self._store()
-        after: tuple[int, ...] = (-(1 << 63), -1)
-        while block := self._database.run(
-            "SELECT number, at, record FROM records WHERE (number, at) > (?, ?) "
-            f"ORDER BY number, at LIMIT {_WAITING}",
-            *after,
-        ):
-            after = block[-1][:2]
-            for *_, record in block:
-                yield self._decode(_unpacked(record))
+        return self._in_order("number, at", (-(1 << 63), -1))

@@ -137,6 +137,18 @@ def test_records_by_number(numbers: list[int]) -> None:
 # The file
 
 
+def _elsewhere(work: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own that does some work."""
+    return subprocess.run(
+        [sys.executable, "-c", work],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | environment,
+    )
+
+
 def open_files() -> Iterator[str]:
     for entry in Path("/proc/self/fd").iterdir():
         if entry.is_symlink():
@@ -274,14 +286,7 @@ for number in range(640):
     records.append(f"{number}" + "x" * 20_000)
 assert [record.rstrip("x") for record in records] == [f"{number}" for number in range(640)]
 """
-    told = subprocess.run(
-        [sys.executable, "-c", work],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=os.environ | {"LD_PRELOAD": str(library)},
-    )
+    told = _elsewhere(work, LD_PRELOAD=str(library))
     assert told.returncode == 0, told.stderr
 
 
@@ -298,12 +303,7 @@ records = on_disk.DiskList(str, str)
 for number in range(640):
     records.append("x" * 20_000)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", work],
-        check=False,
-        timeout=60,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-    )
+    run = _elsewhere(work, TMPDIR=str(tmp_path))
     assert run.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
 
@@ -324,13 +324,6 @@ except TemporaryFileError as error:
 
 
 def test_a_disk_that_is_full_is_told_of() -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", _FULL],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        env=os.environ | {"TMPDIR": "/var/tmp"},
-    )
+    told = _elsewhere(_FULL, TMPDIR="/var/tmp")
     assert "temporary file in /var/tmp, and that fails (" in told.stdout, told.stderr
     assert "let TMPDIR name another folder" in told.stdout
